@@ -1,0 +1,1 @@
+//! The built-in applications, each a service like any author's.

@@ -1,0 +1,1 @@
+//! The layout group: a Raft group that agrees on who holds what.

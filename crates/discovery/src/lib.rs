@@ -1,0 +1,1 @@
+//! Whom a node might contact first.

@@ -1,0 +1,1 @@
+//! Redis protocol and HTTP: parse, call an application, answer.

@@ -1,0 +1,1 @@
+//! The nouns of Slipring: ids, positions, time, dots, policies, limits.

@@ -1,0 +1,1 @@
+//! The one place where the machines meet time, disk and network.

@@ -1,0 +1,1 @@
+//! Coordinated reads and writes, read repair, hints and exchanges, as pure machines.

@@ -1,0 +1,1 @@
+//! Who holds what: partitions, the placement solver and the layout document.

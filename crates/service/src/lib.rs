@@ -1,0 +1,1 @@
+//! The framework contract: services, cells and the context they run in.

@@ -1,0 +1,1 @@
+//! A seeded simulator of whole nodes, with faults and checkers.

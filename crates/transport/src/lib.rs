@@ -1,0 +1,1 @@
+//! Connections between peers: one multiplexed stream per pair, with back-pressure.

@@ -1,0 +1,1 @@
+//! Frames between peers: their encoding, versions and limits.

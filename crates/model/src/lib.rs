@@ -1,1 +1,20 @@
 //! The nouns of Slipring: ids, positions, time, dots, policies, limits.
+//!
+//! Pure: no sockets, files, threads, clocks or randomness. Every other crate speaks in these words.
+
+pub mod bucket;
+mod causality;
+mod identity;
+pub mod limits;
+mod outcome;
+mod position;
+mod quorum;
+mod time;
+
+pub use bucket::{BucketId, BucketName, BucketPolicy};
+pub use causality::{Actor, Dot, VersionVector};
+pub use identity::{ClusterId, InvalidId, NodeId, StorageId};
+pub use outcome::{Error, ErrorKind};
+pub use position::{PartitionId, Position, SLOT_COUNT, Slot};
+pub use quorum::{InvalidQuorum, Quorum};
+pub use time::{Moment, Timestamp};

@@ -1,0 +1,42 @@
+//! Every hard limit in one place. Configuration may lower some of them, never raise them.
+
+/// The longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 4 * 1024;
+/// The largest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The longest bucket name, in bytes.
+pub const BUCKET_NAME_BYTES_MAX: usize = 64;
+/// The most copies of one key.
+pub const REPLICAS_MAX: u8 = 7;
+/// The most bits of a position that name its partition.
+pub const PARTITION_BITS_MAX: u8 = 14;
+/// The most siblings one cell may hold; further blind writes still replace what they have seen.
+pub const SIBLINGS_MAX: usize = 64;
+/// The largest frame between peers, in bytes. Leaves room for one value and its cell around it.
+pub const FRAME_BYTES_MAX: usize = 24 * 1024 * 1024;
+/// The most messages in one frame.
+pub const FRAME_MESSAGES_MAX: usize = 4096;
+/// Messages that may wait for one peer before senders are told that it is overloaded.
+pub const PEER_QUEUE_MESSAGES_MAX: usize = 64 * 1024;
+/// Bytes that may wait for one peer before senders are told that it is overloaded.
+pub const PEER_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Client requests one node coordinates at a time.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 64 * 1024;
+/// Pipelined commands of one connection that may wait for their replies.
+pub const PIPELINE_IN_FLIGHT_MAX: usize = 1024;
+/// The most arguments of one Redis command.
+pub const COMMAND_ARGUMENTS_MAX: usize = 64 * 1024;
+/// The longest inline Redis command, in bytes.
+pub const INLINE_BYTES_MAX: usize = 64 * 1024;
+/// Reply bytes one connection may have waiting before the node stops reading its commands.
+pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
+/// Client connections one node accepts on each port.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// Hints kept for one absent replica; beyond it the exchange repairs instead.
+pub const HINTS_PER_TARGET_MAX: usize = 1_000_000;
+/// Records one page of a scan or an exchange may hold.
+pub const PAGE_RECORDS_MAX: usize = 1024;
+/// Nodes that vote in the layout group.
+pub const LAYOUT_VOTERS_MAX: usize = 5;
+/// Nodes in one cluster.
+pub const NODES_MAX: usize = 1000;

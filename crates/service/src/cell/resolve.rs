@@ -1,0 +1,95 @@
+//! What a reader sees of a cell: one value, or nothing.
+//!
+//! Among truly concurrent registers and tombstones the latest stamp wins, ties by dot, so every replica
+//! chooses the same one. Running sums add to it as far as they grew beyond its baselines.
+
+use std::borrow::Cow;
+
+use super::{Cell, Content, Sibling};
+
+/// The value of a cell at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value<'c> {
+    /// The bytes; an integer in decimal when increments are part of it.
+    pub bytes: Cow<'c, [u8]>,
+    /// Unix milliseconds at which it expires.
+    pub expires_at: Option<u64>,
+    /// How it came about.
+    pub kind: ValueKind,
+}
+
+/// Whether a value is as somebody wrote it or a sum of increments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueKind {
+    /// The bytes of one write.
+    Register,
+    /// A number: the register beneath, if any, plus all increments.
+    Counter(i64),
+}
+
+impl Cell<'_> {
+    /// The value at `now_ms`; `None` when deleted, expired or never written.
+    #[must_use]
+    pub fn value(&self, now_ms: u64) -> Option<Value<'_>> {
+        let base = self.base();
+        let sums = self.grown(base);
+        let is_over = base.is_some_and(|base| base.expires_at.is_some_and(|at| at <= now_ms));
+        match (base.map(|base| (base, &base.content)), sums) {
+            _ if is_over => None,
+            (Some((_, Content::Expired)), _) => None,
+            (Some((base, Content::Register(bytes))), None) => Some(register(bytes, base)),
+            (Some((base, Content::Register(bytes))), Some(sum)) => Some(
+                integer(bytes)
+                    .map_or_else(|| register(bytes, base), |start| counter(start, sum, base.expires_at)),
+            ),
+            (_, Some(sum)) => Some(counter(0, sum, None)),
+            (_, None) => None,
+        }
+    }
+
+    /// Every surviving register at `now_ms`, for buckets whose clients resolve conflicts.
+    pub fn values(&self, now_ms: u64) -> impl Iterator<Item = &[u8]> {
+        self.siblings.iter().filter_map(move |sibling| match &sibling.content {
+            Content::Register(bytes) if sibling.expires_at.is_none_or(|at| at > now_ms) => {
+                Some(bytes.as_ref())
+            }
+            _ => None,
+        })
+    }
+
+    /// The register or tombstone that wins among the siblings.
+    fn base(&self) -> Option<&Sibling<'_>> {
+        let is_base = |sibling: &&Sibling<'_>| !matches!(sibling.content, Content::Sum(_));
+        self.siblings.iter().filter(is_base).max_by_key(|sibling| (sibling.stamp, sibling.dot))
+    }
+
+    /// How far the running sums grew beyond the baselines of `base`; `None` when there are none.
+    fn grown(&self, base: Option<&Sibling<'_>>) -> Option<i64> {
+        let mut total = None;
+        for sibling in &self.siblings {
+            if let Content::Sum(sum) = sibling.content {
+                let noted = base
+                    .and_then(|base| base.baselines.iter().find(|(actor, _)| *actor == sibling.dot.actor));
+                let grown = sum.wrapping_sub(noted.map_or(0, |(_, sum)| *sum));
+                total = Some(total.unwrap_or(0_i64).wrapping_add(grown));
+            }
+        }
+        total
+    }
+}
+
+fn register<'c>(bytes: &'c [u8], base: &Sibling<'_>) -> Value<'c> {
+    Value { bytes: Cow::Borrowed(bytes), expires_at: base.expires_at, kind: ValueKind::Register }
+}
+
+fn counter<'c>(start: i64, sum: i64, expires_at: Option<u64>) -> Value<'c> {
+    let total = start.wrapping_add(sum);
+    Value { bytes: Cow::Owned(total.to_string().into_bytes()), expires_at, kind: ValueKind::Counter(total) }
+}
+
+/// A canonical decimal integer, as Redis accepts it: no sign but `-`, no leading zeros, no spaces.
+pub(crate) fn integer(bytes: &[u8]) -> Option<i64> {
+    let number: i64 = std::str::from_utf8(bytes).ok()?.parse().ok()?;
+    let is_canonical = !matches!(bytes, [b'+', ..] | [b'0', _, ..] | [b'-', b'0', ..]);
+    is_canonical.then_some(number)
+}

@@ -1,0 +1,192 @@
+//! Laws of cells: merging, superseding, counting.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::Cells;
+
+fn dot(assignment: u64, counter: u64) -> Dot {
+    Dot { actor: Actor { assignment, incarnation: 1 }, counter }
+}
+
+fn put(value: &str) -> Change {
+    Change::Put { value: value.to_owned().into(), expires_at: None, seen: None }
+}
+
+fn write(cell: &Cell<'_>, change: &Change, at: Dot, stamp: u64) -> Cell<'static> {
+    own(&cell.clone().changed(change, at, Timestamp(stamp)))
+}
+
+/// A copy through the encoding, so that every test exercises it.
+fn own(cell: &Cell<'_>) -> Cell<'static> {
+    let mut bytes = Vec::new();
+    cell.encode(&mut bytes);
+    let decoded = Cell::decode(&bytes).expect("own encoding");
+    let siblings = decoded.siblings.iter().map(|sibling| Sibling {
+        content: match &sibling.content {
+            Content::Register(value) => Content::Register(Cow::Owned(value.to_vec())),
+            Content::Sum(sum) => Content::Sum(*sum),
+            Content::Tombstone => Content::Tombstone,
+            Content::Expired => Content::Expired,
+        },
+        ..Sibling { baselines: sibling.baselines.clone(), content: Content::Tombstone, ..*sibling }
+    });
+    Cell { siblings: siblings.collect(), context: decoded.context.clone() }
+}
+
+fn text(cell: &Cell<'_>, now_ms: u64) -> Option<String> {
+    cell.value(now_ms).map(|value| String::from_utf8_lossy(&value.bytes).into_owned())
+}
+
+#[test]
+fn a_write_replaces_what_its_coordinator_held_and_nothing_else() {
+    let first = write(&Cell::default(), &put("a"), dot(1, 1), 10);
+    let second = write(&first, &put("b"), dot(2, 1), 11);
+    let concurrent = write(&first, &put("c"), dot(1, 2), 12);
+    assert_eq!(text(&second.clone().merge(first.clone()), 0).as_deref(), Some("b"));
+    let both = second.merge(concurrent);
+    assert_eq!(both.siblings.len(), 2);
+    assert_eq!(text(&both, 0).as_deref(), Some("c"), "the later stamp wins");
+    assert_eq!(both.values(0).count(), 2);
+}
+
+#[test]
+fn a_deleted_value_does_not_come_back_by_merging() {
+    let value = write(&Cell::default(), &put("a"), dot(1, 1), 10);
+    let deleted = write(&value, &Change::Remove { seen: None }, dot(2, 1), 5);
+    assert_eq!(text(&deleted.merge(value), 0), None);
+}
+
+#[test]
+fn increments_on_two_replicas_add_up() {
+    let start = write(&Cell::default(), &put("10"), dot(1, 1), 10);
+    let left = write(&start, &Change::Add(1), dot(1, 2), 11);
+    let left = write(&left, &Change::Add(1), dot(1, 3), 12);
+    let right = write(&start, &Change::Add(5), dot(2, 1), 11);
+    assert_eq!(text(&left.clone().merge(right.clone()), 0).as_deref(), Some("17"));
+    let replaced = write(&left.merge(right.clone()), &put("100"), dot(1, 4), 20);
+    let unseen = write(&right, &Change::Add(1), dot(2, 2), 21);
+    assert_eq!(text(&replaced.merge(unseen), 0).as_deref(), Some("101"), "only the growth is added");
+}
+
+#[test]
+fn increments_survive_a_delete_that_had_not_seen_them() {
+    let left = write(&Cell::default(), &Change::Add(3), dot(1, 1), 1);
+    let deleted = write(&left, &Change::Remove { seen: None }, dot(2, 1), 2);
+    assert_eq!(text(&deleted, 0), None);
+    let unseen = write(&left, &Change::Add(4), dot(1, 2), 3);
+    let merged = deleted.merge(unseen);
+    assert_eq!(text(&merged, 0).as_deref(), Some("4"));
+    let again = write(&merged, &Change::Add(1), dot(2, 2), 4);
+    assert_eq!(text(&again, 0).as_deref(), Some("5"));
+}
+
+#[test]
+fn a_stale_context_leaves_the_unseen_value_as_a_sibling() {
+    let first = write(&Cell::default(), &put("a"), dot(1, 1), 10);
+    let seen = first.context.clone();
+    let second = write(&first, &put("b"), dot(1, 2), 11);
+    let change = Change::Put { value: "c".into(), expires_at: None, seen: Some(seen) };
+    let third = write(&second, &change, dot(1, 3), 12);
+    assert_eq!(third.values(0).collect::<Vec<_>>(), [b"b".as_slice(), b"c"]);
+}
+
+#[test]
+fn an_expired_value_is_absent_and_keeps_its_digest() {
+    let change = Change::Put { value: "a".into(), expires_at: Some(100), seen: None };
+    let cell = write(&Cell::default(), &change, dot(1, 1), 1);
+    assert_eq!((text(&cell, 99).as_deref(), text(&cell, 100)), (Some("a"), None));
+    assert_eq!(cell.clone().expired(99), None);
+    let dropped = cell.clone().expired(100).expect("expired");
+    assert_eq!((text(&dropped, 50), dropped.digest()), (None, cell.digest()));
+}
+
+#[test]
+fn an_increment_of_an_expired_value_starts_from_nothing() {
+    let change = Change::Put { value: "41".into(), expires_at: Some(100), seen: None };
+    let cell = write(&Cell::default(), &change, dot(1, 1), 1);
+    let mut cells = Cells::new(&cell, 100);
+    cells.add(1);
+    let change = cells.into_change().expect("a change");
+    assert_eq!(text(&write(&cell, &change, dot(1, 2), 2), 200).as_deref(), Some("1"));
+}
+
+#[test]
+fn a_plain_value_costs_about_twenty_bytes() {
+    let cell = write(&Cell::default(), &put(&"x".repeat(100)), dot(3, 5000), u64::MAX);
+    let mut bytes = Vec::new();
+    cell.encode(&mut bytes);
+    assert!(bytes.len() <= 118, "{}", bytes.len());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write { replica: usize, change: Change },
+    Sync { from: usize, to: usize },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let change = prop_oneof![
+        "[a-c0-9]{1,2}".prop_map(|text| put(&text)),
+        (-5..5_i64).prop_map(Change::Add),
+        Just(Change::Remove { seen: None }),
+    ];
+    let step = prop_oneof![
+        (0..3_usize, change).prop_map(|(replica, change)| Step::Write { replica, change }),
+        (0..3_usize, 0..3_usize).prop_map(|(from, to)| Step::Sync { from, to }),
+    ];
+    proptest::collection::vec(step, 0..24)
+}
+
+/// Plays steps on three replicas, each its own actor.
+fn play(steps: &[Step]) -> Vec<Cell<'static>> {
+    let mut replicas = vec![Cell::default(); 3];
+    for (counter, step) in steps.iter().enumerate() {
+        match step {
+            Step::Write { replica, change } => {
+                let at = dot(*replica as u64 + 1, counter as u64 + 1);
+                let stamp = replicas[*replica].last_stamp().0 + 1;
+                replicas[*replica] = write(&replicas[*replica], change, at, stamp);
+            }
+            Step::Sync { from, to } => {
+                replicas[*to] = own(&replicas[*to].clone().merge(replicas[*from].clone()));
+            }
+        }
+    }
+    replicas
+}
+
+proptest! {
+    #[test]
+    fn merging_is_commutative_associative_and_idempotent(steps in steps()) {
+        let cells = play(&steps);
+        let (a, b, c) = (cells[0].clone(), cells[1].clone(), cells[2].clone());
+        prop_assert_eq!(a.clone().merge(b.clone()), b.clone().merge(a.clone()));
+        prop_assert_eq!(a.clone().merge(a.clone()), a.clone());
+        prop_assert_eq!(a.clone().merge(b.clone()).merge(c.clone()), a.clone().merge(b.clone().merge(c.clone())));
+        let merged = a.clone().merge(b);
+        prop_assert!(merged.context.descends(&a.context));
+        prop_assert_eq!(merged.digest() == a.digest(), own(&merged) == own(&a));
+    }
+
+    #[test]
+    fn counters_without_other_writes_never_lose_an_increment(adds in proptest::collection::vec((0..3_usize, -9..9_i64, 0..3_usize), 0..30)) {
+        let steps: Vec<Step> = adds.iter().flat_map(|(replica, delta, to)| [
+            Step::Write { replica: *replica, change: Change::Add(*delta) },
+            Step::Sync { from: *replica, to: *to },
+        ]).collect();
+        let total: i64 = adds.iter().map(|(_, delta, _)| delta).sum();
+        let all = play(&steps).into_iter().reduce(Cell::merge).expect("three");
+        let read = text(&all, 0).map_or(0, |text| text.parse().expect("a number"));
+        prop_assert_eq!(read, total);
+    }
+
+    #[test]
+    fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(cell) = Cell::decode(&bytes) {
+            let mut again = Vec::new();
+            cell.encode(&mut again);
+            prop_assert_eq!(Cell::decode(&again), Ok(own(&cell)));
+        }
+    }
+}

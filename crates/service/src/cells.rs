@@ -1,0 +1,119 @@
+//! What a service may read and change: the cell of its request's key.
+
+use bytes::Bytes;
+use slipring_model::VersionVector;
+
+use crate::cell::{Cell, Value, ValueKind};
+
+/// One change to a cell. The coordinator gives it a dot and a stamp.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Writes a register.
+    Put {
+        /// The bytes.
+        value: Bytes,
+        /// Unix milliseconds at which it expires.
+        expires_at: Option<u64>,
+        /// Replaces only the siblings this covers; all when absent.
+        seen: Option<VersionVector>,
+    },
+    /// Deletes what `seen` covers; all when absent.
+    Remove {
+        /// What the deleter had seen.
+        seen: Option<VersionVector>,
+    },
+    /// Adds to the running sum; increments on different replicas add up.
+    Add(i64),
+}
+
+/// The cell of one request's key at one instant, and the change the service makes to it.
+///
+/// Every method that reads sees the cell as it was when the request began. The last change wins.
+#[derive(Debug)]
+pub struct Cells<'c> {
+    cell: &'c Cell<'c>,
+    now_ms: u64,
+    change: Option<Change>,
+}
+
+impl<'c> Cells<'c> {
+    /// A view on `cell` at `now_ms` (Unix milliseconds).
+    #[must_use]
+    pub fn new(cell: &'c Cell<'c>, now_ms: u64) -> Self {
+        Self { cell, now_ms, change: None }
+    }
+
+    /// The value; `None` when absent, deleted or expired.
+    #[must_use]
+    pub fn value(&self) -> Option<Value<'c>> {
+        self.cell.value(self.now_ms)
+    }
+
+    /// The value as an integer: `Ok(None)` when absent, `Err(())` when it is not a canonical 64-bit integer.
+    ///
+    /// # Errors
+    /// The value exists and is no integer.
+    #[expect(clippy::result_unit_err, reason = "the caller words the error in its own protocol")]
+    pub fn integer(&self) -> Result<Option<i64>, ()> {
+        match self.value() {
+            None => Ok(None),
+            Some(Value { kind: ValueKind::Counter(total), .. }) => Ok(Some(total)),
+            Some(value) => crate::cell::integer(&value.bytes).map(Some).ok_or(()),
+        }
+    }
+
+    /// Every concurrent register, in dot order.
+    pub fn siblings(&self) -> impl Iterator<Item = &'c [u8]> + use<'c> {
+        self.cell.values(self.now_ms)
+    }
+
+    /// How many siblings of any kind the cell holds.
+    #[must_use]
+    pub fn sibling_count(&self) -> usize {
+        self.cell.siblings.len()
+    }
+
+    /// All the writes this cell has seen: the causal context to hand to a client.
+    #[must_use]
+    pub fn context(&self) -> &'c VersionVector {
+        &self.cell.context
+    }
+
+    /// Writes a register in place of everything here.
+    pub fn put(&mut self, value: impl Into<Bytes>, expires_at: Option<u64>) {
+        self.change = Some(Change::Put { value: value.into(), expires_at, seen: None });
+    }
+
+    /// Writes a register in place of what the writer had seen; the rest stays as siblings.
+    pub fn put_having_seen(&mut self, seen: VersionVector, value: impl Into<Bytes>, expires_at: Option<u64>) {
+        self.change = Some(Change::Put { value: value.into(), expires_at, seen: Some(seen) });
+    }
+
+    /// Adds to the value, which must be absent or an integer. Keeps the time to live.
+    ///
+    /// An expired value starts again from nothing.
+    pub fn add(&mut self, delta: i64) {
+        let is_fresh = self.value().is_some() || self.cell.siblings.is_empty();
+        self.change = Some(if is_fresh {
+            Change::Add(delta)
+        } else {
+            Change::Put { value: delta.to_string().into(), expires_at: None, seen: None }
+        });
+    }
+
+    /// Deletes everything here. Without anything here it changes nothing.
+    pub fn remove(&mut self) {
+        self.change = (!self.cell.siblings.is_empty()).then_some(Change::Remove { seen: None });
+    }
+
+    /// Deletes what the deleter had seen; the rest stays.
+    pub fn remove_having_seen(&mut self, seen: VersionVector) {
+        self.change = (!self.cell.siblings.is_empty()).then_some(Change::Remove { seen: Some(seen) });
+    }
+
+    /// The change made, if any.
+    #[must_use]
+    pub fn into_change(self) -> Option<Change> {
+        self.change
+    }
+}

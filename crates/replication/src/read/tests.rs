@@ -1,0 +1,136 @@
+//! Reads meet digests, differences, failures and late answers.
+
+use slipring_model::{Actor, Dot, Timestamp};
+use slipring_service::Change;
+
+use super::*;
+
+const B: NodeId = NodeId([2; 32]);
+const C: NodeId = NodeId([3; 32]);
+
+/// A cell written once by `assignment`.
+fn cell(assignment: u64) -> (Bytes, u64) {
+    let change = Change::Put { value: "v".into(), expires_at: None, seen: None };
+    let dot = Dot { actor: Actor { assignment, incarnation: 1 }, counter: 1 };
+    let cell = Cell::default().changed(&change, dot, Timestamp(assignment));
+    let mut bytes = Vec::new();
+    cell.encode(&mut bytes);
+    (Bytes::from(bytes), cell.digest())
+}
+
+fn merged(left: &Bytes, right: &Bytes) -> Bytes {
+    let mut bytes = Vec::new();
+    let cell = Cell::decode(left).expect("cell").merge(Cell::decode(right).expect("cell"));
+    cell.encode(&mut bytes);
+    Bytes::from(bytes)
+}
+
+fn play(own: Option<(Bytes, u64)>, inputs: &[ReadInput]) -> Vec<ReadEffect> {
+    let mut machine = ReadCoordinator::new(2, own, [B, C]);
+    let mut effects = Vec::new();
+    machine.handle(ReadInput::Started, &mut effects);
+    inputs.iter().for_each(|input| machine.handle(input.clone(), &mut effects));
+    effects
+}
+
+#[test]
+fn equal_digests_answer_at_once() {
+    let (own, digest) = cell(1);
+    let effects = play(Some((own.clone(), digest)), &[ReadInput::Digested { from: B, digest: Some(digest) }]);
+    let settled = ReadEffect::Settle(ReadOutcome::Answered(Some(own)));
+    assert_eq!(effects, [ReadEffect::Digest { to: B }, settled]);
+}
+
+#[test]
+fn a_difference_is_fetched_merged_and_repaired_before_the_answer() {
+    let (own, own_digest) = cell(1);
+    let (theirs, their_digest) = cell(2);
+    let both = merged(&own, &theirs);
+    let before = [
+        ReadInput::Digested { from: B, digest: Some(their_digest) },
+        ReadInput::Fetched { from: B, cell: Some(theirs) },
+    ];
+    let expected = [
+        ReadEffect::Digest { to: B },
+        ReadEffect::Fetch { to: B },
+        ReadEffect::RepairHere { cell: both.clone() },
+        ReadEffect::Repair { to: B, cell: both.clone() },
+    ];
+    assert_eq!(play(Some((own.clone(), own_digest)), &before), expected);
+    let after = [&before[..], &[ReadInput::Repaired { from: B }]].concat();
+    let effects = play(Some((own, own_digest)), &after);
+    assert_eq!(effects.last(), Some(&ReadEffect::Settle(ReadOutcome::Answered(Some(both)))));
+}
+
+#[test]
+fn a_replica_that_lacks_the_key_is_repaired() {
+    let (own, digest) = cell(1);
+    let effects = play(Some((own.clone(), digest)), &[ReadInput::Digested { from: B, digest: None }]);
+    assert_eq!(effects, [ReadEffect::Digest { to: B }, ReadEffect::Repair { to: B, cell: own }]);
+}
+
+#[test]
+fn this_node_is_repaired_when_it_lacks_the_key() {
+    let (theirs, digest) = cell(2);
+    let effects = play(
+        None,
+        &[
+            ReadInput::Digested { from: B, digest: Some(digest) },
+            ReadInput::Fetched { from: B, cell: Some(theirs.clone()) },
+        ],
+    );
+    let settled = ReadEffect::Settle(ReadOutcome::Answered(Some(theirs.clone())));
+    assert_eq!(effects[2..], [ReadEffect::RepairHere { cell: theirs }, settled]);
+}
+
+#[test]
+fn a_failure_is_made_up_for_by_the_next_replica() {
+    let effects = play(
+        None,
+        &[
+            ReadInput::Failed { from: B },
+            ReadInput::Digested { from: B, digest: None },
+            ReadInput::Digested { from: C, digest: None },
+        ],
+    );
+    let settled = ReadEffect::Settle(ReadOutcome::Answered(None));
+    assert_eq!(effects, [ReadEffect::Digest { to: B }, ReadEffect::Digest { to: C }, settled]);
+}
+
+#[test]
+fn a_replica_lost_during_its_repair_does_not_count() {
+    let (own, digest) = cell(1);
+    let effects = play(
+        Some((own, digest)),
+        &[
+            ReadInput::Digested { from: B, digest: None },
+            ReadInput::Failed { from: B },
+            ReadInput::Failed { from: C },
+        ],
+    );
+    assert_eq!(effects.last(), Some(&ReadEffect::Settle(ReadOutcome::TooFew { answers: 1 })));
+}
+
+#[test]
+fn too_few_answers_are_said_so() {
+    let lost = play(None, &[ReadInput::Failed { from: B }, ReadInput::Failed { from: C }]);
+    assert_eq!(lost.last(), Some(&ReadEffect::Settle(ReadOutcome::TooFew { answers: 1 })));
+    let late = play(None, &[ReadInput::Dawdled, ReadInput::DeadlinePassed]);
+    let settled = ReadEffect::Settle(ReadOutcome::TooFew { answers: 1 });
+    assert_eq!(late, [ReadEffect::Digest { to: B }, ReadEffect::Digest { to: C }, settled]);
+}
+
+#[test]
+fn damaged_bytes_count_as_a_failure() {
+    let effects = play(
+        None,
+        &[
+            ReadInput::Digested { from: B, digest: Some(7) },
+            ReadInput::Fetched { from: B, cell: Some(Bytes::from_static(b"\xff")) },
+        ],
+    );
+    assert_eq!(
+        effects,
+        [ReadEffect::Digest { to: B }, ReadEffect::Fetch { to: B }, ReadEffect::Digest { to: C }]
+    );
+}

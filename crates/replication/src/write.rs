@@ -1,0 +1,232 @@
+//! Coordinated writes: one machine per client write.
+//!
+//! The coordinator, itself a replica, has applied the change; the machine sends the resulting cell to the
+//! other replicas and settles once `w` of them, itself among them, hold it. It lives on until every replica
+//! has answered or the deadline has passed, and leaves a hint for each that has not acknowledged.
+//!
+//! Invariant: settles and finishes exactly once; `Stored` only after `w` distinct acknowledgements; hints never count.
+//! Source: Dynamo (SOSP 2007), 4.5 and 4.6.
+
+use slipring_model::NodeId;
+use smallvec::SmallVec;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteInput {
+    /// The change is applied here; send it on.
+    Started,
+    /// This node's own copy is as durable as the bucket promises.
+    Persisted,
+    /// A replica holds the cell.
+    Acked {
+        /// Which.
+        from: NodeId,
+    },
+    /// A replica refused, or its connection was lost.
+    Failed {
+        /// Which.
+        from: NodeId,
+    },
+    /// No time is left.
+    DeadlinePassed,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteEffect {
+    /// Send the cell to a replica.
+    Send {
+        /// Which.
+        to: NodeId,
+    },
+    /// Remember that a replica lacks the cell.
+    StoreHint {
+        /// Which.
+        intended: NodeId,
+    },
+    /// Tell the client.
+    Settle(WriteOutcome),
+    /// Nothing is awaited any more: the machine can go.
+    Finish,
+}
+
+/// What a write came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// `w` replicas hold it.
+    Stored,
+    /// It is on some replicas and may be read, but fewer than `w` acknowledged it.
+    Unknown {
+        /// How many did.
+        acks: u8,
+    },
+}
+
+/// One write under way.
+#[derive(Debug)]
+pub struct WriteCoordinator {
+    needed: u8,
+    acked: SmallVec<[NodeId; 3]>,
+    is_persisted: bool,
+    waiting: SmallVec<[NodeId; 3]>,
+    is_settled: bool,
+    is_finished: bool,
+}
+
+impl WriteCoordinator {
+    /// A write that `needed` replicas must hold: this node and `others`, which are distinct and not this node.
+    #[must_use]
+    pub fn new(needed: u8, others: impl IntoIterator<Item = NodeId>) -> Self {
+        let waiting = others.into_iter().collect();
+        Self {
+            needed,
+            acked: SmallVec::new(),
+            is_persisted: false,
+            waiting,
+            is_settled: false,
+            is_finished: false,
+        }
+    }
+
+    /// Applies one input. Never blocks, never fails, never reads a clock.
+    pub fn handle(&mut self, input: WriteInput, effects: &mut Vec<WriteEffect>) {
+        match input {
+            WriteInput::Started => {
+                effects.extend(self.waiting.iter().map(|to| WriteEffect::Send { to: *to }))
+            }
+            WriteInput::Persisted => self.is_persisted = true,
+            WriteInput::Acked { from } => self.acked(from),
+            WriteInput::Failed { from } => self.failed(from, effects),
+            WriteInput::DeadlinePassed => self.deadline_passed(effects),
+        }
+        self.conclude(effects);
+    }
+
+    /// How many replicas are known to hold the cell.
+    #[must_use]
+    pub fn acks(&self) -> u8 {
+        u8::try_from(self.acked.len()).unwrap_or(u8::MAX).saturating_add(u8::from(self.is_persisted))
+    }
+
+    fn acked(&mut self, from: NodeId) {
+        if self.stop_waiting_for(from) {
+            self.acked.push(from);
+        }
+    }
+
+    fn failed(&mut self, from: NodeId, effects: &mut Vec<WriteEffect>) {
+        if self.stop_waiting_for(from) {
+            effects.push(WriteEffect::StoreHint { intended: from });
+        }
+    }
+
+    fn deadline_passed(&mut self, effects: &mut Vec<WriteEffect>) {
+        effects.extend(self.waiting.drain(..).map(|intended| WriteEffect::StoreHint { intended }));
+        self.settle_unknown(effects);
+    }
+
+    fn conclude(&mut self, effects: &mut Vec<WriteEffect>) {
+        if !self.is_settled && self.acks() >= self.needed {
+            self.is_settled = true;
+            effects.push(WriteEffect::Settle(WriteOutcome::Stored));
+        }
+        if self.waiting.is_empty() && self.is_persisted {
+            self.settle_unknown(effects);
+        }
+        if self.waiting.is_empty() && self.is_settled && !self.is_finished {
+            self.is_finished = true;
+            effects.push(WriteEffect::Finish);
+        }
+    }
+
+    fn settle_unknown(&mut self, effects: &mut Vec<WriteEffect>) {
+        if !self.is_settled {
+            self.is_settled = true;
+            effects.push(WriteEffect::Settle(WriteOutcome::Unknown { acks: self.acks() }));
+        }
+    }
+
+    fn stop_waiting_for(&mut self, peer: NodeId) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| *waiting != peer);
+        self.waiting.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const B: NodeId = NodeId([2; 32]);
+    const C: NodeId = NodeId([3; 32]);
+
+    fn play(needed: u8, inputs: &[WriteInput]) -> Vec<WriteEffect> {
+        let mut machine = WriteCoordinator::new(needed, [B, C]);
+        let mut effects = Vec::new();
+        inputs.iter().for_each(|input| machine.handle(*input, &mut effects));
+        effects
+    }
+
+    #[test]
+    fn settles_at_the_quorum_and_finishes_when_all_have_answered() {
+        let effects = play(
+            2,
+            &[
+                WriteInput::Started,
+                WriteInput::Persisted,
+                WriteInput::Acked { from: B },
+                WriteInput::Acked { from: C },
+            ],
+        );
+        assert_eq!(
+            effects,
+            [
+                WriteEffect::Send { to: B },
+                WriteEffect::Send { to: C },
+                WriteEffect::Settle(WriteOutcome::Stored),
+                WriteEffect::Finish,
+            ]
+        );
+    }
+
+    #[test]
+    fn the_same_replica_counts_once() {
+        let effects = play(
+            3,
+            &[
+                WriteInput::Persisted,
+                WriteInput::Acked { from: B },
+                WriteInput::Acked { from: B },
+                WriteInput::Acked { from: NodeId([9; 32]) },
+            ],
+        );
+        assert_eq!(effects, []);
+    }
+
+    #[test]
+    fn a_copy_that_is_not_yet_durable_here_does_not_count() {
+        assert_eq!(play(2, &[WriteInput::Acked { from: B }]), []);
+    }
+
+    #[test]
+    fn leaves_a_hint_for_each_silent_replica_and_never_counts_it() {
+        let effects = play(
+            2,
+            &[
+                WriteInput::Persisted,
+                WriteInput::Failed { from: B },
+                WriteInput::DeadlinePassed,
+                WriteInput::Acked { from: C },
+            ],
+        );
+        assert_eq!(
+            effects,
+            [
+                WriteEffect::StoreHint { intended: B },
+                WriteEffect::StoreHint { intended: C },
+                WriteEffect::Settle(WriteOutcome::Unknown { acks: 1 }),
+                WriteEffect::Finish,
+            ]
+        );
+    }
+}

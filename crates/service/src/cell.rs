@@ -101,6 +101,12 @@ impl<'a> Cell<'a> {
         }
     }
 
+    /// Whether nothing is left but deletions and what expired.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.siblings.iter().all(|sibling| matches!(sibling.content, Content::Tombstone | Content::Expired))
+    }
+
     /// The same cell with the bytes of values that expired by `now_ms` dropped; `None` when nothing has.
     #[must_use]
     pub fn expired(mut self, now_ms: u64) -> Option<Self> {

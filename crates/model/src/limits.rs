@@ -38,5 +38,7 @@ pub const HINTS_PER_TARGET_MAX: usize = 1_000_000;
 pub const PAGE_RECORDS_MAX: usize = 1024;
 /// Nodes that vote in the layout group.
 pub const LAYOUT_VOTERS_MAX: usize = 5;
+/// Buckets in one cluster.
+pub const BUCKETS_MAX: usize = 256;
 /// Nodes in one cluster.
 pub const NODES_MAX: usize = 1000;

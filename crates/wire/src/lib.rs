@@ -1,1 +1,10 @@
 //! Frames between peers: their encoding, versions and limits.
+//!
+//! Pure. A frame carries many messages, each framed by its length, so that one that this version does not
+//! know is set aside without losing the rest.
+
+mod frame;
+mod message;
+
+pub use frame::{DecodeError, Frame, Hello, PROTOCOL_VERSION};
+pub use message::{Message, Reply, Request};

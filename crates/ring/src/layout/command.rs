@@ -1,0 +1,219 @@
+//! Commands that change the layout, and what became of them.
+
+use serde::{Deserialize, Serialize};
+use slipring_model::{BucketId, BucketName, BucketPolicy, NodeId, StorageId, limits};
+use thiserror::Error;
+
+use super::{Addresses, BucketEntry, Layout, NodeEntry};
+
+/// One change to the layout. Giving the same one twice is harmless.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// A node joins. Whoever proposes it has fenced `expected_epoch` while every member was empty.
+    AddNode {
+        /// The node.
+        node: NodeId,
+        /// What it says of itself; its raft id is set when the command is applied.
+        entry: NodeEntry,
+        /// The epoch this is true of.
+        expected_epoch: u64,
+    },
+    /// A member has started.
+    UpdateNode {
+        /// The node.
+        node: NodeId,
+        /// The data directory it runs on.
+        storage: StorageId,
+        /// How often it has started.
+        incarnation: u64,
+        /// Where it can be reached now.
+        addresses: Addresses,
+    },
+    /// A bucket is made.
+    CreateBucket {
+        /// Its name.
+        name: BucketName,
+        /// What it promises.
+        policy: BucketPolicy,
+    },
+    /// A bucket and all its data go.
+    DeleteBucket {
+        /// Its name.
+        name: BucketName,
+    },
+    /// Nothing changes but the epoch: lifts a fence.
+    Bump,
+}
+
+/// What a command did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Applied {
+    /// The node is a member.
+    Node {
+        /// Its number in the layout group.
+        raft_id: u64,
+    },
+    /// The bucket exists.
+    Bucket(BucketId),
+    /// It is done.
+    Done,
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, Error, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refused {
+    /// The layout is no longer the one the proposer saw.
+    #[error("the layout is at epoch {epoch} by now; look again and retry")]
+    Moved {
+        /// The epoch it is at.
+        epoch: u64,
+    },
+    /// The node is no member.
+    #[error("node {} is no member of this cluster; join first", node.short())]
+    UnknownNode {
+        /// Which.
+        node: NodeId,
+    },
+    /// The node runs on another data directory than the one registered.
+    #[error("node {} is registered with another data directory; if that one is lost, the node must be replaced", node.short())]
+    OtherStorage {
+        /// Which.
+        node: NodeId,
+    },
+    /// The node has started more often before: its directory is an older copy.
+    #[error("the data directory was rolled back: start {registered} is registered and this is start {incarnation}; remove it and join as a new node")]
+    RolledBack {
+        /// The start that is registered.
+        registered: u64,
+        /// The one that asks.
+        incarnation: u64,
+    },
+    /// The name is taken by a bucket with another policy.
+    #[error("a bucket named \"{name}\" exists with another policy; choose another name")]
+    NameTaken {
+        /// The name.
+        name: BucketName,
+    },
+    /// There is no such bucket.
+    #[error("there is no bucket named \"{name}\"")]
+    NoSuchBucket {
+        /// The name.
+        name: BucketName,
+    },
+    /// Bucket 0 stays.
+    #[error("the bucket \"default\" cannot be deleted: Redis clients begin in it")]
+    DefaultBucket,
+    /// The policy, or the cluster that would come of it, is not possible.
+    #[error("{0}")]
+    Impossible(String),
+}
+
+impl Layout {
+    /// Applies one agreed command; `index` is its place in the group's log.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing has changed.
+    pub fn apply(&mut self, index: u64, command: &Command) -> Result<Applied, Refused> {
+        let mut next = self.clone();
+        let applied = match command {
+            Command::AddNode { node, entry, expected_epoch } => {
+                next.add_node(index, *node, entry, *expected_epoch)?
+            }
+            Command::UpdateNode { node, storage, incarnation, addresses } => {
+                next.update_node(*node, *storage, *incarnation, addresses)?
+            }
+            Command::CreateBucket { name, policy } => next.create_bucket(index, name, policy)?,
+            Command::DeleteBucket { name } => next.delete_bucket(index, name)?,
+            Command::Bump => {
+                next.epoch += 1;
+                Applied::Done
+            }
+        };
+        *self = next;
+        Ok(applied)
+    }
+
+    fn add_node(
+        &mut self,
+        index: u64,
+        node: NodeId,
+        entry: &NodeEntry,
+        expected_epoch: u64,
+    ) -> Result<Applied, Refused> {
+        if let Some(known) = self.nodes.get(&node) {
+            return if known.storage == entry.storage {
+                Ok(Applied::Node { raft_id: known.raft_id })
+            } else {
+                Err(Refused::OtherStorage { node })
+            };
+        }
+        if self.epoch != expected_epoch {
+            return Err(Refused::Moved { epoch: self.epoch });
+        }
+        if self.nodes.len() >= limits::NODES_MAX {
+            return Err(Refused::Impossible(format!("a cluster has at most {} nodes", limits::NODES_MAX)));
+        }
+        self.nodes.insert(node, NodeEntry { raft_id: index, ..entry.clone() });
+        self.place(index).map_err(|error| Refused::Impossible(error.to_string()))?;
+        self.epoch += 1;
+        Ok(Applied::Node { raft_id: index })
+    }
+
+    fn update_node(
+        &mut self,
+        node: NodeId,
+        storage: StorageId,
+        incarnation: u64,
+        addresses: &Addresses,
+    ) -> Result<Applied, Refused> {
+        let entry = self.nodes.get_mut(&node).ok_or(Refused::UnknownNode { node })?;
+        if entry.storage != storage {
+            return Err(Refused::OtherStorage { node });
+        }
+        if incarnation < entry.incarnation {
+            return Err(Refused::RolledBack { registered: entry.incarnation, incarnation });
+        }
+        let is_known = entry.incarnation == incarnation;
+        if is_known && entry.addresses != *addresses {
+            return Err(Refused::RolledBack { registered: entry.incarnation, incarnation });
+        }
+        if !is_known {
+            entry.incarnation = incarnation;
+            entry.addresses = addresses.clone();
+            self.epoch += 1;
+        }
+        Ok(Applied::Done)
+    }
+
+    fn create_bucket(&mut self, index: u64, name: &BucketName, policy: &BucketPolicy) -> Result<Applied, Refused> {
+        policy.validate().map_err(Refused::Impossible)?;
+        if let Some((id, entry)) = self.buckets.iter().find(|(_, entry)| entry.name == *name) {
+            return if entry.policy == *policy {
+                Ok(Applied::Bucket(*id))
+            } else {
+                Err(Refused::NameTaken { name: name.clone() })
+            };
+        }
+        if self.buckets.len() >= limits::BUCKETS_MAX {
+            return Err(Refused::Impossible(format!("a cluster has at most {} buckets", limits::BUCKETS_MAX)));
+        }
+        let id = BucketId(self.next_bucket);
+        self.next_bucket += 1;
+        self.buckets.insert(id, BucketEntry { name: name.clone(), policy: policy.clone() });
+        self.place(index).map_err(|error| Refused::Impossible(error.to_string()))?;
+        self.epoch += 1;
+        Ok(Applied::Bucket(id))
+    }
+
+    fn delete_bucket(&mut self, index: u64, name: &BucketName) -> Result<Applied, Refused> {
+        let found = self.buckets.iter().find(|(_, entry)| entry.name == *name).map(|(id, _)| *id);
+        let id = found.ok_or_else(|| Refused::NoSuchBucket { name: name.clone() })?;
+        if id == BucketId(0) {
+            return Err(Refused::DefaultBucket);
+        }
+        self.buckets.remove(&id);
+        self.place(index).map_err(|error| Refused::Impossible(error.to_string()))?;
+        self.epoch += 1;
+        Ok(Applied::Done)
+    }
+}

@@ -1,0 +1,304 @@
+//! Frames and the greeting that comes before them.
+//!
+//! A frame is `version u8, cluster 16 bytes, credit u32`, then per message `length u32, kind u8, id u64, body`;
+//! numbers little-endian, bodies in postcard. Lengths are checked before anything is allocated for them.
+//!
+//! Invariant: decoding is total: any bytes give a frame or a typed error.
+
+use bytes::{Buf, Bytes};
+use serde::{Deserialize, Serialize};
+use slipring_model::{ClusterId, NodeId, StorageId, limits};
+use thiserror::Error;
+
+use crate::{Message, Reply, Request};
+
+/// The version this build speaks. Peers of another version are refused.
+pub const PROTOCOL_VERSION: u8 = 1;
+
+const REQUEST: u8 = 0;
+const REPLY: u8 = 1;
+const HEADER_BYTES: usize = 21;
+const MESSAGE_HEADER_BYTES: usize = 9;
+
+/// Many messages of one peer to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The sender's cluster.
+    pub cluster: ClusterId,
+    /// How many more messages the receiver may send.
+    pub credit: u32,
+    /// The messages, in the order in which they were sent.
+    pub messages: Vec<Message>,
+    /// Ids of requests this version does not know; they are to be refused.
+    pub unknown: Vec<u64>,
+}
+
+/// What a node says of itself before anything else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the sender.
+    pub version: u8,
+    /// Its cluster; absent while it belongs to none.
+    pub cluster: Option<ClusterId>,
+    /// Its id.
+    pub node: NodeId,
+    /// Its data directory.
+    pub storage: StorageId,
+    /// How often it has started.
+    pub incarnation: u64,
+    /// Where its peers reach it.
+    pub peer_address: String,
+    /// Whether the sender will be a peer, or only asks one question.
+    pub is_question: bool,
+}
+
+/// Bytes that are no frame.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum DecodeError {
+    /// The sender speaks another version.
+    #[error("the peer speaks protocol version {0}, this node speaks {PROTOCOL_VERSION}: upgrade the older of the two")]
+    Version(u8),
+    /// The bytes end too early, or a length does not fit.
+    #[error("the frame is malformed")]
+    Malformed,
+    /// More than a frame may hold.
+    #[error("the frame is larger than {} bytes or holds more than {} messages", limits::FRAME_BYTES_MAX, limits::FRAME_MESSAGES_MAX)]
+    TooLarge,
+}
+
+impl Frame {
+    /// A frame with nothing but messages.
+    #[must_use]
+    pub fn new(cluster: ClusterId, credit: u32, messages: Vec<Message>) -> Self {
+        Self { cluster, credit, messages, unknown: Vec::new() }
+    }
+
+    /// The bytes of this frame.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(HEADER_BYTES + self.messages.len() * 64);
+        out.push(PROTOCOL_VERSION);
+        out.extend_from_slice(&self.cluster.0);
+        out.extend_from_slice(&self.credit.to_le_bytes());
+        for message in &self.messages {
+            let start = out.len();
+            out.extend_from_slice(&[0; 4]);
+            out = encode_message(out, message);
+            let length = (out.len() - start - 4) as u32;
+            if let Some(slot) = out.get_mut(start..start + 4) {
+                slot.copy_from_slice(&length.to_le_bytes());
+            }
+        }
+        out.into()
+    }
+
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything that [`Frame::encode`] does not write.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
+        if bytes.len() > limits::FRAME_BYTES_MAX {
+            return Err(DecodeError::TooLarge);
+        }
+        match bytes.first() {
+            Some(&PROTOCOL_VERSION) => {}
+            Some(other) => return Err(DecodeError::Version(*other)),
+            None => return Err(DecodeError::Malformed),
+        }
+        if bytes.len() < HEADER_BYTES {
+            return Err(DecodeError::Malformed);
+        }
+        bytes.advance(1);
+        let cluster = ClusterId::from_slice(&bytes.split_to(16)).ok_or(DecodeError::Malformed)?;
+        let credit = bytes.get_u32_le();
+        let mut frame = Self::new(cluster, credit, Vec::new());
+        while !bytes.is_empty() {
+            if frame.messages.len() + frame.unknown.len() >= limits::FRAME_MESSAGES_MAX {
+                return Err(DecodeError::TooLarge);
+            }
+            frame.take_message(&mut bytes)?;
+        }
+        Ok(frame)
+    }
+
+    fn take_message(&mut self, bytes: &mut Bytes) -> Result<(), DecodeError> {
+        let length = bytes.try_get_u32_le().map_err(|_| DecodeError::Malformed)? as usize;
+        if length < MESSAGE_HEADER_BYTES || length > bytes.len() {
+            return Err(DecodeError::Malformed);
+        }
+        let mut body = bytes.split_to(length);
+        let kind = body.get_u8();
+        let id = body.get_u64_le();
+        match kind {
+            REQUEST => match postcard::from_bytes::<Request>(&body) {
+                Ok(request) => self.messages.push(Message::Request { id, request }),
+                Err(_) => self.unknown.push(id),
+            },
+            REPLY => {
+                // A reply nobody can read is as good as none: its request runs into its deadline.
+                if let Ok(reply) = postcard::from_bytes::<Reply>(&body) {
+                    self.messages.push(Message::Reply { id, reply });
+                }
+            }
+            _ => return Err(DecodeError::Malformed),
+        }
+        Ok(())
+    }
+}
+
+impl Message {
+    /// About how many bytes this message takes in a frame.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let body = match self {
+            Self::Request { request, .. } => match request {
+                Request::Store { key, cell, .. } => key.len() + cell.len(),
+                Request::Fetch { key, .. } | Request::Digest { key, .. } => key.len(),
+                Request::Execute { request, .. } => request.len(),
+                Request::Layout(bytes) | Request::Join(bytes) => bytes.len(),
+                Request::Digests { entries, .. } => entries.iter().map(|(key, _)| key.len() + 12).sum(),
+                Request::Roots { roots, .. } => roots.len() * 20,
+                Request::Count { partitions, .. } => partitions.len() * 3,
+                Request::Scan { .. } | Request::Fence { .. } | Request::Status | Request::Goodbye => 0,
+            },
+            Self::Reply { reply, .. } => match reply {
+                Reply::Cell(Some(bytes)) => bytes.len(),
+                Reply::Executed(bytes) | Reply::Layout(bytes) | Reply::Joined(bytes) | Reply::Status(bytes) => {
+                    bytes.len()
+                }
+                Reply::Keys { keys, .. } => keys.iter().map(|key| key.len() + 4).sum(),
+                Reply::Digests { missing, cells } => {
+                    let cells = cells.iter().map(|(key, cell)| key.len() + cell.len() + 8);
+                    missing.iter().map(|key| key.len() + 4).chain(cells).sum()
+                }
+                Reply::Failed { message, .. } => message.len(),
+                Reply::Roots(partitions) => partitions.len() * 3,
+                Reply::Stored | Reply::Cell(None) | Reply::Digest(_) | Reply::Count(_) => 0,
+                Reply::Fenced { .. } | Reply::Done => 0,
+            },
+        };
+        body + 48
+    }
+}
+
+impl Hello {
+    /// The bytes of this greeting.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let body = postcard::to_allocvec(self).expect("a greeting is plain data");
+        [&[PROTOCOL_VERSION][..], &body].concat().into()
+    }
+
+    /// Reads a greeting.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is of another version or no greeting at all.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        match bytes.split_first() {
+            Some((&PROTOCOL_VERSION, body)) if body.len() <= 1024 => {
+                postcard::from_bytes(body).map_err(|_| DecodeError::Malformed)
+            }
+            Some((&PROTOCOL_VERSION, _)) => Err(DecodeError::TooLarge),
+            Some((other, _)) => Err(DecodeError::Version(*other)),
+            None => Err(DecodeError::Malformed),
+        }
+    }
+}
+
+fn encode_message(mut out: Vec<u8>, message: &Message) -> Vec<u8> {
+    let (kind, id) = match message {
+        Message::Request { id, .. } => (REQUEST, *id),
+        Message::Reply { id, .. } => (REPLY, *id),
+    };
+    out.push(kind);
+    out.extend_from_slice(&id.to_le_bytes());
+    let encoded = match message {
+        Message::Request { request, .. } => postcard::to_extend(request, out),
+        Message::Reply { reply, .. } => postcard::to_extend(reply, out),
+    };
+    encoded.expect("messages are plain data")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use slipring_model::{BucketId, ErrorKind, Position};
+
+    use super::*;
+
+    fn bytes() -> impl Strategy<Value = Bytes> {
+        proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        let bucket = BucketId(7);
+        prop_oneof![
+            (any::<u64>(), bytes(), bytes()).prop_map(move |(epoch, key, cell)| Request::Store { bucket, epoch, key, cell }),
+            (any::<u64>(), bytes()).prop_map(move |(epoch, key)| Request::Digest { bucket, epoch, key }),
+            (any::<u8>(), bytes()).prop_map(move |(acks, request)| Request::Execute {
+                bucket, epoch: 1, read_acks: acks, write_acks: 0, deadline_ms: 9, request
+            }),
+            proptest::collection::vec((bytes(), any::<u64>()), 0..4).prop_map(move |entries| Request::Digests {
+                bucket, from: Position(1), to: Position(u64::MAX), entries
+            }),
+            bytes().prop_map(Request::Layout),
+            Just(Request::Status),
+        ]
+    }
+
+    fn reply() -> impl Strategy<Value = Reply> {
+        prop_oneof![
+            Just(Reply::Stored),
+            proptest::option::of(bytes()).prop_map(Reply::Cell),
+            proptest::option::of(any::<u64>()).prop_map(Reply::Digest),
+            proptest::collection::vec(bytes(), 0..4).prop_map(|keys| Reply::Keys { keys, next: Some(Position(3)) }),
+            ".*".prop_map(|message| Reply::Failed { kind: ErrorKind::Overloaded, message }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_their_encoding(
+            credit in any::<u32>(),
+            messages in proptest::collection::vec((any::<u64>(), request(), reply()), 0..5),
+        ) {
+            let messages = messages.into_iter().flat_map(|(id, request, reply)| {
+                [Message::Request { id, request }, Message::Reply { id, reply }]
+            }).collect();
+            let frame = Frame::new(ClusterId([3; 16]), credit, messages);
+            prop_assert_eq!(Frame::decode(frame.encode()), Ok(frame));
+        }
+
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0..300_usize) {
+            let _ = Frame::decode(Bytes::from(bytes.clone()));
+            let mut versioned = vec![PROTOCOL_VERSION];
+            versioned.extend_from_slice(&bytes);
+            let _ = Frame::decode(Bytes::from(versioned.clone()));
+            let _ = Hello::decode(&versioned);
+            let whole = Frame::new(ClusterId::default(), 1, vec![Message::Request { id: 1, request: Request::Layout(bytes.into()) }]).encode();
+            if cut < whole.len() && cut != HEADER_BYTES {
+                prop_assert_eq!(Frame::decode(whole.slice(..cut)), Err(DecodeError::Malformed));
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_request_is_set_aside_and_the_rest_is_read() {
+        let good = Message::Request { id: 2, request: Request::Status };
+        let mut bytes = Frame::new(ClusterId::default(), 0, Vec::new()).encode().to_vec();
+        bytes.extend_from_slice(&10_u32.to_le_bytes());
+        bytes.push(REQUEST);
+        bytes.extend_from_slice(&1_u64.to_le_bytes());
+        bytes.push(0x7f);
+        bytes.extend_from_slice(&Frame::new(ClusterId::default(), 0, vec![good.clone()]).encode()[HEADER_BYTES..]);
+        let frame = Frame::decode(bytes.into()).expect("a frame");
+        assert_eq!((frame.unknown, frame.messages), (vec![1], vec![good]));
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        assert_eq!(Frame::decode(Bytes::from_static(&[9, 9])), Err(DecodeError::Version(9)));
+        assert_eq!(Hello::decode(&[9]), Err(DecodeError::Version(9)));
+    }
+}

@@ -1,0 +1,176 @@
+//! What peers ask of each other, and what they answer.
+//!
+//! New kinds are added at the end and fields never change: a peer of another version refuses what it does
+//! not know by name of the message, not by closing the connection.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use slipring_model::{BucketId, ErrorKind, Position};
+
+/// One message in a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A question; its id is the asker's.
+    Request {
+        /// Comes back in the reply.
+        id: u64,
+        /// What is asked.
+        request: Request,
+    },
+    /// The answer to one.
+    Reply {
+        /// That of the request.
+        id: u64,
+        /// What is answered.
+        reply: Reply,
+    },
+}
+
+/// What a peer may be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Merge this cell into the replica's copy. Answer: `Stored`.
+    Store {
+        /// The key's bucket.
+        bucket: BucketId,
+        /// The layout the sender works with; refused below the receiver's fence.
+        epoch: u64,
+        /// The key.
+        key: Bytes,
+        /// The encoded cell.
+        cell: Bytes,
+    },
+    /// The whole cell of a key. Answer: `Cell`.
+    Fetch {
+        /// The key's bucket.
+        bucket: BucketId,
+        /// The layout the sender works with.
+        epoch: u64,
+        /// The key.
+        key: Bytes,
+    },
+    /// The digest of a key's cell. Answer: `Digest`.
+    Digest {
+        /// The key's bucket.
+        bucket: BucketId,
+        /// The layout the sender works with.
+        epoch: u64,
+        /// The key.
+        key: Bytes,
+    },
+    /// Coordinate a client's request. Answer: `Executed`.
+    Execute {
+        /// The key's bucket.
+        bucket: BucketId,
+        /// The layout the sender works with.
+        epoch: u64,
+        /// Answers a read waits for; 0 as the bucket says.
+        read_acks: u8,
+        /// Acknowledgements a write waits for; 0 as the bucket says.
+        write_acks: u8,
+        /// Milliseconds the client still waits.
+        deadline_ms: u32,
+        /// The request, as the bucket's service encodes it.
+        request: Bytes,
+    },
+    /// Live keys of a range. Answer: `Keys`.
+    Scan {
+        /// The bucket.
+        bucket: BucketId,
+        /// First position.
+        from: Position,
+        /// Last position.
+        to: Position,
+        /// The most keys to answer with, but for keys that share a position.
+        limit: u32,
+    },
+    /// How many live keys some partitions hold. Answer: `Count`.
+    Count {
+        /// The bucket.
+        bucket: BucketId,
+        /// The partitions.
+        partitions: Vec<u16>,
+    },
+    /// Which of these partition roots differ. Answer: `Roots`.
+    Roots {
+        /// The bucket.
+        bucket: BucketId,
+        /// Partition and its 16-byte root.
+        roots: Vec<(u16, Bytes)>,
+    },
+    /// Compare one page of keys and digests. Answer: `Digests`.
+    Digests {
+        /// The bucket.
+        bucket: BucketId,
+        /// First position of the page.
+        from: Position,
+        /// Last position of the page.
+        to: Position,
+        /// Keys and the digests of their cells.
+        entries: Vec<(Bytes, u64)>,
+    },
+    /// A message of the layout group, opaque here. Answer: `Layout`.
+    Layout(Bytes),
+    /// A node asks to join; its descriptor as JSON. Answer: `Joined`.
+    Join(Bytes),
+    /// Refuse writes below this epoch from now on. Answer: `Fenced`.
+    Fence {
+        /// The coming epoch.
+        epoch: u64,
+    },
+    /// What only the node itself knows. Answer: `Status`.
+    Status,
+    /// The sender stops, and stays a member. Answer: `Done`.
+    Goodbye,
+}
+
+/// What a peer may answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The cell is merged and as durable as the bucket promises.
+    Stored,
+    /// The cell; `None` when the key was never seen.
+    Cell(Option<Bytes>),
+    /// The digest; `None` when the key was never seen.
+    Digest(Option<u64>),
+    /// The service's encoded response.
+    Executed(Bytes),
+    /// Keys in position order; `next` where to go on, if anything is left in the range.
+    Keys {
+        /// The keys.
+        keys: Vec<Bytes>,
+        /// The position to go on from.
+        next: Option<Position>,
+    },
+    /// A count.
+    Count(u64),
+    /// The partitions that differ.
+    Roots(Vec<u16>),
+    /// How the pages differ.
+    Digests {
+        /// Keys the answerer wants.
+        missing: Vec<Bytes>,
+        /// Keys and cells the asker lacks, or has otherwise.
+        cells: Vec<(Bytes, Bytes)>,
+    },
+    /// An answer of the layout group, opaque here.
+    Layout(Bytes),
+    /// The admission, as JSON.
+    Joined(Bytes),
+    /// The fence stands.
+    Fenced {
+        /// Whether the node holds nothing at all.
+        empty: bool,
+    },
+    /// The status, as JSON.
+    Status(Bytes),
+    /// Done.
+    Done,
+    /// It was not done.
+    Failed {
+        /// What the asker should do.
+        kind: ErrorKind,
+        /// Why, for people.
+        message: String,
+    },
+}

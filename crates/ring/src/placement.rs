@@ -112,7 +112,9 @@ fn choose_sets(
         choices.push(choice.collect());
     }
     let total = copies * partitions as i64;
-    for (index, share) in shares(nodes, total, partitions as i64).into_iter().enumerate() {
+    let least = i64::from(distinct == zones.len() as i64);
+    let bounds = ZoneBounds { least, most: copies - distinct + 1 };
+    for (index, share) in shares(nodes, total, partitions as i64, bounds).into_iter().enumerate() {
         price_share(&mut network, shape.node(index), shape.sink(), share, partitions as i64);
     }
     if network.solve(shape.source(), shape.sink()) < total {
@@ -164,34 +166,72 @@ impl Shape {
 }
 
 /// A node's fair share: the whole copies it gets, and whether it may take one more.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Share {
     whole: i64,
     has_rest: bool,
 }
 
-/// Shares in proportion to weight; no node gets more than one copy of each partition.
-fn shares(nodes: &[(NodeId, &str, u64)], total: i64, partitions: i64) -> Vec<Share> {
-    let mut shares: Vec<Option<Share>> = vec![None; nodes.len()];
+/// Shares in proportion to weight, as far as zones permit: a zone that must take more or can take less than
+/// its weight says shares that among its own nodes, and the rest is shared among the others.
+fn shares(nodes: &[(NodeId, &str, u64)], total: i64, partitions: i64, bounds: ZoneBounds) -> Vec<Share> {
+    let mut shares = vec![Share::default(); nodes.len()];
+    let mut pool: Vec<usize> = (0..nodes.len()).collect();
+    let mut left = total;
+    let weight_of = |index: &usize| nodes.get(*index).map_or(0, |(_, _, weight)| i128::from(*weight));
     loop {
-        let open = || nodes.iter().zip(&shares).filter(|(_, share)| share.is_none());
-        let weight: i128 = open().map(|((_, _, weight), _)| i128::from(*weight)).sum();
-        let taken: i64 = shares.iter().flatten().map(|share| share.whole).sum();
-        let left = i128::from(total - taken);
-        let is_over = |weight_of: u64| left * i128::from(weight_of) >= i128::from(partitions) * weight.max(1);
-        let over: Vec<bool> = nodes.iter().zip(&shares).map(|((_, _, own), share)| share.is_none() && is_over(*own)).collect();
-        if !over.contains(&true) {
-            let fair = |own: u64| {
-                let exact = left * i128::from(own);
-                Share { whole: (exact / weight.max(1)) as i64, has_rest: exact % weight.max(1) != 0 }
-            };
-            return nodes.iter().zip(shares).map(|((_, _, own), share)| share.unwrap_or_else(|| fair(*own))).collect();
+        let weight: i128 = pool.iter().map(weight_of).sum();
+        let mut by_zone: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for index in &pool {
+            by_zone.entry(nodes.get(*index).map_or("", |(_, zone, _)| zone)).or_default().push(*index);
         }
-        for (share, is_over) in shares.iter_mut().zip(over) {
-            if is_over {
-                *share = Some(Share { whole: partitions, has_rest: false });
+        let forced = by_zone.into_values().find_map(|zone| {
+            let fair = i128::from(left) * zone.iter().map(weight_of).sum::<i128>();
+            let most = i128::from(partitions * bounds.most.min(zone.len() as i64));
+            let least = i128::from(partitions * bounds.least);
+            let own = if fair > most * weight { most } else { least };
+            (fair > most * weight || fair < least * weight).then_some((zone, own as i64))
+        });
+        let Some((zone, own)) = forced else { break };
+        share_out(nodes, &zone, own, partitions, &mut shares);
+        pool.retain(|index| !zone.contains(index));
+        left -= own;
+    }
+    share_out(nodes, &pool, left, partitions, &mut shares);
+    shares
+}
+
+/// How many of a partition's copies one zone must and may hold.
+#[derive(Clone, Copy)]
+struct ZoneBounds {
+    least: i64,
+    most: i64,
+}
+
+/// Shares `total` among the nodes of `pool` by weight; no node gets more than one copy of each partition.
+fn share_out(nodes: &[(NodeId, &str, u64)], pool: &[usize], total: i64, partitions: i64, shares: &mut [Share]) {
+    let mut pool: Vec<(usize, i128)> =
+        pool.iter().filter_map(|index| Some((*index, i128::from(nodes.get(*index)?.2)))).collect();
+    let mut left = i128::from(total);
+    loop {
+        let weight: i128 = pool.iter().map(|(_, own)| own).sum();
+        let is_over = |own: i128| left * own >= i128::from(partitions) * weight;
+        let (over, rest): (Vec<_>, Vec<_>) = pool.iter().partition(|(_, own)| is_over(*own));
+        for (index, own) in if over.is_empty() { &rest } else { &over } {
+            if let Some(share) = shares.get_mut(*index) {
+                let exact = left * own;
+                *share = if over.is_empty() {
+                    Share { whole: (exact / weight) as i64, has_rest: exact % weight != 0 }
+                } else {
+                    Share { whole: partitions, has_rest: false }
+                };
             }
         }
+        if over.is_empty() {
+            return;
+        }
+        left -= i128::from(partitions) * over.len() as i128;
+        pool = rest;
     }
 }
 
@@ -242,7 +282,10 @@ fn choose_primaries(sets: &Placement, nodes: &[(NodeId, &str, u64)], before: &Pl
         });
         choices.push(choice.collect());
     }
-    for (index, share) in shares(nodes, partitions as i64, partitions as i64).into_iter().enumerate() {
+    let mut shares = vec![Share::default(); count];
+    let everyone: Vec<usize> = (0..count).collect();
+    share_out(nodes, &everyone, partitions as i64, partitions as i64, &mut shares);
+    for (index, share) in shares.into_iter().enumerate() {
         price_share(&mut network, 2 + partitions + index, sink, share, partitions as i64);
     }
     network.solve(source, sink);

@@ -1,1 +1,20 @@
 //! Storage engines: disk, memory, and the small store for what nothing can repair.
+//!
+//! Records are ordered by bucket, position and key, so a partition is one contiguous range. Replicas repair
+//! each other's records; what no replica can repair (identity, the layout group's log) lies in [`MetaStore`].
+
+mod engine;
+mod error;
+mod memory;
+mod disk;
+mod mark;
+mod meta;
+mod data_dir;
+pub mod faults;
+
+pub use data_dir::DataDir;
+pub use disk::DiskEngine;
+pub use engine::{Engine, RecordKey, Write};
+pub use error::Error;
+pub use memory::MemoryEngine;
+pub use meta::MetaStore;

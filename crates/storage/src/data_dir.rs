@@ -1,0 +1,56 @@
+//! A node's data directory: one process at a time, readable by its owner only.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::{DiskEngine, Error, MetaStore};
+
+/// A directory this process has to itself for as long as the value lives.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// Holds the lock; the system gives it up when the process ends, however it ends.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory when there is none, and claims it.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when another process has it; [`Error::Io`] when it cannot be made or written to.
+    pub fn claim(path: &Path) -> Result<Self, Error> {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(path).map_err(|error| Error::io(path, &error))?;
+        let lock_path = path.join("lock");
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
+        let lock = lock.map_err(|error| Error::io(&lock_path, &error))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(Error::InUse { place: path.display().to_string() }),
+            Err(TryLockError::Error(error)) => Err(Error::io(&lock_path, &error)),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the meta store in it.
+    ///
+    /// # Errors
+    /// Those of [`MetaStore::open`].
+    pub fn meta(&self) -> Result<MetaStore, Error> {
+        MetaStore::open(&self.path.join("meta.redb"))
+    }
+
+    /// Opens the disk engine in it.
+    ///
+    /// # Errors
+    /// Those of [`DiskEngine::open`].
+    pub fn disk(&self) -> Result<DiskEngine, Error> {
+        DiskEngine::open(&self.path.join("data"))
+    }
+}

@@ -1,0 +1,148 @@
+//! Stores whose disks fail on demand: for simulations and for tests of what a loss of power leaves.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use redb::StorageBackend;
+use slipring_model::{BucketId, Position};
+
+use crate::{Engine, Error, MemoryEngine, RecordKey, Write};
+
+/// The key of a record, owned.
+type OwnedKey = (BucketId, Position, Vec<u8>);
+
+/// An engine that keeps in memory what a disk would, and forgets what was not synced when the power fails.
+#[derive(Clone, Default)]
+pub struct FaultyEngine(Arc<FaultyState>);
+
+#[derive(Default)]
+struct FaultyState {
+    now: MemoryEngine,
+    /// What each record was at the last sync, for those that changed since.
+    unsynced: Mutex<BTreeMap<OwnedKey, Option<Vec<u8>>>>,
+    failure: Mutex<Option<Error>>,
+}
+
+impl FaultyEngine {
+    /// An empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The power fails: every record is as it was at the last sync. How many changes are gone.
+    #[must_use]
+    pub fn lose_power(&self) -> usize {
+        let lost = std::mem::take(&mut *self.0.unsynced.lock());
+        for ((bucket, position, key), before) in &lost {
+            let at = RecordKey { bucket: *bucket, position: *position, key };
+            self.0.now.apply(&[Write { at, record: before.as_deref() }]).expect("memory takes every write");
+        }
+        lost.len()
+    }
+
+    /// Every write and sync fails with `error` from now on, until it is `None` again.
+    pub fn fail_with(&self, error: Option<Error>) {
+        *self.0.failure.lock() = error;
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.0.failure.lock().clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Engine for FaultyEngine {
+    fn read(&self, at: RecordKey<'_>, with: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), Error> {
+        self.0.now.read(at, with)
+    }
+
+    fn apply(&self, writes: &[Write<'_>]) -> Result<(), Error> {
+        self.check()?;
+        let mut unsynced = self.0.unsynced.lock();
+        for write in writes {
+            let key = (write.at.bucket, write.at.position, write.at.key.to_vec());
+            if let std::collections::btree_map::Entry::Vacant(slot) = unsynced.entry(key) {
+                let mut before = None;
+                self.0.now.read(write.at, &mut |record| before = record.map(<[u8]>::to_vec))?;
+                slot.insert(before);
+            }
+        }
+        self.0.now.apply(writes)
+    }
+
+    fn scan(
+        &self,
+        bucket: BucketId,
+        range: RangeInclusive<Position>,
+        after: Option<(Position, &[u8])>,
+        with: &mut dyn FnMut(Position, &[u8], &[u8]) -> bool,
+    ) -> Result<(), Error> {
+        self.0.now.scan(bucket, range, after, with)
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        self.check()?;
+        self.0.unsynced.lock().clear();
+        Ok(())
+    }
+}
+
+/// A file that knows which of its bytes were synced.
+#[derive(Clone, Debug, Default)]
+pub struct FaultyFile(Arc<Mutex<FileState>>);
+
+#[derive(Debug, Default)]
+struct FileState {
+    written: Vec<u8>,
+    synced: Vec<u8>,
+}
+
+impl FaultyFile {
+    /// An empty file.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The power fails: only what was synced is left.
+    pub fn lose_power(&self) {
+        let mut state = self.0.lock();
+        state.written = state.synced.clone();
+    }
+}
+
+impl StorageBackend for FaultyFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.lock().written.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let state = self.0.lock();
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let bytes = start.checked_add(out.len()).and_then(|end| state.written.get(start..end));
+        out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.lock().written.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.synced = state.written.clone();
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut state = self.0.lock();
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let target = start.checked_add(data.len()).and_then(|end| state.written.get_mut(start..end));
+        target.ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
+        Ok(())
+    }
+}

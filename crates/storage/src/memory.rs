@@ -1,0 +1,194 @@
+//! The memory engine: ordered tables in shards, one heap block per record.
+//!
+//! A shard holds the positions that share their top eight bits. Two keys on one position are possible, if
+//! somebody looks for them; the second goes to a table of its own so that the first costs no space for it.
+//! A batch is atomic for readers of the same shard only, which is all that a partition's lock needs.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use slipring_model::{BucketId, Position};
+use thin_vec::ThinVec;
+
+use crate::{Engine, Error, RecordKey, Write};
+
+const SHARD_BITS: u32 = 8;
+
+/// Records in memory; gone with the process.
+#[derive(Default)]
+pub struct MemoryEngine {
+    buckets: ArcSwap<Vec<(BucketId, Arc<Shards>)>>,
+    growing: Mutex<()>,
+}
+
+type Shards = [Mutex<Shard>; 1 << SHARD_BITS];
+
+#[derive(Default)]
+struct Shard {
+    /// One record of every position that has any.
+    first: BTreeMap<u64, Block>,
+    /// The other records of positions that have several.
+    others: BTreeMap<(u64, Box<[u8]>), Box<[u8]>>,
+}
+
+/// Key and record in one heap block: key length (two bytes), key, record.
+struct Block(ThinVec<u8>);
+
+impl Block {
+    fn new(key: &[u8], record: &[u8]) -> Self {
+        let length = u16::try_from(key.len()).expect("keys are shorter than 64 KiB").to_le_bytes();
+        let mut block = ThinVec::with_capacity(2 + key.len() + record.len());
+        block.extend_from_slice(&length);
+        block.extend_from_slice(key);
+        block.extend_from_slice(record);
+        Self(block)
+    }
+
+    fn parts(&self) -> (&[u8], &[u8]) {
+        let (length, rest) = self.0.split_first_chunk::<2>().expect("a block begins with its key's length");
+        rest.split_at_checked(usize::from(u16::from_le_bytes(*length))).expect("a block holds its whole key")
+    }
+
+    fn key(&self) -> &[u8] {
+        self.parts().0
+    }
+
+    /// Replaces the record, in place where it has the same length.
+    fn replace(&mut self, record: &[u8]) {
+        let start = 2 + self.key().len();
+        match self.0.get_mut(start..) {
+            Some(old) if old.len() == record.len() => old.copy_from_slice(record),
+            _ => *self = Self::new(self.key(), record),
+        }
+    }
+}
+
+impl MemoryEngine {
+    /// An empty engine.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn with_shard<R>(&self, bucket: BucketId, position: Position, run: impl FnOnce(&mut Shard) -> R) -> Option<R> {
+        let buckets = self.buckets.load();
+        let (_, shards) = buckets.iter().find(|(id, _)| *id == bucket)?;
+        let shard = shards.get((position.0 >> (64 - SHARD_BITS)) as usize).expect("every shard exists");
+        Some(run(&mut shard.lock()))
+    }
+
+    fn ensure(&self, bucket: BucketId) {
+        let _growing = self.growing.lock();
+        let buckets = self.buckets.load();
+        if !buckets.iter().any(|(id, _)| *id == bucket) {
+            let mut grown = Vec::clone(&buckets);
+            grown.push((bucket, Arc::new(std::array::from_fn(|_| Mutex::default()))));
+            self.buckets.store(Arc::new(grown));
+        }
+    }
+}
+
+impl Shard {
+    fn get(&self, at: RecordKey<'_>) -> Option<&[u8]> {
+        let (key, record) = self.first.get(&at.position.0)?.parts();
+        if key == at.key {
+            return Some(record);
+        }
+        self.others.get(&(at.position.0, at.key.into())).map(AsRef::as_ref)
+    }
+
+    fn set(&mut self, at: RecordKey<'_>, record: &[u8]) {
+        match self.first.get_mut(&at.position.0) {
+            None => drop(self.first.insert(at.position.0, Block::new(at.key, record))),
+            Some(block) if block.key() == at.key => block.replace(record),
+            Some(_) => drop(self.others.insert((at.position.0, at.key.into()), record.into())),
+        }
+    }
+
+    fn remove(&mut self, at: RecordKey<'_>) {
+        let position = at.position.0;
+        if self.first.get(&position).is_some_and(|block| block.key() == at.key) {
+            self.first.remove(&position);
+            let next = self.others.range((position, Box::default())..).next().map(|(key, _)| key.clone());
+            if let Some(key) = next.filter(|(other, _)| *other == position)
+                && let Some(record) = self.others.remove(&key)
+            {
+                self.first.insert(position, Block::new(&key.1, &record));
+            }
+        } else {
+            self.others.remove(&(position, at.key.into()));
+        }
+    }
+
+    /// Visits the records of one position in key order.
+    fn visit(
+        &self,
+        position: u64,
+        block: &Block,
+        after: Option<(Position, &[u8])>,
+        with: &mut dyn FnMut(Position, &[u8], &[u8]) -> bool,
+    ) -> bool {
+        let mut records = vec![block.parts()];
+        if !self.others.is_empty() {
+            let others = self.others.range((position, Box::default())..).take_while(|((at, _), _)| *at == position);
+            records.extend(others.map(|((_, key), record)| (key.as_ref(), record.as_ref())));
+            records.sort_unstable();
+        }
+        let is_after = |key: &[u8]| after.is_none_or(|after| (Position(position), key) > after);
+        records.into_iter().filter(|(key, _)| is_after(key)).all(|(key, record)| with(Position(position), key, record))
+    }
+}
+
+impl Engine for MemoryEngine {
+    fn read(&self, at: RecordKey<'_>, with: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), Error> {
+        if self.with_shard(at.bucket, at.position, |shard| with(shard.get(at))).is_none() {
+            with(None);
+        }
+        Ok(())
+    }
+
+    fn apply(&self, writes: &[Write<'_>]) -> Result<(), Error> {
+        for write in writes {
+            let change = |shard: &mut Shard| match write.record {
+                Some(record) => shard.set(write.at, record),
+                None => shard.remove(write.at),
+            };
+            if self.with_shard(write.at.bucket, write.at.position, change).is_none() && write.record.is_some() {
+                self.ensure(write.at.bucket);
+                self.with_shard(write.at.bucket, write.at.position, change);
+            }
+        }
+        Ok(())
+    }
+
+    fn scan(
+        &self,
+        bucket: BucketId,
+        range: RangeInclusive<Position>,
+        after: Option<(Position, &[u8])>,
+        with: &mut dyn FnMut(Position, &[u8], &[u8]) -> bool,
+    ) -> Result<(), Error> {
+        let start = after.map_or(range.start().0, |(position, _)| position.0.max(range.start().0));
+        let end = range.end().0;
+        for shard in start >> (64 - SHARD_BITS)..=end >> (64 - SHARD_BITS) {
+            if start > end {
+                break;
+            }
+            let first_position = Position(shard << (64 - SHARD_BITS));
+            let goes_on = self.with_shard(bucket, first_position, |shard| {
+                shard.first.range(start..=end).all(|(position, block)| shard.visit(*position, block, after, with))
+            });
+            if goes_on == Some(false) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}

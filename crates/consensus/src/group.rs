@@ -1,0 +1,303 @@
+//! A member of the layout group: founding, proposing, answering other members.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Config, Raft, SnapshotPolicy};
+use openraft_rt::deterministic_rng::DeterministicRng;
+use openraft_rt_tokio::TokioRuntime;
+use redb::Database;
+use serde::{Deserialize, Serialize};
+use slipring_model::NodeId;
+use slipring_ring::{Applied, Command, Layout, Refused};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::courier::{Courier, CourierError, Lines};
+use crate::document::Document;
+use crate::log::Log;
+use crate::protocol::{Answer, Call, Group, Outcome, Proposal, Snapshot, decode, encode};
+use crate::reconcile;
+
+/// How long a founder has to become leader of a group of one.
+const FOUNDING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to rest before a proposal looks for the leader again.
+const LEADER_REST: Duration = Duration::from_millis(50);
+/// Entries kept after a snapshot, for members that are a little behind.
+const ENTRIES_KEPT: u64 = 200;
+
+/// How the group keeps time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Between two heartbeats of the leader, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// Without a heartbeat for this long, drawn between the two, members elect another leader; milliseconds.
+    pub election_ms: (u64, u64),
+    /// Entries between two snapshots.
+    pub snapshot_every: u64,
+    /// Where draws begin; the same seed draws the same.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { heartbeat_ms: 100, election_ms: (500, 1_000), snapshot_every: 500, seed: 0 }
+    }
+}
+
+/// Why a member cannot start.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Error(pub String);
+
+/// Why a proposal has no result.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ProposeError {
+    /// It was agreed on and changed nothing.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It was not agreed on: no member leads.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It may be agreed on yet.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// A member's view of its group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Who leads, if known.
+    pub leader: Option<NodeId>,
+    /// The current term.
+    pub term: u64,
+    /// The last entry applied.
+    pub applied: Option<u64>,
+    /// Who votes.
+    pub voters: Vec<NodeId>,
+}
+
+/// This node's member of the layout group; clones are handles on the same one.
+#[derive(Clone)]
+pub struct LayoutGroup {
+    pub(crate) raft: Raft<Group, Document>,
+    courier: Arc<dyn Courier>,
+    layouts: watch::Receiver<Option<Arc<Layout>>>,
+    seed: u64,
+}
+
+impl LayoutGroup {
+    /// Whether a layout has been agreed on in this database.
+    ///
+    /// # Errors
+    /// What is stored cannot be read.
+    pub fn has_state(database: &Arc<Database>) -> Result<bool, Error> {
+        Document::is_agreed(&Log(Arc::clone(database))).map_err(|error| Error(error.to_string()))
+    }
+
+    /// Founds the group with this node as its only voter and `layout` as the first document. May be repeated
+    /// when it broke off.
+    ///
+    /// # Errors
+    /// The database cannot be used.
+    pub async fn found(
+        database: Arc<Database>,
+        settings: Settings,
+        me: (NodeId, u64),
+        layout: Layout,
+        courier: Arc<dyn Courier>,
+    ) -> Result<Self, Error> {
+        let group = Self::resume(database, settings, me, courier).await?;
+        let failed = |error: &dyn std::fmt::Display| Error(format!("the group could not be founded: {error}"));
+        let founding = async {
+            let is_begun = group.raft.is_initialized().await.map_err(|error| failed(&error))?;
+            if !is_begun {
+                let members = BTreeMap::from([(me.1, me.0)]);
+                group.raft.initialize(members).await.map_err(|error| failed(&error))?;
+            }
+            while !group.is_leader() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let found = Proposal::Found(Box::new(layout));
+            group.raft.client_write(found).await.map_err(|error| failed(&error)).map(drop)
+        };
+        let founded = timeout(FOUNDING_TIMEOUT, DeterministicRng::<TokioRuntime>::scope(settings.seed, founding));
+        founded.await.unwrap_or_else(|_| Err(Error("the group could not be founded in time".to_owned())))?;
+        Ok(group)
+    }
+
+    /// Goes on from what the database holds; a node that was just admitted waits to hear from the leader.
+    ///
+    /// # Errors
+    /// What is stored cannot be read.
+    pub async fn resume(
+        database: Arc<Database>,
+        settings: Settings,
+        me: (NodeId, u64),
+        courier: Arc<dyn Courier>,
+    ) -> Result<Self, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error(error.to_string());
+        let log = Log(database);
+        let (sender, layouts) = watch::channel(None);
+        let document = Document::open(log.clone(), Arc::new(sender)).map_err(|error| failed(&error))?;
+        let config = settings.config().map_err(|error| failed(&error))?;
+        let lines = Lines(Arc::clone(&courier));
+        let starting = Raft::new(me.1, Arc::new(config), lines, log, document);
+        let raft = DeterministicRng::<TokioRuntime>::scope(settings.seed, starting);
+        let raft = raft.await.map_err(|error| failed(&error))?;
+        let group = Self { raft, courier, layouts, seed: settings.seed };
+        tokio::spawn(DeterministicRng::<TokioRuntime>::scope(settings.seed ^ 1, reconcile::run(group.clone())));
+        Ok(group)
+    }
+
+    /// The layout as far as this member has applied it; `None` until it has heard of one.
+    #[must_use]
+    pub fn layout(&self) -> watch::Receiver<Option<Arc<Layout>>> {
+        self.layouts.clone()
+    }
+
+    /// Answers one request of another member.
+    ///
+    /// # Errors
+    /// The bytes are not a request.
+    pub async fn answer(&self, _from: NodeId, request: Bytes) -> Result<Bytes, Error> {
+        let call: Call = decode(&request).map_err(|error| Error(format!("a group request is malformed: {error}")))?;
+        Ok(encode(&DeterministicRng::<TokioRuntime>::scope(self.seed ^ 2, self.answer_call(call)).await))
+    }
+
+    async fn answer_call(&self, call: Call) -> Answer {
+        let failed = |error: &dyn std::fmt::Display| Answer::Failed(error.to_string());
+        match call {
+            Call::Append(rpc) => {
+                self.raft.append_entries(rpc).await.map_or_else(|error| failed(&error), Answer::Append)
+            }
+            Call::Vote(rpc) => self.raft.vote(rpc).await.map_or_else(|error| failed(&error), Answer::Vote),
+            Call::PreVote(rpc) => self.raft.pre_vote(rpc).await.map_or_else(|error| failed(&error), Answer::Vote),
+            Call::Snapshot { vote, meta, document } => {
+                let installed = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: document }).await;
+                installed.map_or_else(|error| failed(&error), Answer::Snapshot)
+            }
+            Call::Transfer(rpc) => {
+                self.raft.handle_transfer_leader(rpc).await.map_or_else(|error| failed(&error), Answer::Transfer)
+            }
+            Call::Propose { command, deadline_ms } => {
+                self.propose_here(command, Instant::now() + Duration::from_millis(deadline_ms)).await
+            }
+        }
+    }
+
+    /// Proposes a command, wherever the leader is, until `deadline` has passed.
+    ///
+    /// Commands may be repeated without harm, so one whose fate is not known is proposed again; a deletion,
+    /// which would then find nothing to delete, is not.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Applied, ProposeError> {
+        let deadline = Instant::now() + deadline;
+        let is_repeatable = !matches!(command, Command::DeleteBucket { .. });
+        let mut may_have_happened = false;
+        while Instant::now() < deadline {
+            let answer = self.propose_once(&command, deadline).await;
+            match answer {
+                Some(Answer::Proposed(Outcome::Applied(applied))) => return Ok(applied),
+                Some(Answer::Proposed(Outcome::Refused(refused))) => return Err(refused.into()),
+                Some(Answer::NotLeading { may_have_happened: false }) => {}
+                _ => may_have_happened = true,
+            }
+            if may_have_happened && !is_repeatable {
+                break;
+            }
+            tokio::time::sleep(LEADER_REST).await;
+        }
+        if may_have_happened {
+            let message = "the layout group did not confirm the change in time; it may have happened";
+            return Err(ProposeError::Unknown(message.to_owned()));
+        }
+        let message = "the layout group has no leader: a majority of its voters must be up to change the layout";
+        Err(ProposeError::Unavailable(message.to_owned()))
+    }
+
+    async fn propose_once(&self, command: &Command, deadline: Instant) -> Option<Answer> {
+        if self.is_leader() {
+            let proposing = self.propose_here(command.clone(), deadline);
+            return Some(DeterministicRng::<TokioRuntime>::scope(self.seed ^ 3, proposing).await);
+        }
+        let Some(leader) = self.leader() else { return Some(Answer::NotLeading { may_have_happened: false }) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let call = encode(&Call::Propose { command: command.clone(), deadline_ms });
+        match self.courier.call(leader, call, left).await {
+            Ok(bytes) => decode(&bytes).ok(),
+            Err(CourierError::Refused(_)) => Some(Answer::NotLeading { may_have_happened: false }),
+            Err(CourierError::Unreachable | CourierError::TimedOut) => None,
+        }
+    }
+
+    async fn propose_here(&self, command: Command, deadline: Instant) -> Answer {
+        match timeout_at(deadline, self.raft.client_write(Proposal::Change(command))).await {
+            Ok(Ok(response)) => Answer::Proposed(response.data),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => {
+                Answer::NotLeading { may_have_happened: false }
+            }
+            Ok(Err(_)) | Err(_) => Answer::NotLeading { may_have_happened: true },
+        }
+    }
+
+    /// Who leads, as far as this member knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.get_node(&metrics.current_leader?).copied()
+    }
+
+    /// Whether this member leads.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// What this member knows of its group.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        let leader = self.leader();
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        GroupStatus {
+            leader,
+            term: metrics.current_term,
+            applied: metrics.last_applied.map(|log_id| log_id.index),
+            voters: membership.voter_ids().filter_map(|id| membership.get_node(&id).copied()).collect(),
+        }
+    }
+
+    /// Stops this member.
+    pub async fn shutdown(&self) {
+        if self.raft.shutdown().await.is_err() {
+            tracing::warn!("the layout group's task had ended before it was stopped");
+        }
+    }
+}
+
+impl Settings {
+    fn config(&self) -> Result<Config, openraft::ConfigError> {
+        Config {
+            cluster_name: "layout".to_owned(),
+            heartbeat_interval: self.heartbeat_ms,
+            election_timeout_min: self.election_ms.0,
+            election_timeout_max: self.election_ms.1,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
+            max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+            enable_pre_vote: Some(true),
+            ..Config::default()
+        }
+        .validate()
+    }
+}

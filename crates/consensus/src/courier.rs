@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use slipring_model::NodeId;
@@ -125,7 +125,9 @@ impl RaftNetworkV2<Group> for Line {
         let call = Call::Snapshot { vote, meta: snapshot.meta, document: snapshot.snapshot };
         match self.call(call, &option).await {
             Ok(Answer::Snapshot(response)) => Ok(response),
-            Ok(_) => Err(StreamingError::Network(NetworkError::from_string("the member answered out of turn"))),
+            Ok(_) => {
+                Err(StreamingError::Network(NetworkError::from_string("the member answered out of turn")))
+            }
             Err(error) => Err(StreamingError::Network(NetworkError::new(&error))),
         }
     }

@@ -62,7 +62,9 @@ impl Document {
             }
             EntryPayload::Normal(Proposal::Change(command)) => match &mut self.stored.layout {
                 None => Outcome::Refused(Refused::Impossible("the cluster has no layout yet".to_owned())),
-                Some(layout) => layout.apply(log_id.index, &command).map_or_else(Outcome::Refused, Outcome::Applied),
+                Some(layout) => {
+                    layout.apply(log_id.index, &command).map_or_else(Outcome::Refused, Outcome::Applied)
+                }
             },
         }
     }
@@ -80,7 +82,10 @@ impl Document {
 
     fn snapshot(&self) -> Snapshot {
         Snapshot {
-            meta: SnapshotMeta { last_log_id: self.stored.applied, last_membership: self.stored.membership.clone() },
+            meta: SnapshotMeta {
+                last_log_id: self.stored.applied,
+                last_membership: self.stored.membership.clone(),
+            },
             snapshot: serde_json::to_string(&self.stored.layout).expect("a layout is plain data"),
         }
     }
@@ -114,7 +119,8 @@ impl RaftStateMachine<Group> for Document {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: String) -> io::Result<()> {
-        let layout = serde_json::from_str(&snapshot).map_err(|error| damaged("snapshot", &error.to_string()))?;
+        let layout =
+            serde_json::from_str(&snapshot).map_err(|error| damaged("snapshot", &error.to_string()))?;
         self.stored = Stored { applied: meta.last_log_id, membership: meta.last_membership.clone(), layout };
         self.log.put(DOCUMENT, &self.stored)?;
         self.publish();

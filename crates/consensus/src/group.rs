@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::errors::{ClientWriteError, RaftError};
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Config, Raft, SnapshotPolicy};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
@@ -113,7 +113,8 @@ impl LayoutGroup {
         courier: Arc<dyn Courier>,
     ) -> Result<Self, Error> {
         let group = Self::resume(database, settings, me, courier).await?;
-        let failed = |error: &dyn std::fmt::Display| Error(format!("the group could not be founded: {error}"));
+        let failed =
+            |error: &dyn std::fmt::Display| Error(format!("the group could not be founded: {error}"));
         let founding = async {
             let is_begun = group.raft.is_initialized().await.map_err(|error| failed(&error))?;
             if !is_begun {
@@ -126,7 +127,8 @@ impl LayoutGroup {
             let found = Proposal::Found(Box::new(layout));
             group.raft.client_write(found).await.map_err(|error| failed(&error)).map(drop)
         };
-        let founded = timeout(FOUNDING_TIMEOUT, DeterministicRng::<TokioRuntime>::scope(settings.seed, founding));
+        let founded =
+            timeout(FOUNDING_TIMEOUT, DeterministicRng::<TokioRuntime>::scope(settings.seed, founding));
         founded.await.unwrap_or_else(|_| Err(Error("the group could not be founded in time".to_owned())))?;
         Ok(group)
     }
@@ -151,7 +153,10 @@ impl LayoutGroup {
         let raft = DeterministicRng::<TokioRuntime>::scope(settings.seed, starting);
         let raft = raft.await.map_err(|error| failed(&error))?;
         let group = Self { raft, courier, layouts, seed: settings.seed };
-        tokio::spawn(DeterministicRng::<TokioRuntime>::scope(settings.seed ^ 1, reconcile::run(group.clone())));
+        tokio::spawn(DeterministicRng::<TokioRuntime>::scope(
+            settings.seed ^ 1,
+            reconcile::run(group.clone()),
+        ));
         Ok(group)
     }
 
@@ -166,7 +171,8 @@ impl LayoutGroup {
     /// # Errors
     /// The bytes are not a request.
     pub async fn answer(&self, _from: NodeId, request: Bytes) -> Result<Bytes, Error> {
-        let call: Call = decode(&request).map_err(|error| Error(format!("a group request is malformed: {error}")))?;
+        let call: Call =
+            decode(&request).map_err(|error| Error(format!("a group request is malformed: {error}")))?;
         Ok(encode(&DeterministicRng::<TokioRuntime>::scope(self.seed ^ 2, self.answer_call(call)).await))
     }
 
@@ -177,14 +183,19 @@ impl LayoutGroup {
                 self.raft.append_entries(rpc).await.map_or_else(|error| failed(&error), Answer::Append)
             }
             Call::Vote(rpc) => self.raft.vote(rpc).await.map_or_else(|error| failed(&error), Answer::Vote),
-            Call::PreVote(rpc) => self.raft.pre_vote(rpc).await.map_or_else(|error| failed(&error), Answer::Vote),
+            Call::PreVote(rpc) => {
+                self.raft.pre_vote(rpc).await.map_or_else(|error| failed(&error), Answer::Vote)
+            }
             Call::Snapshot { vote, meta, document } => {
-                let installed = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: document }).await;
+                let installed =
+                    self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: document }).await;
                 installed.map_or_else(|error| failed(&error), Answer::Snapshot)
             }
-            Call::Transfer(rpc) => {
-                self.raft.handle_transfer_leader(rpc).await.map_or_else(|error| failed(&error), Answer::Transfer)
-            }
+            Call::Transfer(rpc) => self
+                .raft
+                .handle_transfer_leader(rpc)
+                .await
+                .map_or_else(|error| failed(&error), Answer::Transfer),
             Call::Propose { command, deadline_ms } => {
                 self.propose_here(command, Instant::now() + Duration::from_millis(deadline_ms)).await
             }
@@ -219,7 +230,8 @@ impl LayoutGroup {
             let message = "the layout group did not confirm the change in time; it may have happened";
             return Err(ProposeError::Unknown(message.to_owned()));
         }
-        let message = "the layout group has no leader: a majority of its voters must be up to change the layout";
+        let message =
+            "the layout group has no leader: a majority of its voters must be up to change the layout";
         Err(ProposeError::Unavailable(message.to_owned()))
     }
 
@@ -228,7 +240,9 @@ impl LayoutGroup {
             let proposing = self.propose_here(command.clone(), deadline);
             return Some(DeterministicRng::<TokioRuntime>::scope(self.seed ^ 3, proposing).await);
         }
-        let Some(leader) = self.leader() else { return Some(Answer::NotLeading { may_have_happened: false }) };
+        let Some(leader) = self.leader() else {
+            return Some(Answer::NotLeading { may_have_happened: false });
+        };
         let left = deadline.saturating_duration_since(Instant::now());
         let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         let call = encode(&Call::Propose { command: command.clone(), deadline_ms });

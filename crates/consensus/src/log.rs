@@ -84,12 +84,15 @@ impl Log {
             table => table.map_err(io::Error::other)?,
         };
         let last = table.last().map_err(io::Error::other)?;
-        last.map(|(_, bytes)| decode(bytes.value()).map_err(|error| damaged("the last entry", &error))).transpose()
+        last.map(|(_, bytes)| decode(bytes.value()).map_err(|error| damaged("the last entry", &error)))
+            .transpose()
     }
 }
 
 pub(crate) fn damaged(what: &str, why: &str) -> io::Error {
-    let message = format!("the layout group's {what} cannot be read: {why}; restore the data directory, or remove it and join anew");
+    let message = format!(
+        "the layout group's {what} cannot be read: {why}; restore the data directory, or remove it and join anew"
+    );
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 

@@ -52,7 +52,8 @@ async fn step(group: &LayoutGroup, layout: &Layout) -> Result<(), String> {
         added.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     }
     let wanted = layout.voters();
-    let wanted: BTreeSet<u64> = wanted.iter().filter_map(|node| Some(layout.nodes().get(node)?.raft_id)).collect();
+    let wanted: BTreeSet<u64> =
+        wanted.iter().filter_map(|node| Some(layout.nodes().get(node)?.raft_id)).collect();
     if wanted != voters {
         let change = ChangeMembers::ReplaceAllVoters(wanted);
         let changed = tokio::time::timeout(STEP_TIMEOUT, group.raft.change_membership(change, true));

@@ -1,1 +1,38 @@
 //! The one place where the machines meet time, disk and network.
+//!
+//! A [`Node`] is put together from parts (stores, transport, clock, entropy) so that the same code runs on
+//! real ones and on simulated ones. Reading order: `node` is the way in, `coordinate` runs requests, `inbox`
+//! and `answer` deal with peers, `forming` and `follow` with the layout, the rest works in the background.
+
+mod answer;
+mod bucket;
+mod builder;
+mod call;
+mod clock;
+mod coordinate;
+mod core;
+mod exchange;
+mod failure;
+mod follow;
+mod forming;
+mod handler;
+mod hints;
+mod identity;
+mod inbox;
+mod metrics;
+mod node;
+mod requests;
+mod scan;
+mod settings;
+mod status;
+mod sync;
+mod view;
+
+pub use builder::{Builder, StartError, TransportFactory};
+pub use call::{Call, CallOptions, Pending};
+pub use clock::{Clock, Entropy, SystemClock};
+pub use node::Node;
+pub use scan::ScanPage;
+pub use settings::Settings;
+pub use status::{BucketStatus, NodeStatus, OwnStatus, Status};
+pub use sync::DiskWaits;

@@ -11,9 +11,7 @@ mod command;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use slipring_model::{
-    BucketId, BucketName, BucketPolicy, ClusterId, NodeId, PartitionId, StorageId, limits,
-};
+use slipring_model::{BucketId, BucketName, BucketPolicy, ClusterId, NodeId, PartitionId, StorageId, limits};
 
 pub use command::{Applied, Command, Refused};
 
@@ -166,7 +164,8 @@ impl Layout {
     /// How much each node holds.
     #[must_use]
     pub fn load(&self) -> BTreeMap<NodeId, NodeLoad> {
-        let mut load: BTreeMap<NodeId, NodeLoad> = self.nodes.keys().map(|node| (*node, NodeLoad::default())).collect();
+        let mut load: BTreeMap<NodeId, NodeLoad> =
+            self.nodes.keys().map(|node| (*node, NodeLoad::default())).collect();
         for set in self.tables.values().flatten() {
             for (place, replica) in set.iter().enumerate() {
                 let node = load.entry(replica.node).or_default();
@@ -209,8 +208,12 @@ impl Layout {
             let nodes_before: Placement =
                 before.iter().map(|set| set.iter().map(|replica| replica.node).collect()).collect();
             let nodes = self.nodes.iter().map(|(node, entry)| (*node, (entry.zone.clone(), entry.weight)));
-            let request =
-                Request { partitions: self.partition_count(), replicas, zones: replicas, nodes: nodes.collect() };
+            let request = Request {
+                partitions: self.partition_count(),
+                replicas,
+                zones: replicas,
+                nodes: nodes.collect(),
+            };
             let placed = solve(&request, &nodes_before)?;
             let table = placed.into_iter().enumerate().map(|(partition, set)| {
                 let held = before.get(partition).map_or(&[][..], Vec::as_slice);

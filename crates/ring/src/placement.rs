@@ -209,7 +209,13 @@ struct ZoneBounds {
 }
 
 /// Shares `total` among the nodes of `pool` by weight; no node gets more than one copy of each partition.
-fn share_out(nodes: &[(NodeId, &str, u64)], pool: &[usize], total: i64, partitions: i64, shares: &mut [Share]) {
+fn share_out(
+    nodes: &[(NodeId, &str, u64)],
+    pool: &[usize],
+    total: i64,
+    partitions: i64,
+    shares: &mut [Share],
+) {
     let mut pool: Vec<(usize, i128)> =
         pool.iter().filter_map(|index| Some((*index, i128::from(nodes.get(*index)?.2)))).collect();
     let mut left = i128::from(total);
@@ -269,7 +275,11 @@ fn turn(partition: usize, node: NodeId, nodes: &[(NodeId, &str, u64)]) -> usize 
 }
 
 /// One node of each set, balanced by weight, changing as few as possible.
-fn choose_primaries(sets: &Placement, nodes: &[(NodeId, &str, u64)], before: &Placement) -> Vec<Option<NodeId>> {
+fn choose_primaries(
+    sets: &Placement,
+    nodes: &[(NodeId, &str, u64)],
+    before: &Placement,
+) -> Vec<Option<NodeId>> {
     let (partitions, count) = (sets.len(), nodes.len());
     let (source, sink) = (0, 1);
     let mut network = Network::new(2 + partitions + count);
@@ -277,9 +287,11 @@ fn choose_primaries(sets: &Placement, nodes: &[(NodeId, &str, u64)], before: &Pl
     for (partition, set) in sets.iter().enumerate() {
         network.edge(source, 2 + partition, 1, 0);
         let was = before.get(partition).and_then(|held| held.first());
-        let choice = nodes.iter().enumerate().filter(|(_, (node, ..))| set.contains(node)).map(|(index, (node, ..))| {
-            (*node, network.edge(2 + partition, 2 + partitions + index, 1, i64::from(was != Some(node))))
-        });
+        let choice = nodes.iter().enumerate().filter(|(_, (node, ..))| set.contains(node)).map(
+            |(index, (node, ..))| {
+                (*node, network.edge(2 + partition, 2 + partitions + index, 1, i64::from(was != Some(node))))
+            },
+        );
         choices.push(choice.collect());
     }
     let mut shares = vec![Share::default(); count];

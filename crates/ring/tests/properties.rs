@@ -11,7 +11,8 @@ fn node(index: usize) -> NodeId {
 }
 
 fn request(partitions: u16, replicas: u8, zones: u8, nodes: &[(u8, u32)]) -> Request {
-    let nodes = nodes.iter().enumerate().map(|(index, (zone, weight))| (node(index), (format!("z{zone}"), *weight)));
+    let nodes =
+        nodes.iter().enumerate().map(|(index, (zone, weight))| (node(index), (format!("z{zone}"), *weight)));
     Request { partitions, replicas, zones, nodes: nodes.collect() }
 }
 

@@ -53,7 +53,8 @@ impl DiskEngine {
         let control = database.keyspace("control", KeyspaceCreateOptions::default).map_err(failed)?;
         let mark = Mark::open(&dir.join("mark"))?;
         let stored = control.get(MARK_KEY).map_err(failed)?;
-        let stored = stored.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?))).unwrap_or(0);
+        let stored =
+            stored.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?))).unwrap_or(0);
         if stored < mark.number() {
             let detail = format!(
                 "it ends at mark {stored} but mark {} had been reached, so writes in between are missing",
@@ -108,7 +109,8 @@ impl Engine for DiskEngine {
         match stored {
             None => with(None),
             Some(bytes) => {
-                let place = || format!("a record of bucket {} at position {:016x}", at.bucket.0, at.position.0);
+                let place =
+                    || format!("a record of bucket {} at position {:016x}", at.bucket.0, at.position.0);
                 with(Some(self.unseal(&bytes, place)?));
             }
         }

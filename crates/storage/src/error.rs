@@ -9,7 +9,9 @@ use thiserror::Error;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Error {
     /// Stored bytes are not what was written. Nothing of them is served.
-    #[error("{place} is damaged: {detail}; take the node's directory away and let it join as a new node, or restore a backup")]
+    #[error(
+        "{place} is damaged: {detail}; take the node's directory away and let it join as a new node, or restore a backup"
+    )]
     Damaged {
         /// The file, directory or record.
         place: String,

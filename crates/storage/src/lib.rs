@@ -3,14 +3,14 @@
 //! Records are ordered by bucket, position and key, so a partition is one contiguous range. Replicas repair
 //! each other's records; what no replica can repair (identity, the layout group's log) lies in [`MetaStore`].
 
+mod data_dir;
+mod disk;
 mod engine;
 mod error;
-mod memory;
-mod disk;
-mod mark;
-mod meta;
-mod data_dir;
 pub mod faults;
+mod mark;
+mod memory;
+mod meta;
 
 pub use data_dir::DataDir;
 pub use disk::DiskEngine;

@@ -73,7 +73,12 @@ impl MemoryEngine {
         Self::default()
     }
 
-    fn with_shard<R>(&self, bucket: BucketId, position: Position, run: impl FnOnce(&mut Shard) -> R) -> Option<R> {
+    fn with_shard<R>(
+        &self,
+        bucket: BucketId,
+        position: Position,
+        run: impl FnOnce(&mut Shard) -> R,
+    ) -> Option<R> {
         let buckets = self.buckets.load();
         let (_, shards) = buckets.iter().find(|(id, _)| *id == bucket)?;
         let shard = shards.get((position.0 >> (64 - SHARD_BITS)) as usize).expect("every shard exists");
@@ -133,12 +138,16 @@ impl Shard {
     ) -> bool {
         let mut records = vec![block.parts()];
         if !self.others.is_empty() {
-            let others = self.others.range((position, Box::default())..).take_while(|((at, _), _)| *at == position);
+            let others =
+                self.others.range((position, Box::default())..).take_while(|((at, _), _)| *at == position);
             records.extend(others.map(|((_, key), record)| (key.as_ref(), record.as_ref())));
             records.sort_unstable();
         }
         let is_after = |key: &[u8]| after.is_none_or(|after| (Position(position), key) > after);
-        records.into_iter().filter(|(key, _)| is_after(key)).all(|(key, record)| with(Position(position), key, record))
+        records
+            .into_iter()
+            .filter(|(key, _)| is_after(key))
+            .all(|(key, record)| with(Position(position), key, record))
     }
 }
 
@@ -156,7 +165,8 @@ impl Engine for MemoryEngine {
                 Some(record) => shard.set(write.at, record),
                 None => shard.remove(write.at),
             };
-            if self.with_shard(write.at.bucket, write.at.position, change).is_none() && write.record.is_some() {
+            if self.with_shard(write.at.bucket, write.at.position, change).is_none() && write.record.is_some()
+            {
                 self.ensure(write.at.bucket);
                 self.with_shard(write.at.bucket, write.at.position, change);
             }
@@ -179,7 +189,10 @@ impl Engine for MemoryEngine {
             }
             let first_position = Position(shard << (64 - SHARD_BITS));
             let goes_on = self.with_shard(bucket, first_position, |shard| {
-                shard.first.range(start..=end).all(|(position, block)| shard.visit(*position, block, after, with))
+                shard
+                    .first
+                    .range(start..=end)
+                    .all(|(position, block)| shard.visit(*position, block, after, with))
             });
             if goes_on == Some(false) {
                 break;

@@ -35,8 +35,9 @@ impl MetaStore {
     /// [`Error::Damaged`] when it cannot be read.
     pub fn with_backend(backend: impl StorageBackend) -> Result<Self, Error> {
         let place = "the meta store".to_owned();
-        let database =
-            Database::builder().create_with_backend(backend).map_err(|error| failure(&place, error.into()))?;
+        let database = Database::builder()
+            .create_with_backend(backend)
+            .map_err(|error| failure(&place, error.into()))?;
         Ok(Self { place, database: Arc::new(database) })
     }
 

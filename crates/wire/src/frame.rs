@@ -56,13 +56,19 @@ pub struct Hello {
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
     /// The sender speaks another version.
-    #[error("the peer speaks protocol version {0}, this node speaks {PROTOCOL_VERSION}: upgrade the older of the two")]
+    #[error(
+        "the peer speaks protocol version {0}, this node speaks {PROTOCOL_VERSION}: upgrade the older of the two"
+    )]
     Version(u8),
     /// The bytes end too early, or a length does not fit.
     #[error("the frame is malformed")]
     Malformed,
     /// More than a frame may hold.
-    #[error("the frame is larger than {} bytes or holds more than {} messages", limits::FRAME_BYTES_MAX, limits::FRAME_MESSAGES_MAX)]
+    #[error(
+        "the frame is larger than {} bytes or holds more than {} messages",
+        limits::FRAME_BYTES_MAX,
+        limits::FRAME_MESSAGES_MAX
+    )]
     TooLarge,
 }
 
@@ -163,9 +169,10 @@ impl Message {
             },
             Self::Reply { reply, .. } => match reply {
                 Reply::Cell(Some(bytes)) => bytes.len(),
-                Reply::Executed(bytes) | Reply::Layout(bytes) | Reply::Joined(bytes) | Reply::Status(bytes) => {
-                    bytes.len()
-                }
+                Reply::Executed(bytes)
+                | Reply::Layout(bytes)
+                | Reply::Joined(bytes)
+                | Reply::Status(bytes) => bytes.len(),
                 Reply::Keys { keys, .. } => keys.iter().map(|key| key.len() + 4).sum(),
                 Reply::Digests { missing, cells } => {
                     let cells = cells.iter().map(|(key, cell)| key.len() + cell.len() + 8);
@@ -233,13 +240,23 @@ mod tests {
     fn request() -> impl Strategy<Value = Request> {
         let bucket = BucketId(7);
         prop_oneof![
-            (any::<u64>(), bytes(), bytes()).prop_map(move |(epoch, key, cell)| Request::Store { bucket, epoch, key, cell }),
+            (any::<u64>(), bytes(), bytes()).prop_map(move |(epoch, key, cell)| Request::Store {
+                bucket,
+                epoch,
+                key,
+                cell
+            }),
             (any::<u64>(), bytes()).prop_map(move |(epoch, key)| Request::Digest { bucket, epoch, key }),
             (any::<u8>(), bytes()).prop_map(move |(acks, request)| Request::Execute {
-                bucket, epoch: 1, read_acks: acks, write_acks: 0, deadline_ms: 9, request
+                bucket,
+                epoch: 1,
+                read_acks: acks,
+                write_acks: 0,
+                deadline_ms: 9,
+                request
             }),
-            proptest::collection::vec((bytes(), any::<u64>()), 0..4).prop_map(move |entries| Request::Digests {
-                bucket, from: Position(1), to: Position(u64::MAX), entries
+            proptest::collection::vec((bytes(), any::<u64>()), 0..4).prop_map(move |entries| {
+                Request::Digests { bucket, from: Position(1), to: Position(u64::MAX), entries }
             }),
             bytes().prop_map(Request::Layout),
             Just(Request::Status),
@@ -251,7 +268,8 @@ mod tests {
             Just(Reply::Stored),
             proptest::option::of(bytes()).prop_map(Reply::Cell),
             proptest::option::of(any::<u64>()).prop_map(Reply::Digest),
-            proptest::collection::vec(bytes(), 0..4).prop_map(|keys| Reply::Keys { keys, next: Some(Position(3)) }),
+            proptest::collection::vec(bytes(), 0..4)
+                .prop_map(|keys| Reply::Keys { keys, next: Some(Position(3)) }),
             ".*".prop_map(|message| Reply::Failed { kind: ErrorKind::Overloaded, message }),
         ]
     }
@@ -291,7 +309,9 @@ mod tests {
         bytes.push(REQUEST);
         bytes.extend_from_slice(&1_u64.to_le_bytes());
         bytes.push(0x7f);
-        bytes.extend_from_slice(&Frame::new(ClusterId::default(), 0, vec![good.clone()]).encode()[HEADER_BYTES..]);
+        bytes.extend_from_slice(
+            &Frame::new(ClusterId::default(), 0, vec![good.clone()]).encode()[HEADER_BYTES..],
+        );
         let frame = Frame::decode(bytes.into()).expect("a frame");
         assert_eq!((frame.unknown, frame.messages), (vec![1], vec![good]));
     }

@@ -81,7 +81,9 @@ pub enum Refused {
         node: NodeId,
     },
     /// The node has started more often before: its directory is an older copy.
-    #[error("the data directory was rolled back: start {registered} is registered and this is start {incarnation}; remove it and join as a new node")]
+    #[error(
+        "the data directory was rolled back: start {registered} is registered and this is start {incarnation}; remove it and join as a new node"
+    )]
     RolledBack {
         /// The start that is registered.
         registered: u64,
@@ -185,7 +187,12 @@ impl Layout {
         Ok(Applied::Done)
     }
 
-    fn create_bucket(&mut self, index: u64, name: &BucketName, policy: &BucketPolicy) -> Result<Applied, Refused> {
+    fn create_bucket(
+        &mut self,
+        index: u64,
+        name: &BucketName,
+        policy: &BucketPolicy,
+    ) -> Result<Applied, Refused> {
         policy.validate().map_err(Refused::Impossible)?;
         if let Some((id, entry)) = self.buckets.iter().find(|(_, entry)| entry.name == *name) {
             return if entry.policy == *policy {
@@ -195,7 +202,10 @@ impl Layout {
             };
         }
         if self.buckets.len() >= limits::BUCKETS_MAX {
-            return Err(Refused::Impossible(format!("a cluster has at most {} buckets", limits::BUCKETS_MAX)));
+            return Err(Refused::Impossible(format!(
+                "a cluster has at most {} buckets",
+                limits::BUCKETS_MAX
+            )));
         }
         let id = BucketId(self.next_bucket);
         self.next_bucket += 1;

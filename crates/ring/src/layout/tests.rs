@@ -24,7 +24,8 @@ fn founded() -> Layout {
 }
 
 fn join(layout: &mut Layout, index: u64, byte: u8) {
-    let command = Command::AddNode { node: node(byte), entry: entry(byte, "a"), expected_epoch: layout.epoch() };
+    let command =
+        Command::AddNode { node: node(byte), entry: entry(byte, "a"), expected_epoch: layout.epoch() };
     assert_eq!(layout.apply(index, &command), Ok(Applied::Node { raft_id: index }));
 }
 

@@ -1,0 +1,196 @@
+//! Requests of peers: what a replica does for a coordinator, and a node for its cluster.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use slipring_model::{BucketId, Error, ErrorKind, NodeId, PartitionId, Position, limits};
+use slipring_wire::{Reply, Request};
+
+use crate::core::Core;
+use crate::failure::{failed, unavailable};
+use crate::requests::{ReplyTo, Work};
+use crate::sync::Waiter;
+use crate::view::{BucketView, View};
+
+impl Core {
+    /// Answers one request of a peer, inline when it is short.
+    pub(crate) fn serve(self: &Arc<Self>, from: NodeId, id: u64, request: Request) {
+        let reply = match request {
+            Request::Store { bucket, epoch, key, cell } => {
+                match self.store(from, id, bucket, epoch, &key, &cell) {
+                    Ok(()) => return,
+                    Err(error) => Err(error),
+                }
+            }
+            Request::Fetch { bucket, key, .. } => self.with_cell(bucket, &key, |bucket, position| {
+                bucket.bucket.cell(position, &key).map(Reply::Cell)
+            }),
+            Request::Digest { bucket, key, .. } => self.with_cell(bucket, &key, |bucket, position| {
+                bucket.bucket.digest(position, &key).map(Reply::Digest)
+            }),
+            Request::Execute { bucket, read_acks, write_acks, deadline_ms, request, .. } => {
+                let wish = |acks: u8| (acks != 0).then_some(acks);
+                let timeout =
+                    Duration::from_millis(u64::from(deadline_ms)).min(self.settings.request_timeout());
+                let reply_to = ReplyTo::Peer { node: from, id };
+                let work = self.work(bucket, request, (wish(read_acks), wish(write_acks)), timeout, reply_to);
+                match work {
+                    Ok(work) => return self.submit(Work { is_forwarded: true, ..work }),
+                    Err((_, error)) => Err(error),
+                }
+            }
+            Request::Scan { bucket, from, to, limit } => self.scan_here(bucket, from, to, limit as usize),
+            Request::Count { bucket, partitions } => self.count_here(bucket, &partitions).map(Reply::Count),
+            Request::Digests { bucket, from, to, entries } => self.compare_page(bucket, from, to, entries),
+            Request::Fence { epoch } => self.raise_fence(epoch).map(|empty| Reply::Fenced { empty }),
+            Request::Goodbye => {
+                tracing::info!(peer = %from.short(), "a peer says goodbye; it stays a member");
+                Ok(Reply::Done)
+            }
+            slow => return self.serve_later(from, id, slow),
+        };
+        self.answer(from, id, reply.unwrap_or_else(failed));
+    }
+
+    /// Answers what takes longer than a reading task may.
+    fn serve_later(self: &Arc<Self>, from: NodeId, id: u64, request: Request) {
+        let core = Arc::clone(self);
+        tokio::spawn(async move {
+            let reply = match request {
+                Request::Layout(bytes) => core.answer_group(from, bytes).await,
+                Request::Roots { bucket, roots } => core.compare_roots(bucket, &roots),
+                Request::Join(descriptor) => core.admit_node(&descriptor).await,
+                Request::Status => Ok(Reply::Status(core.status_here_json())),
+                _ => Err(Error::new(ErrorKind::Internal, "a short request was put off")),
+            };
+            core.answer(from, id, reply.unwrap_or_else(failed));
+        });
+    }
+
+    async fn answer_group(&self, from: NodeId, bytes: Bytes) -> Result<Reply, Error> {
+        let group =
+            self.group.get().ok_or_else(|| unavailable("the layout group has not started here yet"))?;
+        group.answer(from, bytes).await.map(Reply::Layout).map_err(|error| unavailable(error.to_string()))
+    }
+
+    /// A client request as work, its key and access told by its bucket's service.
+    #[expect(clippy::result_large_err, reason = "the error gives back whom to answer")]
+    pub(crate) fn work(
+        &self,
+        bucket: BucketId,
+        request: Bytes,
+        acks: (Option<u8>, Option<u8>),
+        timeout: Duration,
+        reply_to: ReplyTo,
+    ) -> Result<Work, (ReplyTo, Error)> {
+        let described = self.known_bucket(bucket).and_then(|(view, bucket)| {
+            let view = view.bucket(bucket).ok_or_else(no_bucket)?;
+            self.handler(view)?.describe(&request)
+        });
+        let (key, access) = match described {
+            Ok(described) => described,
+            Err(error) => return Err((reply_to, error)),
+        };
+        Ok(Work {
+            bucket,
+            position: Position::of(&key),
+            key,
+            access,
+            request,
+            read_acks: acks.0,
+            write_acks: acks.1,
+            deadline: self.now().after(timeout),
+            is_forwarded: false,
+            reply_to,
+        })
+    }
+
+    fn known_bucket(&self, bucket: BucketId) -> Result<(Arc<View>, BucketId), Error> {
+        let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
+        Ok((view, bucket))
+    }
+
+    fn store(
+        &self,
+        from: NodeId,
+        id: u64,
+        bucket: BucketId,
+        epoch: u64,
+        key: &Bytes,
+        cell: &Bytes,
+    ) -> Result<(), Error> {
+        let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
+        let position = Position::of(key);
+        let (bucket, place) = view.place(bucket, position).ok_or_else(no_bucket)?;
+        if place.mine.is_none() {
+            return Err(unavailable("this node holds no copy of the key under its layout"));
+        }
+        if key.len() > limits::KEY_BYTES_MAX {
+            return Err(Error::new(ErrorKind::Invalid, "the key is longer than 4096 bytes"));
+        }
+        bucket.bucket.merge(position, key, cell, || self.admit(epoch))?;
+        self.syncer.mark_dirty();
+        self.persist(bucket, Waiter::Peer { node: from, id });
+        Ok(())
+    }
+
+    fn with_cell(
+        &self,
+        bucket: BucketId,
+        key: &Bytes,
+        read: impl FnOnce(&BucketView, Position) -> Result<Reply, Error>,
+    ) -> Result<Reply, Error> {
+        let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
+        let position = Position::of(key);
+        let (bucket, place) = view.place(bucket, position).ok_or_else(no_bucket)?;
+        if place.mine.is_none() {
+            return Err(unavailable("this node holds no copy of the key under its layout"));
+        }
+        read(bucket, position)
+    }
+
+    fn scan_here(
+        &self,
+        bucket: BucketId,
+        from: Position,
+        to: Position,
+        limit: usize,
+    ) -> Result<Reply, Error> {
+        let view = self.view().ok_or_else(no_bucket)?;
+        let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
+        let limit = limit.clamp(1, limits::PAGE_RECORDS_MAX);
+        let (keys, next) = bucket.bucket.keys(from..=to, limit, self.clock.wall_ms())?;
+        Ok(Reply::Keys { keys, next })
+    }
+
+    pub(crate) fn count_here(&self, bucket: BucketId, partitions: &[u16]) -> Result<u64, Error> {
+        let view = self.view().ok_or_else(no_bucket)?;
+        let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
+        let known = partitions.iter().filter(|partition| usize::from(**partition) < bucket.places.len());
+        Ok(known.map(|partition| bucket.bucket.live(PartitionId(*partition))).sum())
+    }
+
+    /// Refuses writes below `epoch` from now on, and says whether this node holds nothing.
+    pub(crate) fn raise_fence(&self, epoch: u64) -> Result<bool, Error> {
+        let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
+        if epoch != view.epoch() + 1 {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("this node is at layout epoch {}", view.epoch()),
+            ));
+        }
+        self.fence.fetch_max(epoch, Ordering::AcqRel);
+        for bucket in view.buckets() {
+            if !bucket.bucket.is_empty()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+pub(crate) fn no_bucket() -> Error {
+    Error::new(ErrorKind::Unavailable, "this node does not know that bucket yet")
+}

@@ -1,0 +1,427 @@
+//! One bucket as this node holds it: its engine, and per partition the lock under which cells change.
+//!
+//! Requests on one partition run one at a time under a short lock that is never held across a wait.
+//!
+//! Invariant: each change gets a dot higher than every dot this actor issued before in this partition.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use slipring_model::{
+    Actor, BucketId, BucketName, BucketPolicy, Dot, Error, ErrorKind, PartitionId, Position, Timestamp,
+    limits,
+};
+use slipring_replication::{PageEntry, root_of};
+use slipring_service::{Cell, Cells, Context};
+use slipring_storage::{Engine, RecordKey, Write};
+
+use crate::failure::{damaged, stored};
+
+/// Scratch space a partition keeps between writes; larger writes give theirs back.
+const SCRATCH_BYTES_MAX: usize = 4 * 1024;
+
+/// A bucket and its partitions.
+pub(crate) struct Bucket {
+    pub(crate) id: BucketId,
+    pub(crate) name: BucketName,
+    pub(crate) policy: BucketPolicy,
+    pub(crate) engine: Arc<dyn Engine>,
+    bits: u8,
+    partitions: Box<[Mutex<Partition>]>,
+}
+
+#[derive(Default)]
+struct Partition {
+    counter: u64,
+    draws: u64,
+    last_stamp: Timestamp,
+    /// Keys with a value, expired ones among them until they are swept.
+    live: u64,
+    /// Rises with each change; tells whether `root` is still true.
+    version: u64,
+    root: Option<(u64, u128)>,
+    /// Whether anything here may expire.
+    is_mortal: bool,
+    scratch: Vec<u8>,
+}
+
+/// The key a request works on, and in whose name.
+pub(crate) struct Locus<'a> {
+    pub(crate) position: Position,
+    pub(crate) key: &'a [u8],
+    pub(crate) actor: Actor,
+    /// Whether this node holds the only copy, so that a deletion needs no tombstone.
+    pub(crate) is_alone: bool,
+}
+
+/// What an execution came to.
+pub(crate) struct Executed<R> {
+    pub(crate) response: R,
+    /// The cell as it is now, when it changed and other replicas need it.
+    pub(crate) cell: Option<Bytes>,
+    /// Whether it changed.
+    pub(crate) is_changed: bool,
+}
+
+impl Bucket {
+    /// Opens the bucket on `engine`, counting what it already holds.
+    pub(crate) fn open(
+        id: BucketId,
+        name: BucketName,
+        policy: BucketPolicy,
+        engine: Arc<dyn Engine>,
+        bits: u8,
+    ) -> Result<Self, Error> {
+        let partitions = (0..1_u32 << bits).map(|_| Mutex::default()).collect();
+        let bucket = Self { id, name, policy, engine, bits, partitions };
+        bucket.take_stock()?;
+        Ok(bucket)
+    }
+
+    /// Runs a service's function on the cell of a key and stores the change it makes.
+    ///
+    /// `admit` is asked under the partition's lock: a fence raised before the lock was taken is seen.
+    pub(crate) fn execute<R>(
+        &self,
+        locus: &Locus<'_>,
+        mut context: Context,
+        admit: impl FnOnce() -> Result<(), Error>,
+        run: impl FnOnce(&Context, &mut Cells<'_>) -> R,
+    ) -> Result<Executed<R>, Error> {
+        let mut guard = self.partition(locus.position);
+        let partition = &mut *guard;
+        admit()?;
+        context.random = partition.draw(locus.actor);
+        let mut run = Some(run);
+        let mut outcome = Err(Error::new(ErrorKind::Internal, "the engine did not answer"));
+        self.engine
+            .read(self.at(locus.position, locus.key), &mut |record| {
+                if let Some(run) = run.take() {
+                    outcome = partition.execute(record, locus, &context, run);
+                }
+            })
+            .map_err(stored)?;
+        let (response, change) = outcome?;
+        let Some(stored_now) = change else {
+            return Ok(Executed { response, cell: None, is_changed: false });
+        };
+        let record = stored_now.then_some(partition.scratch.as_slice());
+        self.engine.apply(&[Write { at: self.at(locus.position, locus.key), record }]).map_err(stored)?;
+        partition.commit();
+        let cell = (!locus.is_alone).then(|| Bytes::copy_from_slice(&partition.scratch));
+        partition.tidy();
+        Ok(Executed { response, cell, is_changed: true })
+    }
+
+    /// Merges a cell that another replica sent.
+    pub(crate) fn merge(
+        &self,
+        position: Position,
+        key: &[u8],
+        cell: &[u8],
+        admit: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut guard = self.partition(position);
+        let partition = &mut *guard;
+        admit()?;
+        let mut outcome = Ok(false);
+        self.engine
+            .read(self.at(position, key), &mut |record| outcome = partition.merge(record, cell))
+            .map_err(stored)?;
+        if outcome? {
+            let record = Some(partition.scratch.as_slice());
+            self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
+            partition.commit();
+            partition.tidy();
+        }
+        Ok(())
+    }
+
+    /// The bytes of a cell.
+    pub(crate) fn cell(&self, position: Position, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let mut cell = None;
+        self.engine
+            .read(self.at(position, key), &mut |record| cell = record.map(Bytes::copy_from_slice))
+            .map_err(stored)?;
+        Ok(cell)
+    }
+
+    /// The digest of a cell.
+    pub(crate) fn digest(&self, position: Position, key: &[u8]) -> Result<Option<u64>, Error> {
+        let mut digest = Ok(None);
+        self.engine
+            .read(self.at(position, key), &mut |record| {
+                digest = record.map(|bytes| Cell::decode(bytes).map(|cell| cell.digest())).transpose();
+            })
+            .map_err(stored)?;
+        digest.map_err(damaged)
+    }
+
+    /// Up to `limit` keys with a value at `now_ms`, from `from` on; the position to go on from, if any is left.
+    ///
+    /// Keys on one position stay on one page.
+    pub(crate) fn keys(
+        &self,
+        range: RangeInclusive<Position>,
+        limit: usize,
+        now_ms: u64,
+    ) -> Result<(Vec<Bytes>, Option<Position>), Error> {
+        let (mut keys, mut next) = (Vec::new(), None);
+        let (mut visited, mut last) = (0, None);
+        let mut outcome = Ok(());
+        self.engine
+            .scan(self.id, range, None, &mut |position, key, record| {
+                let is_full = keys.len() >= limit || visited >= limits::PAGE_RECORDS_MAX;
+                if is_full && last != Some(position) {
+                    next = Some(position);
+                    return false;
+                }
+                (visited, last) = (visited + 1, Some(position));
+                match Cell::decode(record) {
+                    Ok(cell) if cell.value(now_ms).is_some() => keys.push(Bytes::copy_from_slice(key)),
+                    Ok(_) => {}
+                    Err(error) => outcome = Err(damaged(error)),
+                }
+                outcome.is_ok()
+            })
+            .map_err(stored)?;
+        outcome.map(|()| (keys, next))
+    }
+
+    /// A page of keys and digests from `range` on, and the position to go on from, if any is left.
+    pub(crate) fn page(
+        &self,
+        range: RangeInclusive<Position>,
+        limit: usize,
+    ) -> Result<(Vec<PageEntry<Bytes>>, Option<Position>), Error> {
+        let mut page: Vec<PageEntry<Bytes>> = Vec::new();
+        let mut next = None;
+        let mut outcome = Ok(());
+        self.engine
+            .scan(self.id, range, None, &mut |position, key, record| {
+                if page.len() >= limit && page.last().is_some_and(|entry| entry.position != position) {
+                    next = Some(position);
+                    return false;
+                }
+                match Cell::decode(record) {
+                    Ok(cell) => {
+                        page.push(PageEntry {
+                            position,
+                            key: Bytes::copy_from_slice(key),
+                            digest: cell.digest(),
+                        });
+                    }
+                    Err(error) => outcome = Err(damaged(error)),
+                }
+                outcome.is_ok()
+            })
+            .map_err(stored)?;
+        outcome.map(|()| (page, next))
+    }
+
+    /// The sum over all cells of a partition; equal on replicas that hold the same.
+    pub(crate) fn root(&self, partition: PartitionId) -> Result<u128, Error> {
+        let version = {
+            let guard = self.partition(partition.start(self.bits));
+            match guard.root {
+                Some((version, root)) if version == guard.version => return Ok(root),
+                _ => guard.version,
+            }
+        };
+        let (mut root, mut from) = (0_u128, partition.start(self.bits));
+        loop {
+            let (page, next) = self.page(from..=partition.end(self.bits), limits::PAGE_RECORDS_MAX)?;
+            root = page.iter().fold(root, |sum, entry| sum.wrapping_add(root_of(&entry.key, entry.digest)));
+            match next {
+                Some(position) => from = position,
+                None => break,
+            }
+        }
+        self.partition(partition.start(self.bits)).root = Some((version, root));
+        Ok(root)
+    }
+
+    /// Keys with a value in one partition, expired ones among them until they are swept.
+    pub(crate) fn live(&self, partition: PartitionId) -> u64 {
+        self.partition(partition.start(self.bits)).live
+    }
+
+    /// Whether nothing at all is stored. Takes every lock once, so that changes under way are seen.
+    pub(crate) fn is_empty(&self) -> Result<bool, Error> {
+        self.partitions.iter().for_each(|partition| drop(partition.lock()));
+        let mut is_empty = true;
+        self.engine
+            .scan(self.id, Position(0)..=Position(u64::MAX), None, &mut |_, _, _| {
+                is_empty = false;
+                false
+            })
+            .map_err(stored)?;
+        Ok(is_empty)
+    }
+
+    /// Drops the bytes of values of one partition that have expired; whole records when this is the only copy.
+    pub(crate) fn sweep(&self, partition: PartitionId, now_ms: u64, is_alone: bool) -> Result<u64, Error> {
+        let version = {
+            let guard = self.partition(partition.start(self.bits));
+            if !guard.is_mortal {
+                return Ok(0);
+            }
+            guard.version
+        };
+        let mut expired: Vec<(Position, Bytes)> = Vec::new();
+        let mut has_mortals = false;
+        let range = partition.start(self.bits)..=partition.end(self.bits);
+        self.engine
+            .scan(self.id, range, None, &mut |position, key, record| {
+                if let Ok(cell) = Cell::decode(record) {
+                    has_mortals |= is_mortal(&cell);
+                    if cell.expired(now_ms).is_some() {
+                        expired.push((position, Bytes::copy_from_slice(key)));
+                    }
+                }
+                expired.len() < limits::PAGE_RECORDS_MAX
+            })
+            .map_err(stored)?;
+        for (position, key) in &expired {
+            self.expire(*position, key, now_ms, is_alone)?;
+        }
+        let mut guard = self.partition(partition.start(self.bits));
+        if !has_mortals && guard.version == version {
+            guard.is_mortal = false;
+        }
+        Ok(expired.len() as u64)
+    }
+
+    fn expire(&self, position: Position, key: &[u8], now_ms: u64, is_alone: bool) -> Result<(), Error> {
+        let mut guard = self.partition(position);
+        let partition = &mut *guard;
+        let mut kept = None;
+        self.engine
+            .read(self.at(position, key), &mut |record| {
+                let cell = record.and_then(|bytes| Cell::decode(bytes).ok());
+                if let Some(expired) = cell.and_then(|cell| cell.expired(now_ms)) {
+                    partition.scratch.clear();
+                    expired.encode(&mut partition.scratch);
+                    kept = Some(!(is_alone && expired.is_bare()));
+                }
+            })
+            .map_err(stored)?;
+        if let Some(is_kept) = kept {
+            let record = is_kept.then_some(partition.scratch.as_slice());
+            self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
+            partition.live = partition.live.saturating_sub(1);
+            partition.tidy();
+        }
+        Ok(())
+    }
+
+    fn take_stock(&self) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        self.engine
+            .scan(self.id, Position(0)..=Position(u64::MAX), None, &mut |position, _, record| {
+                match Cell::decode(record) {
+                    Ok(cell) => {
+                        let mut partition = self.partition(position);
+                        partition.live += u64::from(!cell.is_bare());
+                        partition.is_mortal |= is_mortal(&cell);
+                    }
+                    Err(error) => outcome = Err(damaged(error)),
+                }
+                outcome.is_ok()
+            })
+            .map_err(stored)?;
+        outcome
+    }
+
+    fn at<'k>(&self, position: Position, key: &'k [u8]) -> RecordKey<'k> {
+        RecordKey { bucket: self.id, position, key }
+    }
+
+    fn partition(&self, position: Position) -> MutexGuard<'_, Partition> {
+        let index = position.partition(self.bits).index();
+        self.partitions.get(index).expect("a bucket has every partition").lock()
+    }
+}
+
+impl Partition {
+    /// Runs the function; leaves a changed cell in `scratch`. `Some(false)`: the record can go.
+    fn execute<R>(
+        &mut self,
+        record: Option<&[u8]>,
+        locus: &Locus<'_>,
+        context: &Context,
+        run: impl FnOnce(&Context, &mut Cells<'_>) -> R,
+    ) -> Result<(R, Option<bool>), Error> {
+        let cell = decode(record)?;
+        let mut cells = Cells::new(&cell, context.now_ms);
+        let response = run(context, &mut cells);
+        let Some(change) = cells.into_change() else { return Ok((response, None)) };
+        let was_live = !cell.is_bare();
+        let stamp = Timestamp::next(context.now_ms, self.last_stamp, cell.last_stamp());
+        self.counter += 1;
+        self.last_stamp = stamp;
+        let changed = cell.changed(&change, Dot { actor: locus.actor, counter: self.counter }, stamp);
+        self.note(was_live, &changed);
+        self.scratch.clear();
+        changed.encode(&mut self.scratch);
+        Ok((response, Some(!(locus.is_alone && changed.is_bare()))))
+    }
+
+    /// Merges; leaves a changed cell in `scratch` and says whether there is one.
+    fn merge(&mut self, record: Option<&[u8]>, theirs: &[u8]) -> Result<bool, Error> {
+        let ours = decode(record)?;
+        let was_live = !ours.is_bare();
+        let merged = ours.merge(Cell::decode(theirs).map_err(|_| {
+            Error::new(ErrorKind::Invalid, "a peer sent bytes that are not a cell; nothing was stored")
+        })?);
+        self.scratch.clear();
+        merged.encode(&mut self.scratch);
+        if record == Some(self.scratch.as_slice()) {
+            return Ok(false);
+        }
+        self.note(was_live, &merged);
+        Ok(true)
+    }
+
+    fn note(&mut self, was_live: bool, cell: &Cell<'_>) {
+        match (was_live, !cell.is_bare()) {
+            (false, true) => self.live += 1,
+            (true, false) => self.live = self.live.saturating_sub(1),
+            _ => {}
+        }
+        self.is_mortal |= is_mortal(cell);
+    }
+
+    fn commit(&mut self) {
+        self.version += 1;
+    }
+
+    fn tidy(&mut self) {
+        if self.scratch.capacity() > SCRATCH_BYTES_MAX {
+            self.scratch = Vec::new();
+        }
+    }
+
+    /// SplitMix64 over the actor and a count: differs for each request, repeats for the same history.
+    fn draw(&mut self, actor: Actor) -> u64 {
+        self.draws += 1;
+        let mut mixed = (actor.assignment << 32 ^ actor.incarnation)
+            .wrapping_add(self.draws.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+}
+
+fn decode(record: Option<&[u8]>) -> Result<Cell<'_>, Error> {
+    record.map_or_else(|| Ok(Cell::default()), |bytes| Cell::decode(bytes).map_err(damaged))
+}
+
+fn is_mortal(cell: &Cell<'_>) -> bool {
+    use slipring_service::Content;
+    cell.siblings
+        .iter()
+        .any(|sibling| sibling.expires_at.is_some() && matches!(sibling.content, Content::Register(_)))
+}

@@ -1,0 +1,364 @@
+//! Requests of clients: who coordinates them, and how they run here.
+//!
+//! Reads and blind writes run on this node when it is a replica; a request that looks before it changes runs
+//! on the first healthy replica of its key, so that such requests meet in one place while all is well.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use slipring_model::{Error, ErrorKind, NodeId};
+use slipring_replication::{
+    ReadCoordinator, ReadEffect, ReadInput, ReadOutcome, WriteCoordinator, WriteEffect, WriteInput,
+    WriteOutcome,
+};
+use slipring_service::{Access, Cell, Cells};
+use slipring_wire::{Message, Request};
+use smallvec::SmallVec;
+
+use crate::bucket::Locus;
+use crate::core::Core;
+use crate::failure::{damaged, unavailable};
+use crate::handler::Handler;
+use crate::requests::{Entry, ReplyTo, Timer, Work, WriteEntry};
+use crate::sync::Waiter;
+use crate::view::{BucketView, Place, View};
+
+impl Core {
+    /// Takes a request on; its answer goes to `work.reply_to`, now or later.
+    pub(crate) fn submit(&self, work: Work) {
+        self.submit_avoiding(work, SmallVec::new());
+    }
+
+    fn submit_avoiding(&self, work: Work, tried: SmallVec<[NodeId; 3]>) {
+        let Some(view) = self.view() else {
+            return self.reply(work.reply_to, Err(unavailable("this node has not joined its cluster yet")));
+        };
+        let Some((bucket, place)) = view.place(work.bucket, work.position) else {
+            let error = Error::new(ErrorKind::Invalid, "there is no such bucket; create it first");
+            return self.reply(work.reply_to, Err(error));
+        };
+        if self.requests.is_full() {
+            let error =
+                Error::new(ErrorKind::Overloaded, "too many requests are under way on this node; back off");
+            return self.reply(work.reply_to, Err(error));
+        }
+        match self.coordinator(place, &work, &tried) {
+            Some(node) if node == self.me => self.coordinate(&view, bucket, place, work),
+            Some(node) => self.forward(work, node, tried, view.epoch()),
+            None => self.reply(work.reply_to, Err(unavailable("no replica of the key can be reached"))),
+        }
+    }
+
+    fn coordinator(&self, place: &Place, work: &Work, tried: &[NodeId]) -> Option<NodeId> {
+        if place.mine.is_some() && (work.is_forwarded || work.access != Access::ReadModifyWrite) {
+            return Some(self.me);
+        }
+        let usable = |node: &&NodeId| self.is_reachable(**node) && !tried.contains(node);
+        place.replicas.iter().find(usable).copied().filter(|node| *node == self.me || !work.is_forwarded)
+    }
+
+    fn forward(&self, work: Work, to: NodeId, mut tried: SmallVec<[NodeId; 3]>, epoch: u64) {
+        tried.push(to);
+        let left = work.deadline.since(self.now());
+        let request = Request::Execute {
+            bucket: work.bucket,
+            epoch,
+            read_acks: work.read_acks.unwrap_or(0),
+            write_acks: work.write_acks.unwrap_or(0),
+            deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+            request: work.request.clone(),
+        };
+        let deadline = work.deadline;
+        let id = self.requests.insert(Entry::Forward { work, to, tried });
+        self.requests.arm(deadline, id, Timer::Deadline);
+        self.metrics.forwarded.inc();
+        if !self.send(to, Message::Request { id, request })
+            && let Some(Entry::Forward { work, tried, .. }) = self.requests.remove(id)
+        {
+            self.submit_avoiding(work, tried);
+        }
+    }
+
+    /// A forwarded request's peer was lost, or its time is up.
+    pub(crate) fn forward_failed(&self, work: Work, tried: SmallVec<[NodeId; 3]>, is_late: bool) {
+        match work.access {
+            Access::Read if !is_late => self.submit_avoiding(work, tried),
+            Access::Read => self.reply(work.reply_to, Err(unavailable("no replica answered in time"))),
+            Access::BlindWrite | Access::ReadModifyWrite => {
+                let message = "the node that coordinated the write did not answer; it may have happened";
+                self.reply(work.reply_to, Err(Error::new(ErrorKind::OutcomeUnknown, message)));
+            }
+        }
+    }
+
+    fn coordinate(&self, view: &View, bucket: &BucketView, place: &Place, work: Work) {
+        let reachable = place.replicas.iter().filter(|node| self.is_reachable(**node)).count();
+        let (reads, writes) = acks(place, &work);
+        let needed = match work.access {
+            Access::Read => reads,
+            Access::BlindWrite => writes,
+            Access::ReadModifyWrite => reads.max(writes),
+        };
+        if reachable < usize::from(needed) {
+            let message = format!(
+                "{reachable} of {} replicas can be reached and {needed} are needed; nothing was done",
+                place.replicas.len()
+            );
+            return self.reply(work.reply_to, Err(unavailable(message)));
+        }
+        if work.access == Access::BlindWrite || reads == 1 && work.access == Access::ReadModifyWrite {
+            return self.write(view, bucket, place, work);
+        }
+        if let Err((reply_to, error)) = self.read(bucket, place, work, reads) {
+            self.reply(reply_to, Err(error));
+        }
+    }
+
+    fn read(
+        &self,
+        bucket: &BucketView,
+        place: &Place,
+        work: Work,
+        needed: u8,
+    ) -> Result<(), (ReplyTo, Error)> {
+        let own = match bucket.bucket.cell(work.position, &work.key) {
+            Ok(own) => own,
+            Err(error) => return Err((work.reply_to, error)),
+        };
+        if needed == 1 {
+            let response = self.execute_on_snapshot(bucket, &work, own.as_deref());
+            self.reply(work.reply_to, response);
+            return Ok(());
+        }
+        let digest = own.as_deref().map(|bytes| Cell::decode(bytes).map(|cell| cell.digest())).transpose();
+        let digest = match digest {
+            Ok(digest) => digest,
+            Err(error) => return Err((work.reply_to, damaged(error))),
+        };
+        let mut others: SmallVec<[NodeId; 3]> = place.others(self.me).collect();
+        others.sort_by_key(|node| !self.is_reachable(*node));
+        let machine = ReadCoordinator::new(needed, own.zip(digest), others);
+        let deadline = work.deadline;
+        let id = self.requests.insert(Entry::Read { machine, work });
+        self.requests.arm(deadline, id, Timer::Deadline);
+        self.requests.arm(self.now().after(self.settings.hedge()), id, Timer::Hedge);
+        self.drive_read(id, ReadInput::Started);
+        Ok(())
+    }
+
+    /// Hands one input to a read under way and does what it asks for.
+    pub(crate) fn drive_read(&self, id: u64, input: ReadInput) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            let mut effects = Vec::new();
+            let handled = self.requests.with(id, |entry| {
+                let Entry::Read { machine, work } = entry else { return (None, false) };
+                machine.handle(input, &mut effects);
+                let is_over = matches!(effects.last(), Some(ReadEffect::Settle(_)));
+                (Some((work.bucket, work.key.clone(), work.position)), is_over)
+            });
+            let Some((Some((bucket, key, position)), settled)) = handled else { return };
+            let Some(view) = self.view() else { return };
+            let epoch = view.epoch();
+            let mut settled = settled;
+            for effect in effects {
+                let (to, request) = match effect {
+                    ReadEffect::Digest { to } => (to, Request::Digest { bucket, epoch, key: key.clone() }),
+                    ReadEffect::Fetch { to } => (to, Request::Fetch { bucket, epoch, key: key.clone() }),
+                    ReadEffect::Repair { to, cell } => {
+                        self.metrics.read_repairs.inc();
+                        (to, Request::Store { bucket, epoch, key: key.clone(), cell })
+                    }
+                    ReadEffect::RepairHere { cell } => {
+                        self.metrics.read_repairs.inc();
+                        self.repair_here(&view, bucket, position, &key, &cell);
+                        continue;
+                    }
+                    ReadEffect::Settle(outcome) => {
+                        if let Some(Entry::Read { work, .. }) = settled.take() {
+                            self.settle_read(&view, work, outcome);
+                        }
+                        continue;
+                    }
+                };
+                if !self.send(to, Message::Request { id, request }) {
+                    inputs.push(ReadInput::Failed { from: to });
+                }
+            }
+        }
+    }
+
+    fn repair_here(
+        &self,
+        view: &View,
+        bucket: slipring_model::BucketId,
+        position: slipring_model::Position,
+        key: &Bytes,
+        cell: &Bytes,
+    ) {
+        let Some(bucket) = view.bucket(bucket) else { return };
+        if let Err(error) = bucket.bucket.merge(position, key, cell, || Ok(())) {
+            tracing::warn!(%error, "a read repair could not be stored here");
+        }
+        self.syncer.mark_dirty();
+    }
+
+    fn settle_read(&self, view: &View, work: Work, outcome: ReadOutcome) {
+        let Some((bucket, place)) = view.place(work.bucket, work.position) else {
+            return self.reply(work.reply_to, Err(unavailable("the bucket was deleted meanwhile")));
+        };
+        match (outcome, work.access) {
+            (ReadOutcome::TooFew { answers }, _) => {
+                let (needed, _) = acks(place, &work);
+                let message = format!("{answers} of {needed} replicas answered in time; nothing was done");
+                self.reply(work.reply_to, Err(unavailable(message)));
+            }
+            (ReadOutcome::Answered(cell), Access::Read) => {
+                let response = self.execute_on_snapshot(bucket, &work, cell.as_deref());
+                self.reply(work.reply_to, response);
+            }
+            (ReadOutcome::Answered(_), _) => self.write(view, bucket, place, work),
+        }
+    }
+
+    fn execute_on_snapshot(
+        &self,
+        bucket: &BucketView,
+        work: &Work,
+        cell: Option<&[u8]>,
+    ) -> Result<Bytes, Error> {
+        let cell = cell.map(Cell::decode).transpose().map_err(damaged)?.unwrap_or_default();
+        let context = self.context(&bucket.bucket.policy);
+        let mut cells = Cells::new(&cell, context.now_ms);
+        self.handler(bucket)?.execute(&context, work.request.clone(), &mut cells)
+    }
+
+    fn write(&self, view: &View, bucket: &BucketView, place: &Place, work: Work) {
+        let Some(assignment) = place.mine else {
+            return self.reply(work.reply_to, Err(unavailable("this node holds no copy of the key")));
+        };
+        let policy = &bucket.bucket.policy;
+        let locus = Locus {
+            position: work.position,
+            key: &work.key,
+            actor: self.actor(assignment),
+            is_alone: place.alone().is_some(),
+        };
+        let executed = self.handler(bucket).and_then(|handler| {
+            let request = work.request.clone();
+            let admit = || self.admit(view.epoch());
+            bucket.bucket.execute(&locus, self.context(policy), admit, |context, cells| {
+                handler.execute(context, request, cells)
+            })
+        });
+        let (_, needed) = acks(place, &work);
+        match executed.map(|executed| (executed.response, executed.is_changed, executed.cell)) {
+            Err(error) | Ok((Err(error), ..)) => self.reply(work.reply_to, Err(error)),
+            Ok((Ok(response), false, _)) => self.reply(work.reply_to, Ok(response)),
+            Ok((Ok(response), true, cell)) => {
+                self.syncer.mark_dirty();
+                let machine = WriteCoordinator::new(needed, place.others(self.me));
+                let entry = WriteEntry {
+                    machine,
+                    bucket: work.bucket,
+                    key: work.key,
+                    cell: cell.unwrap_or_default(),
+                    needed,
+                    answer: Some((work.reply_to, response)),
+                };
+                let id = self.requests.insert(Entry::Write(Box::new(entry)));
+                self.requests.arm(work.deadline, id, Timer::Deadline);
+                self.drive_write(id, WriteInput::Started);
+                self.persist(bucket, Waiter::Write(id));
+            }
+        }
+    }
+
+    /// Tells `waiter` once what was applied is as durable as the bucket promises.
+    pub(crate) fn persist(&self, bucket: &BucketView, waiter: Waiter) {
+        if bucket.bucket.policy.durability == slipring_model::bucket::Durability::Fsync {
+            self.syncer.wait(waiter);
+        } else {
+            self.persisted(waiter);
+        }
+    }
+
+    /// Hands one input to a write under way and does what it asks for.
+    pub(crate) fn drive_write(&self, id: u64, input: WriteInput) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            let mut effects = Vec::new();
+            let handled = self.requests.with(id, |entry| {
+                let Entry::Write(write) = entry else { return (None, false) };
+                write.machine.handle(input, &mut effects);
+                let is_over = effects.last() == Some(&WriteEffect::Finish);
+                let settles = effects.iter().any(|effect| matches!(effect, WriteEffect::Settle(_)));
+                let answer = if settles { write.answer.take() } else { None };
+                (Some((write.bucket, write.key.clone(), write.cell.clone(), write.needed, answer)), is_over)
+            });
+            let Some((Some((bucket, key, cell, needed, mut answer)), _)) = handled else { return };
+            let epoch = self.view().map_or(0, |view| view.epoch());
+            for effect in effects {
+                match effect {
+                    WriteEffect::Send { to } => {
+                        let (key, cell) = (key.clone(), cell.clone());
+                        let request = Request::Store { bucket, epoch, key, cell };
+                        if !self.send(to, Message::Request { id, request }) {
+                            inputs.push(WriteInput::Failed { from: to });
+                        }
+                    }
+                    WriteEffect::StoreHint { intended } => self.store_hint(intended, bucket, &key),
+                    WriteEffect::Settle(outcome) => {
+                        if let Some((reply_to, response)) = answer.take() {
+                            self.reply(reply_to, settled(outcome, needed, response));
+                        }
+                    }
+                    WriteEffect::Finish => {}
+                }
+            }
+        }
+    }
+
+    /// Answers a client, here or through the peer that forwarded its request.
+    pub(crate) fn reply(&self, to: ReplyTo, result: Result<Bytes, Error>) {
+        if let Err(error) = &result {
+            self.metrics.count_error(error.kind);
+        }
+        match to {
+            // A client that is gone needs no answer.
+            ReplyTo::Client(sender) => drop(sender.send(result)),
+            ReplyTo::Peer { node, id } => {
+                let reply = match result {
+                    Ok(response) => slipring_wire::Reply::Executed(response),
+                    Err(error) => crate::failure::failed(error),
+                };
+                self.answer(node, id, reply);
+            }
+        }
+    }
+
+    pub(crate) fn handler(&self, bucket: &BucketView) -> Result<&Arc<dyn Handler>, Error> {
+        self.handlers.get(bucket.bucket.policy.service.as_str()).ok_or_else(|| {
+            let message = format!("this node does not run the service \"{}\"", bucket.bucket.policy.service);
+            Error::new(ErrorKind::Invalid, message)
+        })
+    }
+}
+
+/// The acknowledgements a request needs to read and to write: its own wish, else the bucket's, within the set.
+fn acks(place: &Place, work: &Work) -> (u8, u8) {
+    let n = place.quorum.n;
+    let wish = |asked: Option<u8>, policy: u8| asked.map_or(policy, |asked| asked.clamp(1, n));
+    (wish(work.read_acks, place.quorum.r), wish(work.write_acks, place.quorum.w))
+}
+
+fn settled(outcome: WriteOutcome, needed: u8, response: Bytes) -> Result<Bytes, Error> {
+    match outcome {
+        WriteOutcome::Stored => Ok(response),
+        WriteOutcome::Unknown { acks } => {
+            let message =
+                format!("{acks} of {needed} replicas acknowledged in time; the write may have happened");
+            Err(Error::new(ErrorKind::OutcomeUnknown, message))
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What every part of a running node shares.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use slipring_consensus::LayoutGroup;
+use slipring_model::{Actor, ClusterId, Error, ErrorKind, Moment, NodeId};
+use slipring_ring::Addresses;
+use slipring_service::Context;
+use slipring_storage::{Engine, MetaStore};
+use slipring_transport::Transport;
+use slipring_wire::{Message, Reply, Request};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::handler::Handler;
+use crate::hints::HintLog;
+use crate::identity::Identity;
+use crate::metrics::Metrics;
+use crate::requests::{Entry, Requests, Timer};
+use crate::settings::Settings;
+use crate::sync::Syncer;
+use crate::view::View;
+
+/// The state of one node. Its parts are behind short locks that are never held across a wait.
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) me: NodeId,
+    pub(crate) incarnation: u64,
+    pub(crate) identity: Identity,
+    pub(crate) addresses: Addresses,
+    pub(crate) cluster: OnceLock<ClusterId>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) began: Instant,
+    pub(crate) meta: MetaStore,
+    pub(crate) disk: Arc<dyn Engine>,
+    pub(crate) memory: Arc<dyn Engine>,
+    pub(crate) handlers: BTreeMap<&'static str, Arc<dyn Handler>>,
+    pub(crate) view: ArcSwapOption<View>,
+    /// Writes under a layout older than this are refused.
+    pub(crate) fence: AtomicU64,
+    pub(crate) transport: OnceLock<Arc<dyn Transport>>,
+    pub(crate) group: OnceLock<LayoutGroup>,
+    pub(crate) requests: Requests,
+    pub(crate) syncer: Syncer,
+    pub(crate) hints: HintLog,
+    pub(crate) metrics: Metrics,
+    /// Set once, with the reason, when the node must not go on.
+    pub(crate) stop: watch::Sender<Option<String>>,
+}
+
+impl Core {
+    /// The node's monotonic time.
+    pub(crate) fn now(&self) -> Moment {
+        Moment::default().after(self.began.elapsed())
+    }
+
+    pub(crate) fn view(&self) -> Option<Arc<View>> {
+        self.view.load_full()
+    }
+
+    pub(crate) fn actor(&self, assignment: u64) -> Actor {
+        Actor { assignment, incarnation: self.incarnation }
+    }
+
+    pub(crate) fn context(&self, policy: &slipring_model::BucketPolicy) -> Context {
+        Context {
+            now_ms: self.clock.wall_ms(),
+            random: 0,
+            default_ttl_ms: policy.ttl_ms.map(std::num::NonZeroU64::get),
+            keeps_siblings: policy.on_conflict == slipring_model::bucket::OnConflict::Siblings,
+        }
+    }
+
+    /// Refuses writes while the layout is being changed.
+    pub(crate) fn admit(&self, epoch: u64) -> Result<(), Error> {
+        if epoch < self.fence.load(Ordering::Acquire) {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "the layout is changing; nothing was written, try again",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Queues a message for a peer; `false` when it was not and will not be sent.
+    pub(crate) fn send(&self, to: NodeId, message: Message) -> bool {
+        self.transport.get().is_some_and(|transport| transport.send(to, message).is_ok())
+    }
+
+    pub(crate) fn answer(&self, to: NodeId, id: u64, reply: Reply) {
+        if !self.send(to, Message::Reply { id, reply }) {
+            self.metrics.replies_dropped.inc();
+        }
+    }
+
+    /// Whether requests can be sent to a node.
+    pub(crate) fn is_reachable(&self, node: NodeId) -> bool {
+        node == self.me || self.transport.get().is_some_and(|transport| transport.is_connected(node))
+    }
+
+    /// Asks a peer and waits for its answer; `None` when none came in time.
+    pub(crate) async fn ask(&self, to: NodeId, request: Request, timeout: Duration) -> Option<Reply> {
+        let (reply, answer) = oneshot::channel();
+        let id = self.requests.insert(Entry::Ask { to, reply });
+        self.requests.arm(self.now().after(timeout), id, Timer::Deadline);
+        if !self.send(to, Message::Request { id, request }) {
+            self.requests.remove(id);
+            return None;
+        }
+        answer.await.ok().flatten()
+    }
+
+    /// Ends the node with a reason that its owner is told.
+    pub(crate) fn give_up(&self, reason: String) {
+        tracing::error!(%reason, "the node stops");
+        self.stop.send_if_modified(|stop| {
+            let is_first = stop.is_none();
+            *stop = stop.take().or(Some(reason));
+            is_first
+        });
+    }
+}

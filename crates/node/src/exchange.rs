@@ -1,0 +1,160 @@
+//! Exchanges between replicas: the safety net beneath acknowledgements, read repair and hints.
+//!
+//! Of two replicas the one with the lower id asks. It compares the roots of the partitions they share and,
+//! where they differ, pages of keys and digests, until both hold the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use slipring_model::{BucketId, Error, NodeId, PartitionId, Position, limits};
+use slipring_replication::{PageEntry, compare};
+use slipring_wire::{Reply, Request};
+
+use crate::answer::no_bucket;
+use crate::core::Core;
+use crate::view::BucketView;
+
+/// Partitions whose roots travel in one request.
+const ROOTS_PER_REQUEST: usize = 64;
+/// Cells of one answer stop at this many bytes; the next round brings the rest.
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Rounds one partition may take in one exchange.
+const ROUNDS_MAX: usize = 4096;
+
+impl Core {
+    /// Exchanges with every connected peer once an interval.
+    pub(crate) async fn run_exchange(self: Arc<Self>) {
+        let interval = Duration::from_millis(self.settings.exchange_interval_ms);
+        loop {
+            tokio::time::sleep(interval).await;
+            let Some(view) = self.view() else { continue };
+            let peers =
+                view.layout.nodes().keys().filter(|node| **node > self.me && self.is_reachable(**node));
+            for peer in peers {
+                for bucket in view.buckets() {
+                    if let Err(error) = self.exchange(*peer, bucket).await {
+                        tracing::warn!(peer = %peer.short(), %error, "an exchange broke off");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn exchange(&self, peer: NodeId, bucket: &BucketView) -> Result<(), Error> {
+        let shared = |(index, place): (usize, &crate::view::Place)| {
+            (place.mine.is_some() && place.replicas.contains(&peer)).then_some(index as u16)
+        };
+        let partitions: Vec<u16> = bucket.places.iter().enumerate().filter_map(shared).collect();
+        for some in partitions.chunks(ROOTS_PER_REQUEST) {
+            let mut roots = Vec::with_capacity(some.len());
+            for partition in some {
+                let root = bucket.bucket.root(PartitionId(*partition))?;
+                roots.push((*partition, Bytes::copy_from_slice(&root.to_be_bytes())));
+                tokio::task::yield_now().await;
+            }
+            let request = Request::Roots { bucket: bucket.bucket.id, roots };
+            let Some(Reply::Roots(differing)) =
+                self.ask(peer, request, self.settings.request_timeout() * 4).await
+            else {
+                return Ok(());
+            };
+            for partition in differing.into_iter().filter(|partition| some.contains(partition)) {
+                self.exchange_partition(peer, bucket, PartitionId(partition)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn exchange_partition(
+        &self,
+        peer: NodeId,
+        bucket: &BucketView,
+        partition: PartitionId,
+    ) -> Result<(), Error> {
+        let bits = self.view().map_or(0, |view| view.bits);
+        let (mut from, end) = (partition.start(bits), partition.end(bits));
+        for _ in 0..ROUNDS_MAX {
+            let (page, next) = bucket.bucket.page(from..=end, limits::PAGE_RECORDS_MAX / 4)?;
+            let to = next.map_or(end, |next| Position(next.0 - 1));
+            let entries = page.into_iter().map(|entry| (entry.key, entry.digest)).collect();
+            let request = Request::Digests { bucket: bucket.bucket.id, from, to, entries };
+            let Some(Reply::Digests { missing, cells }) =
+                self.ask(peer, request, self.settings.request_timeout()).await
+            else {
+                return Ok(());
+            };
+            self.metrics.exchanged.inc_by((missing.len() + cells.len()) as u64);
+            let is_page_settled = cells.is_empty();
+            for (key, cell) in &cells {
+                bucket.bucket.merge(Position::of(key), key, cell, || Ok(()))?;
+                self.syncer.mark_dirty();
+            }
+            for key in missing {
+                if !self.send_cell(peer, bucket, key).await? {
+                    return Ok(());
+                }
+            }
+            match next {
+                _ if !is_page_settled => {}
+                Some(next) => from = next,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends this node's cell of a key; `false` when the peer did not take it.
+    async fn send_cell(&self, peer: NodeId, bucket: &BucketView, key: Bytes) -> Result<bool, Error> {
+        let epoch = self.view().map_or(0, |view| view.epoch());
+        let Some(cell) = bucket.bucket.cell(Position::of(&key), &key)? else { return Ok(true) };
+        let request = Request::Store { bucket: bucket.bucket.id, epoch, key, cell };
+        Ok(self.ask(peer, request, self.settings.request_timeout()).await == Some(Reply::Stored))
+    }
+
+    /// Which of the peer's roots differ from this node's.
+    pub(crate) fn compare_roots(&self, bucket: BucketId, roots: &[(u16, Bytes)]) -> Result<Reply, Error> {
+        let view = self.view().ok_or_else(no_bucket)?;
+        let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
+        let mut differing = Vec::new();
+        for (partition, root) in roots {
+            let is_held =
+                bucket.places.get(usize::from(*partition)).is_some_and(|place| place.mine.is_some());
+            if is_held && bucket.bucket.root(PartitionId(*partition))?.to_be_bytes()[..] != root[..] {
+                differing.push(*partition);
+            }
+        }
+        Ok(Reply::Roots(differing))
+    }
+
+    /// Compares a page of the peer's with this node's: keys wanted from it, and cells it lacks.
+    pub(crate) fn compare_page(
+        &self,
+        bucket: BucketId,
+        from: Position,
+        to: Position,
+        entries: Vec<(Bytes, u64)>,
+    ) -> Result<Reply, Error> {
+        let view = self.view().ok_or_else(no_bucket)?;
+        let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
+        let (ours, next) = bucket.bucket.page(from..=to, limits::PAGE_RECORDS_MAX)?;
+        // Where this node holds more than a page, only the part both pages cover is compared.
+        let is_covered = |position: Position| next.is_none_or(|next| position < next);
+        let entry = |(key, digest): (Bytes, u64)| PageEntry { position: Position::of(&key), key, digest };
+        let mut theirs: Vec<PageEntry<Bytes>> =
+            entries.into_iter().map(entry).filter(|entry| is_covered(entry.position)).collect();
+        theirs.sort_by(|left, right| (left.position, &left.key).cmp(&(right.position, &right.key)));
+        let found = compare(&theirs, &ours);
+        let (mut cells, mut bytes) = (Vec::new(), 0);
+        for key in found.unknown_there {
+            if bytes >= ANSWER_BYTES_MAX {
+                break;
+            }
+            if let Some(cell) = bucket.bucket.cell(Position::of(&key), &key)? {
+                bytes += key.len() + cell.len();
+                cells.push((key, cell));
+            }
+        }
+        Ok(Reply::Digests { missing: found.wanted, cells })
+    }
+}

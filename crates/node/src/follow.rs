@@ -1,0 +1,138 @@
+//! Following the layout: each new version becomes a view, and its nodes the transport's peers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use slipring_consensus::{Courier, CourierError, ProposeError};
+use slipring_model::bucket::EngineKind;
+use slipring_model::{BucketId, NodeId};
+use slipring_ring::{Command, Layout, Refused};
+use slipring_wire::{Reply, Request};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use crate::bucket::Bucket;
+use crate::core::Core;
+use crate::view::View;
+
+/// How long to rest before registering this start is tried again.
+const REGISTRATION_REST: Duration = Duration::from_millis(200);
+
+impl Core {
+    /// Works with each new layout as it is agreed.
+    pub(crate) async fn run_follower(self: Arc<Self>) {
+        let Some(group) = self.group.get() else { return };
+        let mut layouts = group.layout();
+        loop {
+            let layout = layouts.borrow_and_update().clone();
+            if let Some(layout) = layout {
+                self.adopt(&layout);
+            }
+            if layouts.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Makes `layout` the one this node works with, when it is newer.
+    pub(crate) fn adopt(&self, layout: &Arc<Layout>) {
+        let before = self.view();
+        if before.as_ref().is_some_and(|view| view.epoch() >= layout.epoch()) {
+            return;
+        }
+        if layout.nodes().get(&self.me).is_some_and(|entry| entry.incarnation > self.incarnation) {
+            return self.give_up(
+                "the cluster has seen a later start of this node: its data directory was rolled back to an older \
+                 copy and must not be used; remove it and join as a new node"
+                    .to_owned(),
+            );
+        }
+        let opened: Result<BTreeMap<BucketId, Arc<Bucket>>, _> =
+            layout.buckets().keys().map(|id| self.bucket(before.as_deref(), layout, *id)).collect();
+        match opened {
+            Ok(mut buckets) => {
+                let view = View::new(Arc::clone(layout), self.me, |id| {
+                    buckets.remove(&id).expect("every bucket of the layout was opened")
+                });
+                self.view.store(Some(Arc::new(view)));
+                self.metrics.epoch.set(layout.epoch() as i64);
+                self.meet_peers(layout);
+            }
+            Err(error) => self.give_up(format!("a bucket could not be opened: {error}")),
+        }
+    }
+
+    fn bucket(
+        &self,
+        before: Option<&View>,
+        layout: &Layout,
+        id: BucketId,
+    ) -> Result<(BucketId, Arc<Bucket>), slipring_model::Error> {
+        if let Some(known) = before.and_then(|view| view.bucket(id)) {
+            return Ok((id, Arc::clone(&known.bucket)));
+        }
+        let entry = layout.buckets().get(&id).expect("the id comes from this layout");
+        let engine = match entry.policy.engine {
+            EngineKind::Disk => Arc::clone(&self.disk),
+            EngineKind::Memory => Arc::clone(&self.memory),
+        };
+        let bucket = Bucket::open(id, entry.name.clone(), entry.policy.clone(), engine, layout.bits())?;
+        Ok((id, Arc::new(bucket)))
+    }
+
+    fn meet_peers(&self, layout: &Layout) {
+        let peers = layout.nodes().iter().filter(|(node, _)| **node != self.me);
+        let peers: BTreeMap<NodeId, String> =
+            peers.map(|(node, entry)| (*node, entry.addresses.peer.clone())).collect();
+        if let Some(transport) = self.transport.get() {
+            transport.set_peers(peers);
+        }
+    }
+
+    /// Tells the cluster of this start: incarnation and addresses. Tries until it is agreed.
+    pub(crate) async fn run_registration(self: Arc<Self>) {
+        let command = Command::UpdateNode {
+            node: self.me,
+            storage: self.identity.storage,
+            incarnation: self.incarnation,
+            addresses: self.addresses.clone(),
+        };
+        loop {
+            match self.propose_to_group(command.clone()).await {
+                Ok(_) => return,
+                Err(ProposeError::Refused(Refused::UnknownNode { .. }))
+                | Err(ProposeError::Unavailable(_)) => {}
+                Err(ProposeError::Refused(refused)) => {
+                    return self.give_up(format!("the cluster refused this start: {refused}"));
+                }
+                Err(ProposeError::Unknown(_)) => {}
+            }
+            tokio::time::sleep(REGISTRATION_REST).await;
+        }
+    }
+}
+
+/// Carries the layout group's messages over the peer transport.
+pub(crate) struct PeerCourier(pub(crate) Weak<Core>);
+
+impl Courier for PeerCourier {
+    fn call(
+        &self,
+        to: NodeId,
+        request: Bytes,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, CourierError>> {
+        let core = self.0.upgrade();
+        Box::pin(async move {
+            let Some(core) = core else { return Err(CourierError::Unreachable) };
+            match core.ask(to, Request::Layout(request), deadline).await {
+                Some(Reply::Layout(answer)) => Ok(answer),
+                Some(Reply::Failed { message, .. }) => Err(CourierError::Refused(message)),
+                _ if core.is_reachable(to) => Err(CourierError::TimedOut),
+                _ => Err(CourierError::Unreachable),
+            }
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! Who this node is: its key, its storage and how often it has started, kept in the meta store.
+//!
+//! Invariant: the incarnation rises, durably, before anything else happens; so no dot is ever issued twice.
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use slipring_model::{ClusterId, NodeId, StorageId};
+use slipring_ring::Layout;
+use slipring_storage::MetaStore;
+
+use crate::builder::StartError;
+use crate::clock::Entropy;
+
+const KEY: &str = "identity/key";
+const STORAGE: &str = "identity/storage";
+const INCARNATION: &str = "identity/incarnation";
+const MEMBERSHIP: &str = "identity/membership";
+const ADMISSION: &str = "identity/admission";
+
+/// What a node knows of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) node: NodeId,
+    pub(crate) storage: StorageId,
+    pub(crate) incarnation: u64,
+    pub(crate) membership: Option<Membership>,
+}
+
+/// The cluster a node belongs to, and its number in the layout group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Membership {
+    pub(crate) cluster: ClusterId,
+    pub(crate) raft_id: u64,
+}
+
+impl Identity {
+    /// Reads the identity, or makes one on a new storage, and begins a new incarnation.
+    pub(crate) fn begin(meta: &MetaStore, entropy: &Entropy) -> Result<Self, StartError> {
+        let (seed, storage) = match (meta.get(KEY)?, meta.get(STORAGE)?) {
+            (Some(seed), Some(storage)) => (seed, storage),
+            (None, None) => {
+                let (seed, storage) = (entropy.bytes::<32>().to_vec(), entropy.bytes::<16>().to_vec());
+                meta.put(&[(KEY, &seed), (STORAGE, &storage)])?;
+                (seed, storage)
+            }
+            _ => return Err(StartError::DamagedIdentity),
+        };
+        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| StartError::DamagedIdentity)?;
+        let node = NodeId::from_slice(pair.public_key().as_ref()).ok_or(StartError::DamagedIdentity)?;
+        let storage = StorageId::from_slice(&storage).ok_or(StartError::DamagedIdentity)?;
+        let before = meta.get(INCARNATION)?.map(|bytes| number(&bytes)).transpose()?.unwrap_or(0);
+        let incarnation = before + 1;
+        meta.put(&[(INCARNATION, &incarnation.to_be_bytes())])?;
+        let membership = meta.get(MEMBERSHIP)?.map(|bytes| Membership::from_bytes(&bytes)).transpose()?;
+        Ok(Self { node, storage, incarnation, membership })
+    }
+}
+
+impl Membership {
+    /// Keeps the cluster this node has founded or joined, and the layout it was admitted to.
+    pub(crate) fn keep(self, meta: &MetaStore, layout: &Layout) -> Result<(), StartError> {
+        let bytes = [&self.cluster.0[..], &self.raft_id.to_be_bytes()].concat();
+        let layout = serde_json::to_vec(layout).expect("a layout is plain data");
+        Ok(meta.put(&[(MEMBERSHIP, &bytes), (ADMISSION, &layout)])?)
+    }
+
+    /// The layout this node was admitted to; what it knows of the cluster until the group tells it more.
+    pub(crate) fn admitted_to(meta: &MetaStore) -> Result<Option<Layout>, StartError> {
+        let layout = meta.get(ADMISSION)?;
+        layout.map(|json| serde_json::from_slice(&json).map_err(|_| StartError::DamagedIdentity)).transpose()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StartError> {
+        let (cluster, raft_id) = bytes.split_at_checked(16).ok_or(StartError::DamagedIdentity)?;
+        let cluster = ClusterId::from_slice(cluster).ok_or(StartError::DamagedIdentity)?;
+        Ok(Self { cluster, raft_id: number(raft_id)? })
+    }
+}
+
+fn number(bytes: &[u8]) -> Result<u64, StartError> {
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| StartError::DamagedIdentity)
+}

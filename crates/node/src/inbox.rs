@@ -1,0 +1,142 @@
+//! What arrives from peers, handed to whoever waits for it.
+
+use std::sync::Weak;
+
+use futures::future::BoxFuture;
+use slipring_model::{ErrorKind, NodeId};
+use slipring_replication::{ReadInput, WriteInput};
+use slipring_transport::Inbox;
+use slipring_wire::{Hello, Message, Reply, Request};
+
+use crate::core::Core;
+use crate::requests::{Entry, Timer};
+
+/// The node's end of the transport.
+pub(crate) struct Receiver(pub(crate) Weak<Core>);
+
+impl Inbox for Receiver {
+    fn connected(&self, peer: &Hello) {
+        tracing::info!(peer = %peer.node.short(), incarnation = peer.incarnation, "connected");
+        if let Some(core) = self.0.upgrade() {
+            core.hints.wake();
+        }
+    }
+
+    fn disconnected(&self, peer: NodeId) {
+        tracing::info!(peer = %peer.short(), "disconnected");
+        if let Some(core) = self.0.upgrade() {
+            core.peer_lost(peer);
+        }
+    }
+
+    fn messages(&self, from: NodeId, messages: Vec<Message>) {
+        let Some(core) = self.0.upgrade() else { return };
+        for message in messages {
+            match message {
+                Message::Request { id, request } => core.serve(from, id, request),
+                Message::Reply { id, reply } => core.replied(from, id, reply),
+            }
+        }
+    }
+
+    fn asked(&self, _hello: &Hello, request: Request) -> BoxFuture<'static, Reply> {
+        let core = self.0.upgrade();
+        Box::pin(async move {
+            let answer = match (core, request) {
+                (Some(core), Request::Join(descriptor)) => core.admit_node(&descriptor).await,
+                (None, _) => Err(crate::failure::unavailable("the node is stopping")),
+                _ => {
+                    let message = "only a request to join may come from a node that is no member";
+                    Err(slipring_model::Error::new(ErrorKind::Invalid, message))
+                }
+            };
+            answer.unwrap_or_else(crate::failure::failed)
+        })
+    }
+}
+
+impl Core {
+    /// Hands a reply to the request that waits for it; one that is late finds nobody and is dropped.
+    fn replied(&self, from: NodeId, id: u64, reply: Reply) {
+        enum Waiting {
+            Read,
+            Write,
+            Other,
+        }
+        let waiting = self.requests.with(id, |entry| match entry {
+            Entry::Read { .. } => (Waiting::Read, false),
+            Entry::Write(_) => (Waiting::Write, false),
+            Entry::Forward { to, .. } | Entry::Ask { to, .. } => (Waiting::Other, *to == from),
+        });
+        match waiting {
+            None => drop(self.metrics.replies_late.inc()),
+            Some((Waiting::Read, _)) => self.drive_read(id, read_input(from, reply)),
+            Some((Waiting::Write, _)) => {
+                let input = match reply {
+                    Reply::Stored => WriteInput::Acked { from },
+                    _ => WriteInput::Failed { from },
+                };
+                self.drive_write(id, input);
+            }
+            Some((Waiting::Other, Some(Entry::Ask { reply: sender, .. }))) => drop(sender.send(Some(reply))),
+            Some((Waiting::Other, Some(Entry::Forward { work, .. }))) => {
+                self.reply(work.reply_to, crate::failure::executed(reply));
+            }
+            Some((Waiting::Other, _)) => drop(self.metrics.replies_late.inc()),
+        }
+    }
+
+    /// Fails whatever waits for a peer whose connection is gone.
+    fn peer_lost(&self, peer: NodeId) {
+        for id in self.requests.ids() {
+            let over = self.requests.with(id, |entry| match entry {
+                Entry::Read { .. } => (Some(true), false),
+                Entry::Write(_) => (Some(false), false),
+                Entry::Forward { to, .. } | Entry::Ask { to, .. } => (None, *to == peer),
+            });
+            match over {
+                Some((Some(true), _)) => self.drive_read(id, ReadInput::Failed { from: peer }),
+                Some((Some(false), _)) => self.drive_write(id, WriteInput::Failed { from: peer }),
+                Some((None, Some(Entry::Ask { reply, .. }))) => drop(reply.send(None)),
+                Some((None, Some(Entry::Forward { work, tried, .. }))) => {
+                    self.forward_failed(work, tried, false)
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells requests whose timers are due.
+    pub(crate) fn tick(&self) {
+        for (id, timer) in self.requests.due(self.now()) {
+            match timer {
+                Timer::Hedge => self.drive_read(id, ReadInput::Dawdled),
+                Timer::Deadline => self.deadline_passed(id),
+            }
+        }
+    }
+
+    fn deadline_passed(&self, id: u64) {
+        let over = self.requests.with(id, |entry| match entry {
+            Entry::Read { .. } => (Some(true), false),
+            Entry::Write(_) => (Some(false), false),
+            Entry::Forward { .. } | Entry::Ask { .. } => (None, true),
+        });
+        match over {
+            Some((Some(true), _)) => self.drive_read(id, ReadInput::DeadlinePassed),
+            Some((Some(false), _)) => self.drive_write(id, WriteInput::DeadlinePassed),
+            Some((None, Some(Entry::Ask { reply, .. }))) => drop(reply.send(None)),
+            Some((None, Some(Entry::Forward { work, tried, .. }))) => self.forward_failed(work, tried, true),
+            _ => {}
+        }
+    }
+}
+
+fn read_input(from: NodeId, reply: Reply) -> ReadInput {
+    match reply {
+        Reply::Digest(digest) => ReadInput::Digested { from, digest },
+        Reply::Cell(cell) => ReadInput::Fetched { from, cell },
+        Reply::Stored => ReadInput::Repaired { from },
+        _ => ReadInput::Failed { from },
+    }
+}

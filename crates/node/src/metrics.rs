@@ -1,0 +1,99 @@
+//! What a node counts about itself, for Prometheus.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use slipring_model::ErrorKind;
+
+/// One node's counters, in a registry of their own.
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) answered_alone: Counter,
+    pub(crate) coordinated: Counter,
+    pub(crate) forwarded: Counter,
+    pub(crate) rejected: Counter,
+    pub(crate) unknown: Counter,
+    pub(crate) read_repairs: Counter,
+    pub(crate) hints_stored: Counter,
+    pub(crate) hints_delivered: Counter,
+    pub(crate) hints_overflowed: Counter,
+    pub(crate) exchanged: Counter,
+    pub(crate) expired: Counter,
+    pub(crate) replies_late: Counter,
+    pub(crate) replies_dropped: Counter,
+    pub(crate) in_flight: Gauge,
+    pub(crate) hints_waiting: Gauge,
+    pub(crate) epoch: Gauge,
+    pub(crate) peers_connected: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("slipring");
+        let mut counter = |name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let (answered_alone, coordinated) = (
+            counter("requests_alone", "Requests answered by this node alone"),
+            counter("requests_coordinated", "Requests of this node's clients that took other nodes"),
+        );
+        let forwarded = counter("requests_forwarded", "Requests handed to another coordinator");
+        let rejected = counter("requests_rejected", "Requests refused without effect");
+        let unknown = counter("requests_unknown", "Writes whose outcome could not be told");
+        let read_repairs = counter("read_repairs", "Copies brought up to date by reads");
+        let hints_stored = counter("hints_stored", "Hints kept for absent replicas");
+        let hints_delivered = counter("hints_delivered", "Hints whose replicas hold the cell now");
+        let hints_overflowed = counter("hints_overflowed", "Hints without room, left to the exchange");
+        let exchanged = counter("exchanged_keys", "Keys that exchanges found to differ");
+        let expired = counter("expired_keys", "Values dropped because their time was up");
+        let replies_late = counter("replies_late", "Replies that came when nobody waited any more");
+        let replies_dropped = counter("replies_dropped", "Replies whose asker was gone");
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let in_flight = gauge("requests_in_flight", "Requests under way between nodes");
+        let hints_waiting = gauge("hints_waiting", "Hints kept for absent replicas now");
+        let epoch = gauge("layout_epoch", "The layout this node works with");
+        let peers_connected = gauge("peers_connected", "Peers this node can reach now");
+        Self {
+            registry,
+            answered_alone,
+            coordinated,
+            forwarded,
+            rejected,
+            unknown,
+            read_repairs,
+            hints_stored,
+            hints_delivered,
+            hints_overflowed,
+            exchanged,
+            expired,
+            replies_late,
+            replies_dropped,
+            in_flight,
+            hints_waiting,
+            epoch,
+            peers_connected,
+        }
+    }
+
+    /// Counts an error a client is told.
+    pub(crate) fn count_error(&self, kind: ErrorKind) {
+        match kind {
+            ErrorKind::OutcomeUnknown => self.unknown.inc(),
+            _ => self.rejected.inc(),
+        };
+    }
+
+    /// Everything in Prometheus' text format.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        text
+    }
+}

@@ -1,0 +1,301 @@
+//! A running node, for those who embed it and for its gateways.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use slipring_model::bucket::Durability;
+use slipring_model::{BucketId, ClusterId, Error, ErrorKind, NodeId, Position, limits};
+use slipring_ring::{Addresses, Applied, Command, Layout};
+use slipring_service::{Access, Service};
+use slipring_wire::Request;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::bucket::Locus;
+use crate::call::{Call, CallOptions, Pending};
+use crate::core::Core;
+use crate::failure::unavailable;
+use crate::requests::{ReplyTo, Work};
+use crate::scan::ScanPage;
+use crate::status::Status;
+use crate::view::{BucketView, Place, View};
+
+/// A handle on a running node; clones are handles on the same one.
+#[derive(Clone)]
+pub struct Node {
+    core: Arc<Core>,
+    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Node {
+    pub(crate) fn new(core: Arc<Core>, tasks: Vec<JoinHandle<()>>) -> Self {
+        Self { core, tasks: Arc::new(Mutex::new(tasks)) }
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.core.me
+    }
+
+    /// How often this node has started.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.core.incarnation
+    }
+
+    /// The cluster this node belongs to.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.core.cluster.get().copied().unwrap_or_default()
+    }
+
+    /// Where this node says it can be reached.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.core.addresses
+    }
+
+    /// The layout this node works with.
+    #[must_use]
+    pub fn layout(&self) -> Arc<Layout> {
+        Arc::clone(&self.core.view().expect("a node that was handed out has a layout").layout)
+    }
+
+    /// The bucket with this name.
+    #[must_use]
+    pub fn bucket_named(&self, name: &str) -> Option<BucketId> {
+        self.core.view()?.layout.bucket_named(name).map(|(id, _)| id)
+    }
+
+    /// Whether there is a bucket with this number.
+    #[must_use]
+    pub fn has_bucket(&self, bucket: BucketId) -> bool {
+        self.core.view.load().as_ref().is_some_and(|view| view.bucket(bucket).is_some())
+    }
+
+    /// Runs one request of a service on a bucket.
+    ///
+    /// Ready at once when this node alone can answer; otherwise it goes on even when the call is dropped.
+    pub fn call<S: Service>(
+        &self,
+        service: &'static S,
+        bucket: BucketId,
+        request: S::Request,
+        options: CallOptions,
+    ) -> Call<S::Response> {
+        let view = self.core.view.load();
+        let position = Position::of(service.key(&request));
+        let Some((view, (bucket, place))) =
+            view.as_ref().and_then(|view| Some((view, view.place(bucket, position)?)))
+        else {
+            return Call::Ready(Err(Error::new(
+                ErrorKind::Invalid,
+                "there is no such bucket; create it first",
+            )));
+        };
+        if let Err(error) = check(service, bucket, &request) {
+            return Call::Ready(Err(error));
+        }
+        let access = service.access(&request);
+        let waits_for_disk = access != Access::Read && bucket.bucket.policy.durability == Durability::Fsync;
+        match place.alone() {
+            Some(assignment) if !waits_for_disk => {
+                Call::Ready(self.execute_alone(view, bucket, assignment, position, service, request))
+            }
+            _ => self.submit(bucket, place, position, access, service, request, options),
+        }
+    }
+
+    fn execute_alone<S: Service>(
+        &self,
+        view: &View,
+        bucket: &BucketView,
+        assignment: u64,
+        position: Position,
+        service: &'static S,
+        request: S::Request,
+    ) -> Result<S::Response, Error> {
+        let core = &self.core;
+        let key = service.key(&request).clone();
+        let locus = Locus { position, key: &key, actor: core.actor(assignment), is_alone: true };
+        let context = core.context(&bucket.bucket.policy);
+        let admit = || core.admit(view.epoch());
+        let executed = bucket
+            .bucket
+            .execute(&locus, context, admit, |context, cells| service.execute(context, request, cells))?;
+        core.metrics.answered_alone.inc();
+        if executed.is_changed {
+            core.syncer.mark_dirty();
+        }
+        Ok(executed.response)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what the caller has looked up already is handed on")]
+    fn submit<S: Service>(
+        &self,
+        bucket: &BucketView,
+        place: &Place,
+        position: Position,
+        access: Access,
+        service: &'static S,
+        request: S::Request,
+        options: CallOptions,
+    ) -> Call<S::Response> {
+        let copies = place.quorum.n;
+        let is_possible =
+            |acks: Option<u8>| acks.is_none_or(|acks| (1..=limits::REPLICAS_MAX).contains(&acks));
+        if !is_possible(options.read_acks) || !is_possible(options.write_acks) {
+            let message =
+                format!("acknowledgements must lie in 1..={copies}, the copies of a key in this bucket");
+            return Call::Ready(Err(Error::new(ErrorKind::Invalid, message)));
+        }
+        let (sender, receiver) = oneshot::channel();
+        let limit = self.core.settings.request_timeout();
+        self.core.metrics.coordinated.inc();
+        self.core.submit(Work {
+            bucket: bucket.bucket.id,
+            key: service.key(&request).clone(),
+            position,
+            access,
+            request: service.encode_request(&request),
+            read_acks: options.read_acks,
+            write_acks: options.write_acks,
+            deadline: self.core.now().after(options.deadline.map_or(limit, |asked| asked.min(limit))),
+            is_forwarded: false,
+            reply_to: ReplyTo::Client(sender),
+        });
+        Call::Pending(Pending::new(receiver, |bytes| service.decode_response(bytes)))
+    }
+
+    /// Changes the layout through its group: creates or deletes a bucket.
+    ///
+    /// Waits until this node works with the change.
+    ///
+    /// # Errors
+    /// `Conflict` when the command is refused, `Unavailable` without a majority of the group,
+    /// `OutcomeUnknown` when the answer was lost: the same command may be given again.
+    pub async fn propose(&self, command: Command) -> Result<Applied, Error> {
+        let before = self.core.view().map_or(0, |view| view.epoch());
+        let applied = self.core.propose_to_group(command).await.map_err(crate::forming::proposal_failed)?;
+        if let Applied::Bucket(bucket) = applied {
+            for _ in 0..200 {
+                let is_known = self.has_bucket(bucket);
+                if is_known || self.core.view().is_some_and(|view| view.epoch() > before + 1) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Ok(applied)
+    }
+
+    /// About `count` keys from `cursor` on, 0 to begin; each key that stays is seen at least once.
+    ///
+    /// # Errors
+    /// `Unavailable` when no replica of a partition answers; go on with the same cursor.
+    pub async fn scan(&self, bucket: BucketId, cursor: u64, count: usize) -> Result<ScanPage, Error> {
+        self.core.scan(bucket, cursor, count).await
+    }
+
+    /// How many keys a bucket holds, over all nodes; expired ones count until they are swept.
+    ///
+    /// # Errors
+    /// `Unavailable` when no replica of a partition answers.
+    pub async fn count(&self, bucket: BucketId) -> Result<u64, Error> {
+        self.core.count(bucket).await
+    }
+
+    /// Deletes every key of a bucket by ordinary deletes; how many there were.
+    ///
+    /// # Errors
+    /// That of the first delete that failed; those before it have happened.
+    pub async fn clear(&self, bucket: BucketId) -> Result<u64, Error> {
+        self.core.clear(bucket).await
+    }
+
+    /// The nodes that hold a key, in the order in which they are asked.
+    #[must_use]
+    pub fn preference_list(&self, bucket: BucketId, key: &[u8]) -> Vec<NodeId> {
+        let view = self.core.view();
+        let place = view.as_ref().and_then(|view| view.place(bucket, Position::of(key)));
+        place.map(|(_, place)| place.replicas.to_vec()).unwrap_or_default()
+    }
+
+    /// Whether requests can be sent to a node; always so for this one.
+    #[must_use]
+    pub fn is_connected(&self, peer: NodeId) -> bool {
+        self.core.is_reachable(peer)
+    }
+
+    /// Whether clients should be sent here.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn is_ready(&self) -> Result<(), String> {
+        self.core.readiness()
+    }
+
+    /// What this node knows of its cluster, asking each member for its own part.
+    ///
+    /// # Errors
+    /// `Unavailable` before the node has joined.
+    pub async fn status(&self) -> Result<Status, Error> {
+        self.core.status().await
+    }
+
+    /// The node's counters, in Prometheus' text format.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.core.metrics_text()
+    }
+
+    /// Milliseconds since the Unix epoch by the node's clock.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        self.core.clock.wall_ms()
+    }
+
+    /// Gets the reason when the node must not go on: a disk that failed, a directory that was rolled back.
+    #[must_use]
+    pub fn stopped(&self) -> watch::Receiver<Option<String>> {
+        self.core.stop.subscribe()
+    }
+
+    /// Finishes what is under way, flushes, says goodbye to the peers and stops. The node stays a member.
+    ///
+    /// # Errors
+    /// `Unavailable` when the last flush failed; what was acknowledged as forced to disk is safe.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        let deadline = self.core.now().after(self.core.settings.request_timeout());
+        while self.core.requests.len() > 0 && self.core.now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if let Some(view) = self.core.view() {
+            let peers = view.layout.nodes().keys().filter(|node| **node != self.core.me);
+            let goodbyes =
+                peers.map(|peer| self.core.ask(*peer, Request::Goodbye, Duration::from_millis(200)));
+            futures::future::join_all(goodbyes).await;
+        }
+        if let Some(group) = self.core.group.get() {
+            group.shutdown().await;
+        }
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
+        if let Some(transport) = self.core.transport.get() {
+            transport.shutdown();
+        }
+        self.core.disk.sync().map_err(|error| unavailable(error.to_string()))
+    }
+}
+
+fn check<S: Service>(service: &S, bucket: &BucketView, request: &S::Request) -> Result<(), Error> {
+    if service.key(request).len() > limits::KEY_BYTES_MAX {
+        return Err(Error::new(ErrorKind::Invalid, "the key is longer than 4096 bytes"));
+    }
+    if bucket.bucket.policy.service != S::NAME {
+        let message = format!("the bucket belongs to the service \"{}\"", bucket.bucket.policy.service);
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! What this node waits for: requests under way, each with its machine, and the timers that end them.
+//!
+//! Invariant: an entry is removed exactly once; whoever removes it answers its client.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use slipring_model::{BucketId, Error, ErrorKind, Moment, NodeId, Position, limits};
+use slipring_replication::{ReadCoordinator, WriteCoordinator};
+use slipring_service::Access;
+use slipring_wire::Reply;
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+const SHARDS: usize = 16;
+
+/// One client request, wherever it was received.
+pub(crate) struct Work {
+    pub(crate) bucket: BucketId,
+    pub(crate) key: Bytes,
+    pub(crate) position: Position,
+    pub(crate) access: Access,
+    pub(crate) request: Bytes,
+    pub(crate) read_acks: Option<u8>,
+    pub(crate) write_acks: Option<u8>,
+    pub(crate) deadline: Moment,
+    pub(crate) is_forwarded: bool,
+    pub(crate) reply_to: ReplyTo,
+}
+
+/// Who waits for the answer.
+pub(crate) enum ReplyTo {
+    /// A client of this node.
+    Client(oneshot::Sender<Result<Bytes, Error>>),
+    /// A peer that forwarded its client's request.
+    Peer { node: NodeId, id: u64 },
+}
+
+/// A request under way.
+pub(crate) enum Entry {
+    Read { machine: ReadCoordinator, work: Work },
+    Write(Box<WriteEntry>),
+    Forward { work: Work, to: NodeId, tried: SmallVec<[NodeId; 3]> },
+    Ask { to: NodeId, reply: oneshot::Sender<Option<Reply>> },
+}
+
+/// A write whose change is applied here and on its way to the other replicas.
+pub(crate) struct WriteEntry {
+    pub(crate) machine: WriteCoordinator,
+    pub(crate) bucket: BucketId,
+    pub(crate) key: Bytes,
+    pub(crate) cell: Bytes,
+    pub(crate) needed: u8,
+    /// Taken when the client is answered.
+    pub(crate) answer: Option<(ReplyTo, Bytes)>,
+}
+
+/// Why a timer was armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// A read's answer is late.
+    Hedge,
+    /// The request's time is up.
+    Deadline,
+}
+
+/// All requests under way.
+pub(crate) struct Requests {
+    shards: [Mutex<BTreeMap<u64, Entry>>; SHARDS],
+    timers: Mutex<BTreeSet<(Moment, u64, Timer)>>,
+    last_id: AtomicU64,
+    count: AtomicUsize,
+}
+
+impl Requests {
+    pub(crate) fn new() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            timers: Mutex::default(),
+            last_id: AtomicU64::new(0),
+            count: AtomicUsize::new(0),
+        }
+    }
+
+    /// How many requests are under way.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether no more requests should be begun.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() >= limits::REQUESTS_IN_FLIGHT_MAX
+    }
+
+    /// Keeps an entry and gives it an id.
+    pub(crate) fn insert(&self, entry: Entry) -> u64 {
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.shard(id).insert(id, entry);
+        id
+    }
+
+    /// Removes an entry; `None` when it has been already.
+    pub(crate) fn remove(&self, id: u64) -> Option<Entry> {
+        let removed = self.shard(id).remove(&id);
+        if removed.is_some() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        removed
+    }
+
+    /// Runs `change` on an entry under its lock; the entry is removed when `change` says so.
+    pub(crate) fn with<R>(
+        &self,
+        id: u64,
+        change: impl FnOnce(&mut Entry) -> (R, bool),
+    ) -> Option<(R, Option<Entry>)> {
+        let mut shard = self.shard(id);
+        let (result, is_over) = change(shard.get_mut(&id)?);
+        let removed = if is_over { shard.remove(&id) } else { None };
+        if removed.is_some() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        Some((result, removed))
+    }
+
+    /// Arms a timer for an entry. A timer of an entry that is gone by then means nothing.
+    pub(crate) fn arm(&self, at: Moment, id: u64, timer: Timer) {
+        self.timers.lock().insert((at, id, timer));
+    }
+
+    /// Takes the timers due by `now`, earliest first.
+    pub(crate) fn due(&self, now: Moment) -> Vec<(u64, Timer)> {
+        let mut timers = self.timers.lock();
+        let later = timers.split_off(&(Moment(now.0 + 1), 0, Timer::Hedge));
+        let due = std::mem::replace(&mut *timers, later);
+        due.into_iter().map(|(_, id, timer)| (id, timer)).collect()
+    }
+
+    /// The ids of all entries, in order.
+    pub(crate) fn ids(&self) -> Vec<u64> {
+        let mut ids: Vec<u64> =
+            self.shards.iter().flat_map(|shard| shard.lock().keys().copied().collect::<Vec<_>>()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn shard(&self, id: u64) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
+        self.shards.get(id as usize % SHARDS).expect("an index modulo the length is in range").lock()
+    }
+}
+
+/// The error for a client whose answer was dropped: the node is stopping.
+pub(crate) fn dropped() -> Error {
+    Error::new(
+        ErrorKind::OutcomeUnknown,
+        "the node stopped before the request was answered; it may have happened",
+    )
+}

@@ -1,0 +1,185 @@
+//! Looking at a whole bucket from any node: pages of keys, counts, clearing.
+//!
+//! A cursor is the position to go on from, so it means the same on every node and after every restart. Each
+//! partition is asked of its first healthy replica; a key that was there throughout is seen at least once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use slipring_model::{BucketId, Error, NodeId, PartitionId, Position, limits};
+use slipring_wire::{Reply, Request};
+
+use crate::answer::no_bucket;
+use crate::core::Core;
+use crate::failure::unavailable;
+use crate::requests::ReplyTo;
+use crate::view::{BucketView, Place, View};
+
+/// Empty partitions one page may look into before it answers with what it has.
+const PARTITIONS_PER_PAGE: usize = 64;
+/// Deletes under way while a bucket is cleared.
+const CLEAR_WINDOW: usize = 256;
+
+/// Some keys of a bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScanPage {
+    /// The keys, in position order.
+    pub keys: Vec<Bytes>,
+    /// Where to go on; 0 when all have been seen.
+    pub cursor: u64,
+}
+
+impl Core {
+    /// About `count` keys from `cursor` on.
+    pub(crate) async fn scan(&self, bucket: BucketId, cursor: u64, count: usize) -> Result<ScanPage, Error> {
+        let view = self.view().ok_or_else(no_bucket)?;
+        let places = view.bucket(bucket).ok_or_else(no_bucket)?;
+        let count = count.clamp(1, limits::PAGE_RECORDS_MAX);
+        let mut page = ScanPage { keys: Vec::new(), cursor };
+        for _ in 0..PARTITIONS_PER_PAGE {
+            let left = count - page.keys.len().min(count - 1);
+            page.cursor =
+                self.scan_partition(&view, places, Position(page.cursor), left, &mut page.keys).await?;
+            if page.cursor == 0 || page.keys.len() >= count {
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    /// Reads on in the partition of `from`; the cursor after what was read.
+    async fn scan_partition(
+        &self,
+        view: &View,
+        bucket: &BucketView,
+        from: Position,
+        limit: usize,
+        keys: &mut Vec<Bytes>,
+    ) -> Result<u64, Error> {
+        let partition = from.partition(view.bits);
+        let end = partition.end(view.bits);
+        let place = bucket.places.get(partition.index()).ok_or_else(no_bucket)?;
+        let node = self.first_healthy(place)?;
+        let next = if node == self.me {
+            let (found, next) = bucket.bucket.keys(from..=end, limit, self.clock.wall_ms())?;
+            keys.extend(found);
+            next
+        } else {
+            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+            let request = Request::Scan { bucket: bucket.bucket.id, from, to: end, limit };
+            match self.ask(node, request, self.settings.request_timeout()).await {
+                Some(Reply::Keys { keys: found, next }) => {
+                    keys.extend(found);
+                    next.filter(|next| from < *next && *next <= end)
+                }
+                Some(Reply::Failed { kind, message }) => return Err(Error::new(kind, message)),
+                _ => {
+                    return Err(unavailable(
+                        "a replica did not answer the scan in time; go on with the same cursor",
+                    ));
+                }
+            }
+        };
+        Ok(next.map_or_else(|| end.0.wrapping_add(1), |next| next.0))
+    }
+
+    /// How many keys the bucket holds, each partition as its first healthy replica counts it.
+    pub(crate) async fn count(&self, bucket: BucketId) -> Result<u64, Error> {
+        let view = self.view().ok_or_else(no_bucket)?;
+        let places = &view.bucket(bucket).ok_or_else(no_bucket)?.places;
+        let mut by_node: BTreeMap<NodeId, Vec<u16>> = BTreeMap::new();
+        for (partition, place) in places.iter().enumerate() {
+            by_node.entry(self.first_healthy(place)?).or_default().push(partition as u16);
+        }
+        let mut total = 0;
+        for (node, partitions) in by_node {
+            total += if node == self.me {
+                self.count_here(bucket, &partitions)?
+            } else {
+                let request = Request::Count { bucket, partitions };
+                match self.ask(node, request, self.settings.request_timeout()).await {
+                    Some(Reply::Count(count)) => count,
+                    Some(Reply::Failed { kind, message }) => return Err(Error::new(kind, message)),
+                    _ => return Err(unavailable("a replica did not answer the count in time; try again")),
+                }
+            };
+        }
+        Ok(total)
+    }
+
+    /// Deletes every key, each by an ordinary request of the bucket's service; how many were asked for.
+    pub(crate) async fn clear(&self, bucket: BucketId) -> Result<u64, Error> {
+        let (mut cursor, mut deleted) = (0, 0);
+        loop {
+            let page = self.scan(bucket, cursor, CLEAR_WINDOW).await?;
+            let deletes = page.keys.into_iter().map(|key| self.delete(bucket, key));
+            for done in futures::future::join_all(deletes).await {
+                done?;
+                deleted += 1;
+            }
+            cursor = page.cursor;
+            if cursor == 0 {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    async fn delete(&self, bucket: BucketId, key: Bytes) -> Result<(), Error> {
+        let view = self.view().ok_or_else(no_bucket)?;
+        let request = self.handler(view.bucket(bucket).ok_or_else(no_bucket)?)?.removal(key);
+        self.request(bucket, request, (None, None), self.settings.request_timeout()).await.map(|_| ())
+    }
+
+    /// Runs one encoded request and waits for its answer.
+    pub(crate) async fn request(
+        &self,
+        bucket: BucketId,
+        request: Bytes,
+        acks: (Option<u8>, Option<u8>),
+        timeout: Duration,
+    ) -> Result<Bytes, Error> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        match self.work(bucket, request, acks, timeout, ReplyTo::Client(sender)) {
+            Ok(work) => self.submit(work),
+            Err((_, error)) => return Err(error),
+        }
+        receiver.await.unwrap_or_else(|_| Err(crate::requests::dropped()))
+    }
+
+    fn first_healthy(&self, place: &Place) -> Result<NodeId, Error> {
+        if place.mine.is_some() {
+            return Ok(self.me);
+        }
+        let healthy = place.replicas.iter().find(|node| self.is_reachable(**node));
+        healthy.copied().ok_or_else(|| unavailable("no replica of a partition can be reached; try again"))
+    }
+
+    /// Looks for expired values, a share of the partitions each time.
+    pub(crate) async fn run_sweeper(self: Arc<Self>) {
+        const SHARES: u16 = 16;
+        let interval = Duration::from_millis(self.settings.expiry_interval_ms);
+        for turn in (0..SHARES).cycle() {
+            tokio::time::sleep(interval).await;
+            let Some(view) = self.view() else { continue };
+            for bucket in view.buckets() {
+                self.sweep_share(bucket, |partition| partition % SHARES == turn);
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn sweep_share(&self, bucket: &BucketView, is_due: impl Fn(u16) -> bool) {
+        for (index, place) in bucket.places.iter().enumerate() {
+            let partition = PartitionId(index as u16);
+            if !is_due(partition.0) || place.mine.is_none() {
+                continue;
+            }
+            match bucket.bucket.sweep(partition, self.clock.wall_ms(), place.alone().is_some()) {
+                Ok(expired) => drop(self.metrics.expired.inc_by(expired)),
+                Err(error) => tracing::warn!(%error, "expired values could not be dropped"),
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What an operator may set about a node's behaviour. Components (engines, transport, clock) go to the builder.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use slipring_model::limits;
+
+/// A node's settings; every time is in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// How long a client's request may take before its outcome is given as unknown. Longer rides out slow
+    /// peers, shorter frees clients sooner. 50 to 60,000.
+    pub request_timeout_ms: u64,
+    /// How long a read waits for a replica before it asks one more. Shorter costs messages. 1 to request_timeout_ms.
+    pub hedge_ms: u64,
+    /// How often replicas compare partitions with each other. Shorter repairs sooner and reads more. 100 to 3,600,000.
+    pub exchange_interval_ms: u64,
+    /// How often buffered buckets are forced to disk: the most that a loss of power can take. 1 to 10,000.
+    pub sync_interval_ms: u64,
+    /// How often expired values are looked for. 10 to 3,600,000.
+    pub expiry_interval_ms: u64,
+    /// How many bits of a position name its partition when this node founds a cluster. 1 to 14.
+    pub partition_bits: u8,
+    /// The zone this node stands in; copies are spread over zones.
+    pub zone: String,
+    /// This node's share of the partitions, relative to the others'. 1 to 1,000,000.
+    pub weight: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            request_timeout_ms: 2_000,
+            hedge_ms: 50,
+            exchange_interval_ms: 10_000,
+            sync_interval_ms: 100,
+            expiry_interval_ms: 1_000,
+            partition_bits: 8,
+            zone: "default".to_owned(),
+            weight: 100,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks every field against its range.
+    ///
+    /// # Errors
+    /// A sentence that names the field and its range.
+    pub fn validate(&self) -> Result<(), String> {
+        let ranges = [
+            ("request_timeout_ms", self.request_timeout_ms, 50, 60_000),
+            ("hedge_ms", self.hedge_ms, 1, self.request_timeout_ms),
+            ("exchange_interval_ms", self.exchange_interval_ms, 100, 3_600_000),
+            ("sync_interval_ms", self.sync_interval_ms, 1, 10_000),
+            ("expiry_interval_ms", self.expiry_interval_ms, 10, 3_600_000),
+            ("partition_bits", u64::from(self.partition_bits), 1, u64::from(limits::PARTITION_BITS_MAX)),
+            ("weight", u64::from(self.weight), 1, 1_000_000),
+        ];
+        let outside = ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value));
+        match outside {
+            Some((name, value, low, high)) => Err(format!("{name} = {value} must lie in {low}..={high}")),
+            None if self.zone.is_empty() || self.zone.len() > 64 => {
+                Err("zone must have 1 to 64 bytes".to_owned())
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    pub(crate) fn hedge(&self) -> Duration {
+        Duration::from_millis(self.hedge_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_a_field_out_of_range_is_named() {
+        assert_eq!(Settings::default().validate(), Ok(()));
+        let wrong = Settings { partition_bits: 15, ..Settings::default() };
+        assert_eq!(wrong.validate(), Err("partition_bits = 15 must lie in 1..=14".to_owned()));
+    }
+}

@@ -1,0 +1,172 @@
+//! What a node can tell about itself and its cluster, for people and for tools.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use slipring_model::{ClusterId, Error, NodeId};
+use slipring_ring::Addresses;
+use slipring_wire::{Reply, Request};
+
+use crate::core::Core;
+use crate::failure::unavailable;
+
+/// How long a peer has to tell its status.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A cluster, as one node sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node that tells.
+    pub node: NodeId,
+    /// The layout it works with.
+    pub epoch: u64,
+    /// How many partitions the ring has.
+    pub partitions: u16,
+    /// Every member.
+    pub nodes: Vec<NodeStatus>,
+    /// Every bucket.
+    pub buckets: Vec<BucketStatus>,
+    /// Who leads the layout group, if anybody is known to.
+    pub layout_leader: Option<NodeId>,
+}
+
+/// One member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Which.
+    pub id: NodeId,
+    /// Where it can be reached.
+    pub addresses: Addresses,
+    /// Its zone.
+    pub zone: String,
+    /// Its share, relative to the others'.
+    pub weight: u32,
+    /// Its latest start that the cluster has agreed on.
+    pub incarnation: u64,
+    /// Whether the telling node can reach it.
+    pub is_connected: bool,
+    /// What it told of itself, when it could be reached.
+    pub own: Option<OwnStatus>,
+}
+
+/// What only a node itself knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OwnStatus {
+    /// The layout it works with.
+    pub epoch: u64,
+    /// Partition replicas it holds, over all buckets.
+    pub replicas: u64,
+    /// Those of which it is the first in the preference list.
+    pub primaries: u64,
+    /// Live keys it holds, over all buckets.
+    pub keys: u64,
+    /// Hints it keeps for others.
+    pub hints: u64,
+    /// Requests under way.
+    pub in_flight: u64,
+}
+
+/// One bucket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BucketStatus {
+    /// Its number: what `SELECT` takes on the Redis port.
+    pub number: u32,
+    /// Its name.
+    pub name: String,
+    /// What it promises.
+    pub policy: slipring_model::BucketPolicy,
+    /// Copies that every key has now; fewer than the policy's while the cluster is small.
+    pub copies: u8,
+}
+
+impl Core {
+    pub(crate) async fn status(&self) -> Result<Status, Error> {
+        let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
+        let own =
+            futures::future::join_all(view.layout.nodes().keys().map(|node| self.own_status(*node))).await;
+        let nodes = view.layout.nodes().iter().zip(own).map(|((id, entry), own)| NodeStatus {
+            id: *id,
+            addresses: entry.addresses.clone(),
+            zone: entry.zone.clone(),
+            weight: entry.weight,
+            incarnation: entry.incarnation,
+            is_connected: self.is_reachable(*id),
+            own,
+        });
+        let buckets = view.buckets().map(|bucket| BucketStatus {
+            number: bucket.bucket.id.0,
+            name: bucket.bucket.name.to_string(),
+            policy: bucket.bucket.policy.clone(),
+            copies: bucket.places.iter().map(|place| place.quorum.n).min().unwrap_or(0),
+        });
+        Ok(Status {
+            cluster: view.layout.cluster(),
+            node: self.me,
+            epoch: view.epoch(),
+            partitions: view.layout.partition_count(),
+            nodes: nodes.collect(),
+            buckets: buckets.collect(),
+            layout_leader: self.group.get().and_then(slipring_consensus::LayoutGroup::leader),
+        })
+    }
+
+    async fn own_status(&self, node: NodeId) -> Option<OwnStatus> {
+        if node == self.me {
+            return self.status_here();
+        }
+        match self.ask(node, Request::Status, STATUS_TIMEOUT).await {
+            Some(Reply::Status(json)) => serde_json::from_slice::<Option<OwnStatus>>(&json).ok().flatten(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn status_here(&self) -> Option<OwnStatus> {
+        let view = self.view()?;
+        let places = || view.buckets().flat_map(|bucket| bucket.places.iter());
+        let held = places().filter(|place| place.mine.is_some()).count();
+        let primaries = places().filter(|place| place.replicas.first() == Some(&self.me)).count();
+        let keys = view.buckets().map(|bucket| {
+            let all: Vec<u16> = (0..view.layout.partition_count()).collect();
+            self.count_here(bucket.bucket.id, &all).unwrap_or(0)
+        });
+        Some(OwnStatus {
+            epoch: view.epoch(),
+            replicas: held as u64,
+            primaries: primaries as u64,
+            keys: keys.sum(),
+            hints: self.hints.total(),
+            in_flight: self.requests.len() as u64,
+        })
+    }
+
+    pub(crate) fn status_here_json(&self) -> Bytes {
+        serde_json::to_vec(&self.status_here()).expect("a status is plain data").into()
+    }
+
+    /// Why this node should not be sent clients now; `Ok` when it can serve.
+    pub(crate) fn readiness(&self) -> Result<(), String> {
+        let view = self.view().ok_or("this node has not joined its cluster yet")?;
+        if let Some(reason) = self.stop.borrow().as_ref() {
+            return Err(reason.clone());
+        }
+        let nodes = view.layout.nodes();
+        let reachable = nodes.keys().filter(|node| self.is_reachable(**node)).count();
+        if reachable * 2 <= nodes.len() && nodes.len() > 1 {
+            return Err(format!("only {reachable} of {} nodes can be reached", nodes.len()));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn metrics_text(&self) -> String {
+        let peers = self.view().map_or(0, |view| {
+            view.layout.nodes().keys().filter(|node| **node != self.me && self.is_reachable(**node)).count()
+        });
+        self.metrics.peers_connected.set(peers as i64);
+        self.metrics.in_flight.set(self.requests.len() as i64);
+        self.metrics.hints_waiting.set(self.hints.total() as i64);
+        self.metrics.text()
+    }
+}

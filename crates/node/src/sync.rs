@@ -1,0 +1,95 @@
+//! Forcing writes to disk, many at a time: whoever needs it waits, one sync serves all who came before it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use slipring_model::NodeId;
+use slipring_replication::WriteInput;
+use slipring_storage::Engine;
+use slipring_wire::Reply;
+use tokio::sync::Notify;
+
+use crate::core::Core;
+
+/// Who waits for durability.
+pub(crate) enum Waiter {
+    /// A write this node coordinates.
+    Write(u64),
+    /// A coordinator that sent a cell.
+    Peer { node: NodeId, id: u64 },
+}
+
+/// How a node may wait for its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskWaits {
+    /// On a thread of its own, so that requests go on meanwhile.
+    OnThread,
+    /// Right here: for simulated disks, whose order of events must repeat.
+    Inline,
+}
+
+/// The waiters, and whether anything was written since the last sync.
+pub(crate) struct Syncer {
+    waits: DiskWaits,
+    waiting: Mutex<Vec<Waiter>>,
+    wake: Notify,
+    is_dirty: AtomicBool,
+}
+
+impl Syncer {
+    pub(crate) fn new(waits: DiskWaits) -> Self {
+        Self { waits, waiting: Mutex::default(), wake: Notify::new(), is_dirty: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn mark_dirty(&self) {
+        self.is_dirty.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn wait(&self, waiter: Waiter) {
+        self.waiting.lock().push(waiter);
+        self.wake.notify_one();
+    }
+
+    async fn sync(&self, engine: Arc<dyn Engine>) -> Result<(), slipring_storage::Error> {
+        match self.waits {
+            DiskWaits::Inline => engine.sync(),
+            DiskWaits::OnThread => match tokio::task::spawn_blocking(move || engine.sync()).await {
+                Ok(result) => result,
+                Err(_) => Err(slipring_storage::Error::Stopped("the sync was cut short".into())),
+            },
+        }
+    }
+}
+
+impl Core {
+    /// Syncs whenever somebody waits, and at least once an interval while anything is written.
+    pub(crate) async fn run_syncer(self: Arc<Self>) {
+        let interval = Duration::from_millis(self.settings.sync_interval_ms);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.syncer.wake.notified() => {}
+                () = tokio::time::sleep(interval) => {}
+            }
+            let waiters = std::mem::take(&mut *self.syncer.waiting.lock());
+            let was_dirty = self.syncer.is_dirty.swap(false, Ordering::AcqRel);
+            if waiters.is_empty() && !was_dirty {
+                continue;
+            }
+            match self.syncer.sync(Arc::clone(&self.disk)).await {
+                Ok(()) => waiters.into_iter().for_each(|waiter| self.persisted(waiter)),
+                Err(error) => self.give_up(format!("the disk did not take what was written: {error}")),
+            }
+        }
+    }
+
+    /// One waiter's writes are as durable as promised.
+    pub(crate) fn persisted(&self, waiter: Waiter) {
+        match waiter {
+            Waiter::Write(id) => self.drive_write(id, WriteInput::Persisted),
+            Waiter::Peer { node, id } => self.answer(node, id, Reply::Stored),
+        }
+    }
+}

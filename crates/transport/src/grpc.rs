@@ -1,0 +1,218 @@
+//! The transport over gRPC: one bidirectional stream per pair of nodes, many messages per frame.
+//!
+//! Every node dials every peer it has no connection with. Of two connections of a pair, the one dialled by
+//! the node with the lower id stays. Frames are encoded once, by `wire`; gRPC carries them as plain bytes.
+//!
+//! Invariant: `connected` and `disconnected` of a peer alternate, beginning with `connected`.
+
+mod client;
+mod codec;
+mod server;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use slipring_model::{ClusterId, NodeId};
+use slipring_wire::{Hello, Message, Reply, Request};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::link::Link;
+use crate::transport::{AskError, Inbox, SendError, Transport};
+
+/// How connections are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// An idle connection shows this often that it lives.
+    pub ping: Duration,
+    /// A peer not heard of for this long is disconnected.
+    pub silence: Duration,
+    /// How long a connection may take to come about.
+    pub connect: Duration,
+    /// The first and the longest rest between two attempts to dial a peer.
+    pub redial: (Duration, Duration),
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ping: Duration::from_millis(500),
+            silence: Duration::from_secs(2),
+            connect: Duration::from_secs(2),
+            redial: (Duration::from_millis(50), Duration::from_secs(2)),
+        }
+    }
+}
+
+/// Peers over gRPC.
+pub struct GrpcTransport(Arc<Shared>);
+
+/// What all connections of a node share.
+pub(crate) struct Shared {
+    settings: Settings,
+    hello: Hello,
+    cluster: OnceLock<ClusterId>,
+    inbox: Arc<dyn Inbox>,
+    peers: Mutex<BTreeMap<NodeId, Peer>>,
+    stopping: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Peer {
+    address: Option<String>,
+    link: Option<Arc<Link>>,
+    dialler: Option<JoinHandle<()>>,
+}
+
+impl GrpcTransport {
+    /// Accepts peers on `listener` and introduces this node as `hello`.
+    #[must_use]
+    pub fn start(settings: Settings, listener: TcpListener, hello: Hello, inbox: Arc<dyn Inbox>) -> Self {
+        let cluster = hello.cluster.map(OnceLock::from).unwrap_or_default();
+        let shared = Arc::new(Shared {
+            settings,
+            hello,
+            cluster,
+            inbox,
+            peers: Mutex::default(),
+            stopping: watch::Sender::new(false),
+        });
+        tokio::spawn(server::run(Arc::clone(&shared), listener));
+        Self(shared)
+    }
+}
+
+impl Shared {
+    fn hello(&self, is_question: bool) -> Hello {
+        Hello { cluster: self.cluster.get().copied(), is_question, ..self.hello.clone() }
+    }
+
+    fn cluster(&self) -> ClusterId {
+        self.cluster.get().copied().unwrap_or_default()
+    }
+
+    /// Whether a connection with a node that says this of itself may stand.
+    fn check(&self, peer: &Hello) -> Result<(), String> {
+        match (self.cluster.get(), peer.cluster) {
+            (Some(ours), Some(theirs)) if *ours != theirs => Err(format!(
+                "node {} belongs to cluster {}, this one to {}",
+                peer.node.short(),
+                theirs.short(),
+                ours.short()
+            )),
+            _ if peer.node == self.hello.node => Err("the node at that address is this one".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a new connection in; `false` when another one of the pair stays instead.
+    fn establish(&self, link: &Arc<Link>) -> bool {
+        let keeps_ours = self.hello.node < link.peer.node;
+        let replaced = {
+            let mut peers = self.peers.lock();
+            let peer = peers.entry(link.peer.node).or_default();
+            let stays = |known: &Arc<Link>| {
+                known.is_ours == keeps_ours
+                    && link.is_ours != keeps_ours
+                    && known.peer.incarnation == link.peer.incarnation
+                    && !known.is_closed()
+            };
+            if peer.link.as_ref().is_some_and(stays) {
+                return false;
+            }
+            peer.link.replace(Arc::clone(link))
+        };
+        if let Some(known) = replaced {
+            known.close();
+            self.inbox.disconnected(link.peer.node);
+        }
+        self.inbox.connected(&link.peer);
+        true
+    }
+
+    /// A connection has ended.
+    fn ended(&self, link: &Arc<Link>) {
+        link.close();
+        let mut peers = self.peers.lock();
+        let Some(peer) = peers.get_mut(&link.peer.node) else { return };
+        if peer.link.as_ref().is_some_and(|known| Arc::ptr_eq(known, link)) {
+            peer.link = None;
+            drop(peers);
+            self.inbox.disconnected(link.peer.node);
+        }
+    }
+
+    fn is_connected(&self, peer: NodeId) -> bool {
+        let peers = self.peers.lock();
+        peers.get(&peer).and_then(|peer| peer.link.as_ref()).is_some_and(|link| !link.is_closed())
+    }
+
+    fn address(&self, peer: NodeId) -> Option<String> {
+        self.peers.lock().get(&peer).and_then(|peer| peer.address.clone())
+    }
+}
+
+impl Transport for GrpcTransport {
+    fn send(&self, to: NodeId, message: Message) -> Result<(), SendError> {
+        let link = self.0.peers.lock().get(&to).and_then(|peer| peer.link.clone());
+        link.ok_or(SendError::NotConnected)?.push(message)
+    }
+
+    fn set_peers(&self, addresses: BTreeMap<NodeId, String>) {
+        let mut peers = self.0.peers.lock();
+        for (node, peer) in peers.iter_mut().filter(|(node, _)| !addresses.contains_key(node)) {
+            tracing::info!(peer = %node.short(), "is a member no more");
+            peer.address = None;
+            if let Some(dialler) = peer.dialler.take() {
+                dialler.abort();
+            }
+        }
+        for (node, address) in addresses {
+            let peer = peers.entry(node).or_default();
+            peer.address = Some(address);
+            if peer.dialler.is_none() {
+                peer.dialler = Some(tokio::spawn(client::keep_dialling(Arc::clone(&self.0), node)));
+            }
+        }
+    }
+
+    fn set_cluster(&self, cluster: ClusterId) {
+        self.0.cluster.get_or_init(|| cluster);
+    }
+
+    fn is_connected(&self, peer: NodeId) -> bool {
+        self.0.is_connected(peer)
+    }
+
+    fn ask(
+        &self,
+        address: String,
+        request: Request,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<(Hello, Reply), AskError>> {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            let asking = client::ask(&shared, &address, request);
+            match tokio::time::timeout(deadline, asking).await {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(reason)) => Err(AskError::Unreachable { address, reason }),
+                Err(_) => Err(AskError::TimedOut { address }),
+            }
+        })
+    }
+
+    fn shutdown(&self) {
+        self.0.stopping.send_replace(true);
+        let links: Vec<Arc<Link>> = {
+            let mut peers = self.0.peers.lock();
+            peers.values_mut().filter_map(|peer| peer.dialler.take()).for_each(|dialler| dialler.abort());
+            peers.values().filter_map(|peer| peer.link.clone()).collect()
+        };
+        links.iter().for_each(|link| link.close());
+    }
+}

@@ -1,0 +1,108 @@
+//! Dialling: connections to peers, and single questions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use slipring_model::{NodeId, limits};
+use slipring_wire::{Frame, Hello, Message, Reply, Request};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::client::Grpc;
+use tonic::transport::Endpoint;
+
+use super::codec::Plain;
+use super::{Shared, stream};
+use crate::link::Link;
+
+/// The one method of the peer service.
+pub(super) const PATH: &str = "/slipring.peer.v1.Peer/Connect";
+/// HTTP/2 windows: large enough that one frame never waits for the next window.
+pub(super) const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// A stream that the other side has greeted.
+struct Opened {
+    hello: Hello,
+    outgoing: mpsc::Sender<Result<Bytes, tonic::Status>>,
+    incoming: Streaming<Bytes>,
+}
+
+/// Dials a peer whenever it is not connected, for ever.
+pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: NodeId) {
+    let (first, longest) = shared.settings.redial;
+    let mut rest = first;
+    loop {
+        if !shared.is_connected(peer)
+            && let Some(address) = shared.address(peer)
+        {
+            match dial(&shared, peer, &address).await {
+                Ok(()) => rest = first,
+                Err(reason) => {
+                    tracing::debug!(peer = %peer.short(), address, reason, "a peer cannot be dialled");
+                    rest = (rest * 2).min(longest);
+                }
+            }
+        }
+        sleep(rest.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
+    }
+}
+
+/// Opens a connection to a peer and runs it to its end.
+async fn dial(shared: &Shared, peer: NodeId, address: &str) -> Result<(), String> {
+    let opening = open(shared, address, false);
+    let opened =
+        timeout(shared.settings.connect, opening).await.map_err(|_| "no answer in time".to_owned())??;
+    if opened.hello.node != peer {
+        return Err(format!("node {} answers there", opened.hello.node.short()));
+    }
+    shared.check(&opened.hello)?;
+    let link = Arc::new(Link::new(opened.hello, true));
+    stream::run(shared, &link, opened.outgoing, opened.incoming).await;
+    Ok(())
+}
+
+/// Asks one question of whoever answers at an address.
+pub(super) async fn ask(shared: &Shared, address: &str, request: Request) -> Result<(Hello, Reply), String> {
+    let mut opened = open(shared, address, true).await?;
+    let frame = Frame::new(shared.cluster(), 0, vec![Message::Request { id: 1, request }]);
+    opened.outgoing.send(Ok(frame.encode())).await.map_err(|_| "it closed the connection".to_owned())?;
+    let answer = opened.incoming.message().await.map_err(|status| status.message().to_owned())?;
+    let bytes = answer.ok_or_else(|| "it closed the connection".to_owned())?;
+    let frame = Frame::decode(bytes).map_err(|error| error.to_string())?;
+    match frame.messages.into_iter().next() {
+        Some(Message::Reply { id: 1, reply }) => Ok((opened.hello, reply)),
+        _ => Err("it answered out of turn".to_owned()),
+    }
+}
+
+async fn open(shared: &Shared, address: &str, is_question: bool) -> Result<Opened, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| error.to_string())?
+        .tcp_nodelay(true)
+        .connect_timeout(shared.settings.connect)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .http2_keep_alive_interval(Duration::from_secs(10));
+    let channel = endpoint.connect().await.map_err(|error| with_causes(&error))?;
+    let mut grpc = Grpc::new(channel).max_decoding_message_size(limits::FRAME_BYTES_MAX);
+    grpc.ready().await.map_err(|error| error.to_string())?;
+    let (outgoing, frames) = mpsc::channel(stream::FRAMES_AHEAD);
+    // The greeting has to wait in the stream already: the call below returns only when the peer has answered.
+    outgoing.send(Ok(shared.hello(is_question).encode())).await.map_err(|_| "the stream ended".to_owned())?;
+    let frames = ReceiverStream::new(frames).filter_map(Result::ok);
+    let opened = grpc.streaming(tonic::Request::new(frames), PathAndQuery::from_static(PATH), Plain).await;
+    let mut incoming: Streaming<Bytes> = opened.map_err(|status| status.message().to_owned())?.into_inner();
+    let hello = incoming.message().await.map_err(|status| status.message().to_owned())?;
+    let hello = hello.ok_or_else(|| "it closed the connection".to_owned())?;
+    let hello = Hello::decode(&hello).map_err(|error| error.to_string())?;
+    Ok(Opened { hello, outgoing, incoming })
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.last().map_or_else(|| error.to_string(), ToString::to_string)
+}

@@ -1,0 +1,195 @@
+//! One side of a connection: what waits to be sent, and how much the peer will take.
+//!
+//! The receiver grants credit for messages it has handled; a sender never has more than a window of them
+//! unhandled, and beyond that they wait here, in bounded space, until `Overloaded` is the answer.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+use slipring_model::limits;
+use slipring_wire::{Hello, Message};
+use tokio::sync::Notify;
+
+use crate::SendError;
+
+/// Messages a peer may have been sent and not yet handled.
+const CREDIT_WINDOW: u32 = 16 * 1024;
+
+/// A connection with a peer.
+pub(crate) struct Link {
+    pub(crate) peer: Hello,
+    /// Whether this node dialled.
+    pub(crate) is_ours: bool,
+    queue: Mutex<Queue>,
+    /// Messages of the peer handled here and not yet credited.
+    handled: AtomicU32,
+    is_closed: AtomicBool,
+    pub(crate) work: Notify,
+    pub(crate) closing: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    messages: VecDeque<Message>,
+    bytes: usize,
+    outstanding: u32,
+}
+
+/// What can leave in one frame.
+pub(crate) struct Outgoing {
+    pub(crate) credit: u32,
+    pub(crate) messages: Vec<Message>,
+}
+
+impl Link {
+    pub(crate) fn new(peer: Hello, is_ours: bool) -> Self {
+        Self {
+            peer,
+            is_ours,
+            queue: Mutex::default(),
+            handled: AtomicU32::new(0),
+            is_closed: AtomicBool::new(false),
+            work: Notify::new(),
+            closing: Notify::new(),
+        }
+    }
+
+    pub(crate) fn push(&self, message: Message) -> Result<(), SendError> {
+        if self.is_closed() {
+            return Err(SendError::NotConnected);
+        }
+        let mut queue = self.queue.lock();
+        let is_full = queue.messages.len() >= limits::PEER_QUEUE_MESSAGES_MAX
+            || queue.bytes >= limits::PEER_QUEUE_BYTES_MAX;
+        if is_full {
+            return Err(SendError::Overloaded);
+        }
+        queue.bytes += message.weight();
+        queue.messages.push_back(message);
+        drop(queue);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Takes what fits into one frame; `None` when there is nothing to say.
+    pub(crate) fn take(&self) -> Option<Outgoing> {
+        let mut queue = self.queue.lock();
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        while queue.outstanding < CREDIT_WINDOW && messages.len() < limits::FRAME_MESSAGES_MAX {
+            let Some(weight) = queue.messages.front().map(Message::weight) else { break };
+            if !messages.is_empty() && bytes + weight > limits::FRAME_BYTES_MAX / 2 {
+                break;
+            }
+            bytes += weight;
+            queue.bytes -= weight;
+            queue.outstanding += 1;
+            messages.extend(queue.messages.pop_front());
+        }
+        let has_credit = self.handled.load(Ordering::Relaxed) >= CREDIT_WINDOW / 4;
+        if messages.is_empty() && !has_credit {
+            return None;
+        }
+        Some(Outgoing { credit: self.handled.swap(0, Ordering::Relaxed), messages })
+    }
+
+    /// The credit due now, for a frame that only shows that this node lives.
+    pub(crate) fn take_credit(&self) -> u32 {
+        self.handled.swap(0, Ordering::Relaxed)
+    }
+
+    /// The peer has handled `credit` messages.
+    pub(crate) fn credited(&self, credit: u32) {
+        let mut queue = self.queue.lock();
+        queue.outstanding = queue.outstanding.saturating_sub(credit);
+        let has_more = credit > 0 && !queue.messages.is_empty();
+        drop(queue);
+        if has_more {
+            self.work.notify_one();
+        }
+    }
+
+    /// This node has handled `count` messages of the peer.
+    pub(crate) fn handled(&self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let before = self.handled.fetch_add(count, Ordering::Relaxed);
+        if before.saturating_add(count) >= CREDIT_WINDOW / 4 {
+            self.work.notify_one();
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.closing.notify_waiters();
+        self.work.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slipring_model::{NodeId, StorageId};
+    use slipring_wire::{PROTOCOL_VERSION, Reply};
+
+    use super::*;
+
+    fn link() -> Link {
+        let peer = Hello {
+            version: PROTOCOL_VERSION,
+            cluster: None,
+            node: NodeId::default(),
+            storage: StorageId::default(),
+            incarnation: 1,
+            peer_address: String::new(),
+            is_question: false,
+        };
+        Link::new(peer, true)
+    }
+
+    fn message(id: u64) -> Message {
+        Message::Reply { id, reply: Reply::Done }
+    }
+
+    #[test]
+    fn everything_that_waits_leaves_in_one_frame() {
+        let link = link();
+        (0..100).for_each(|id| link.push(message(id)).expect("room"));
+        assert_eq!(link.take().expect("messages").messages.len(), 100);
+        assert!(link.take().is_none());
+    }
+
+    #[test]
+    fn a_sender_stops_at_its_window_and_goes_on_with_credit() {
+        let link = link();
+        (0..u64::from(CREDIT_WINDOW) + 5).for_each(|id| link.push(message(id)).expect("room"));
+        let mut sent = 0;
+        while let Some(outgoing) = link.take() {
+            sent += outgoing.messages.len();
+        }
+        assert_eq!(sent, CREDIT_WINDOW as usize);
+        link.credited(3);
+        assert_eq!(link.take().expect("credit").messages.len(), 3);
+    }
+
+    #[test]
+    fn a_full_queue_is_overloaded_and_a_closed_one_not_connected() {
+        let link = link();
+        (0..limits::PEER_QUEUE_MESSAGES_MAX as u64).for_each(|id| link.push(message(id)).expect("room"));
+        assert_eq!(link.push(message(0)), Err(SendError::Overloaded));
+        link.close();
+        assert_eq!(link.push(message(0)), Err(SendError::NotConnected));
+    }
+
+    #[test]
+    fn credit_is_due_after_a_quarter_of_the_window() {
+        let link = link();
+        link.handled(CREDIT_WINDOW as usize / 4 - 1);
+        assert!(link.take().is_none());
+        link.handled(1);
+        assert_eq!(link.take().expect("credit").credit, CREDIT_WINDOW / 4);
+    }
+}

@@ -1,1 +1,5 @@
 //! The built-in applications, each a service like any author's.
+
+pub mod kv;
+
+pub use kv::{KV, Kv};

@@ -1,0 +1,194 @@
+//! How each request reads and changes its cell.
+
+use bytes::Bytes;
+use slipring_model::{VersionVector, limits};
+use slipring_service::{Cell, Cells, Context};
+
+use super::request::{Condition, ExpireIf, Expiry, Found, Request, Response};
+
+pub(super) fn execute(context: &Context, request: Request, cells: &mut Cells<'_>) -> Response {
+    match request {
+        Request::Get { .. } => Response::Value(found(cells)),
+        Request::GetAll { .. } => all(context, cells),
+        Request::Set { value, expiry, condition, returns_previous, seen, .. } => {
+            let previous = if returns_previous { found(cells).map(|found| found.value) } else { None };
+            if !holds(&condition, cells) {
+                return Response::Written { done: false, previous };
+            }
+            if value.len() > limits::VALUE_BYTES_MAX {
+                return Response::TooLarge;
+            }
+            let expires_at = expires_at(context, expiry, cells);
+            match seen {
+                None => cells.put(value, expires_at),
+                Some(seen) => match having_seen(context, &seen, cells) {
+                    Some(seen) => cells.put_having_seen(seen, value, expires_at),
+                    None => return Response::Conflict,
+                },
+            }
+            Response::Written { done: true, previous }
+        }
+        Request::Delete { seen, .. } => delete(context, seen, cells),
+        Request::Take { .. } => {
+            let taken = found(cells);
+            if taken.is_some() {
+                cells.remove();
+            }
+            Response::Value(taken)
+        }
+        Request::Add { delta, .. } => add(delta, cells),
+        Request::AddFloat { delta, .. } => add_float(&delta, cells),
+        Request::Append { tail, .. } => splice(cells, None, &tail),
+        Request::SetRange { offset, part, .. } => splice(cells, Some(offset), &part),
+        Request::Expire { at, only, .. } => expire(context, at, only, cells),
+        Request::GetAndExpire { expiry, .. } => {
+            let found = found(cells);
+            if let Some(found) = &found
+                && expiry != Expiry::Keep
+            {
+                let at = if let Expiry::At(at) = expiry { Some(at) } else { None };
+                match at {
+                    Some(at) if at <= context.now_ms => cells.remove(),
+                    at => cells.put(found.value.clone(), at),
+                }
+            }
+            Response::Value(found)
+        }
+        Request::Persist { .. } => match found(cells) {
+            Some(Found { value, expires_at: Some(_) }) => {
+                cells.put(value, None);
+                Response::Written { done: true, previous: None }
+            }
+            _ => Response::Written { done: false, previous: None },
+        },
+    }
+}
+
+fn found(cells: &Cells<'_>) -> Option<Found> {
+    let value = cells.value()?;
+    Some(Found { value: Bytes::from(value.bytes.into_owned()), expires_at: value.expires_at })
+}
+
+fn all(context: &Context, cells: &Cells<'_>) -> Response {
+    let found = found(cells);
+    let expires_at = found.as_ref().and_then(|found| found.expires_at);
+    let mut values: Vec<Bytes> = Vec::new();
+    if context.keeps_siblings {
+        values.extend(cells.siblings().map(Bytes::copy_from_slice));
+    }
+    if values.is_empty() {
+        values.extend(found.map(|found| found.value));
+    }
+    Response::All { values, context: Cell::encode_context(cells.context()).into(), expires_at }
+}
+
+fn holds(condition: &Condition, cells: &Cells<'_>) -> bool {
+    match condition {
+        Condition::Always => true,
+        Condition::IfAbsent => cells.value().is_none(),
+        Condition::IfPresent => cells.value().is_some(),
+        Condition::IfEquals(expected) => cells.value().is_some_and(|value| value.bytes[..] == expected[..]),
+    }
+}
+
+fn expires_at(context: &Context, expiry: Expiry, cells: &Cells<'_>) -> Option<u64> {
+    match expiry {
+        Expiry::Default => context.default_ttl_ms.map(|ttl| context.now_ms.saturating_add(ttl)),
+        Expiry::Keep => cells.value().and_then(|value| value.expires_at),
+        Expiry::At(at) => Some(at),
+    }
+}
+
+/// The context a writer has seen, when it may write: in a bucket that keeps siblings always, as long as there
+/// is room for one more; else only when it has seen everything.
+fn having_seen(context: &Context, seen: &[u8], cells: &Cells<'_>) -> Option<VersionVector> {
+    let seen = Cell::decode_context(seen).ok()?;
+    let may_write = if context.keeps_siblings {
+        cells.sibling_count() < limits::SIBLINGS_MAX
+    } else {
+        seen.descends(cells.context())
+    };
+    may_write.then_some(seen)
+}
+
+fn delete(context: &Context, seen: Option<Bytes>, cells: &mut Cells<'_>) -> Response {
+    let done = cells.value().is_some();
+    match seen {
+        None if done => cells.remove(),
+        None => {}
+        Some(seen) => match having_seen(context, &seen, cells) {
+            Some(seen) => cells.remove_having_seen(seen),
+            None => return Response::Conflict,
+        },
+    }
+    Response::Written { done, previous: None }
+}
+
+fn add(delta: i64, cells: &mut Cells<'_>) -> Response {
+    let Ok(before) = cells.integer() else { return Response::NotANumber };
+    match before.unwrap_or(0).checked_add(delta) {
+        None => Response::Overflow,
+        Some(after) => {
+            cells.add(delta);
+            Response::Integer(after)
+        }
+    }
+}
+
+fn add_float(delta: &[u8], cells: &mut Cells<'_>) -> Response {
+    let number = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse::<f64>().ok();
+    let before = cells.value();
+    let expires_at = before.as_ref().and_then(|value| value.expires_at);
+    let before = before.map_or(Some(0.0), |value| number(&value.bytes));
+    let (Some(before), Some(delta)) = (before, number(delta)) else { return Response::NotANumber };
+    let after = before + delta;
+    if !after.is_finite() {
+        return Response::Overflow;
+    }
+    let value = Bytes::from(after.to_string());
+    cells.put(value.clone(), expires_at);
+    Response::Value(Some(Found { value, expires_at }))
+}
+
+/// Writes `part` at `offset`, or at the end.
+fn splice(cells: &mut Cells<'_>, offset: Option<u64>, part: &[u8]) -> Response {
+    let before = cells.value();
+    let expires_at = before.as_ref().and_then(|value| value.expires_at);
+    let mut value = before.map(|value| value.bytes.into_owned()).unwrap_or_default();
+    if part.is_empty() {
+        return Response::Integer(value.len() as i64);
+    }
+    let start = offset.unwrap_or(value.len() as u64);
+    let end = start.saturating_add(part.len() as u64);
+    if end > limits::VALUE_BYTES_MAX as u64 {
+        return Response::TooLarge;
+    }
+    let (start, end) = (start as usize, end as usize);
+    if value.len() < end {
+        value.resize(end, 0);
+    }
+    if let Some(target) = value.get_mut(start..end) {
+        target.copy_from_slice(part);
+    }
+    let length = value.len() as i64;
+    cells.put(value, expires_at);
+    Response::Integer(length)
+}
+
+fn expire(context: &Context, at: u64, only: ExpireIf, cells: &mut Cells<'_>) -> Response {
+    let Some(Found { value, expires_at }) = found(cells) else {
+        return Response::Written { done: false, previous: None };
+    };
+    let is_refused = (only.none && expires_at.is_some())
+        || (only.some && expires_at.is_none())
+        || (only.later && expires_at.is_none_or(|now| at <= now))
+        || (only.earlier && expires_at.is_some_and(|now| at >= now));
+    if !is_refused {
+        if at <= context.now_ms {
+            cells.remove();
+        } else {
+            cells.put(value, Some(at));
+        }
+    }
+    Response::Written { done: !is_refused, previous: None }
+}

@@ -1,0 +1,139 @@
+//! The application on cells, without any node.
+
+use slipring_model::{Actor, Dot, Timestamp};
+use slipring_service::Cell;
+
+use super::*;
+
+/// A key's cell and the requests made to it.
+#[derive(Default)]
+struct Key {
+    bytes: Option<Vec<u8>>,
+    counter: u64,
+    keeps_siblings: bool,
+    now_ms: u64,
+}
+
+impl Key {
+    fn ask(&mut self, request: Request) -> Response {
+        let request: Request = decode(&encode(&request)).expect("its own encoding");
+        let context = Context {
+            now_ms: self.now_ms,
+            random: 0,
+            default_ttl_ms: None,
+            keeps_siblings: self.keeps_siblings,
+        };
+        let stored = self.bytes.clone();
+        let cell = stored.as_deref().map_or_else(Cell::default, |bytes| Cell::decode(bytes).expect("a cell"));
+        let mut cells = Cells::new(&cell, self.now_ms);
+        let response = KV.execute(&context, request, &mut cells);
+        if let Some(change) = cells.into_change() {
+            self.counter += 1;
+            let dot = Dot { actor: Actor { assignment: 1, incarnation: 1 }, counter: self.counter };
+            let mut bytes = Vec::new();
+            cell.clone().changed(&change, dot, Timestamp(self.counter)).encode(&mut bytes);
+            self.bytes = Some(bytes);
+        }
+        decode(&encode(&response)).expect("its own encoding")
+    }
+
+    fn get(&mut self) -> Option<String> {
+        match self.ask(Request::Get { key: key() }) {
+            Response::Value(found) => found.map(|found| String::from_utf8_lossy(&found.value).into_owned()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn set_if(&mut self, value: &'static str, condition: Condition) -> Response {
+        let (expiry, value) = (Expiry::Default, Bytes::from(value));
+        self.ask(Request::Set { key: key(), value, expiry, condition, returns_previous: true, seen: None })
+    }
+}
+
+fn key() -> Bytes {
+    Bytes::from_static(b"k")
+}
+
+fn written(done: bool, previous: Option<&'static str>) -> Response {
+    Response::Written { done, previous: previous.map(Bytes::from) }
+}
+
+#[test]
+fn conditions_look_at_the_value() {
+    let mut k = Key::default();
+    assert_eq!(k.set_if("a", Condition::IfPresent), written(false, None));
+    assert_eq!(k.set_if("a", Condition::IfAbsent), written(true, None));
+    assert_eq!(k.set_if("b", Condition::IfAbsent), written(false, Some("a")));
+    assert_eq!(k.set_if("b", Condition::IfEquals("x".into())), written(false, Some("a")));
+    assert_eq!(k.set_if("b", Condition::IfEquals("a".into())), written(true, Some("a")));
+    assert_eq!(k.get().as_deref(), Some("b"));
+}
+
+#[test]
+fn numbers_add_up_and_say_when_they_cannot() {
+    let mut k = Key::default();
+    assert_eq!(k.ask(Request::Add { key: key(), delta: 5 }), Response::Integer(5));
+    assert_eq!(k.ask(Request::Add { key: key(), delta: -7 }), Response::Integer(-2));
+    assert_eq!(k.ask(Request::Add { key: key(), delta: i64::MIN }), Response::Overflow);
+    let float = Request::AddFloat { key: key(), delta: "2.5".into() };
+    let half = Some(Found { value: "0.5".into(), expires_at: None });
+    assert_eq!(k.ask(float.clone()), Response::Value(half));
+    assert_eq!(k.ask(Request::Add { key: key(), delta: 1 }), Response::NotANumber);
+    k.set_if("x", Condition::Always);
+    assert_eq!(k.ask(float), Response::NotANumber);
+}
+
+#[test]
+fn parts_are_written_and_lengths_told() {
+    let mut k = Key::default();
+    assert_eq!(k.ask(Request::Append { key: key(), tail: "ab".into() }), Response::Integer(2));
+    assert_eq!(k.ask(Request::SetRange { key: key(), offset: 4, part: "z".into() }), Response::Integer(5));
+    assert_eq!(k.get().as_deref(), Some("ab\0\0z"));
+    let far = Request::SetRange { key: key(), offset: u64::MAX, part: "z".into() };
+    assert_eq!(k.ask(far), Response::TooLarge);
+}
+
+#[test]
+fn expiry_is_set_kept_and_taken_away() {
+    let mut k = Key { now_ms: 1_000, ..Key::default() };
+    let any = ExpireIf { none: false, some: false, later: false, earlier: false };
+    let expire = |at, only| Request::Expire { key: key(), at, only };
+    assert_eq!(k.ask(expire(5_000, any)), written(false, None));
+    k.set_if("1", Condition::Always);
+    assert_eq!(k.ask(expire(5_000, ExpireIf { some: true, ..any })), written(false, None));
+    assert_eq!(
+        k.ask(expire(5_000, ExpireIf { later: true, ..any })),
+        written(false, None),
+        "never is latest"
+    );
+    assert_eq!(k.ask(expire(5_000, ExpireIf { earlier: true, ..any })), written(true, None));
+    assert_eq!(k.ask(Request::Add { key: key(), delta: 1 }), Response::Integer(2));
+    let kept = Response::Value(Some(Found { value: "2".into(), expires_at: Some(5_000) }));
+    assert_eq!(k.ask(Request::Get { key: key() }), kept, "an increment keeps the expiry");
+    assert_eq!(k.ask(Request::Persist { key: key() }), written(true, None));
+    assert_eq!(k.ask(Request::Persist { key: key() }), written(false, None));
+    assert_eq!(k.ask(expire(1_000, any)), written(true, None));
+    assert_eq!(k.get(), None, "a time that is past deletes");
+}
+
+#[test]
+fn a_stale_context_conflicts_or_leaves_a_sibling() {
+    for keeps_siblings in [false, true] {
+        let mut k = Key { keeps_siblings, ..Key::default() };
+        k.set_if("a", Condition::Always);
+        let Response::All { context, .. } = k.ask(Request::GetAll { key: key() }) else { panic!("all") };
+        let write = |value: &'static str| Request::Set {
+            key: key(),
+            value: value.into(),
+            expiry: Expiry::Default,
+            condition: Condition::Always,
+            returns_previous: false,
+            seen: Some(context.clone()),
+        };
+        assert_eq!(k.ask(write("b")), written(true, None));
+        let expected = if keeps_siblings { written(true, None) } else { Response::Conflict };
+        assert_eq!(k.ask(write("c")), expected);
+        let Response::All { values, .. } = k.ask(Request::GetAll { key: key() }) else { panic!("all") };
+        assert_eq!(values.len(), if keeps_siblings { 2 } else { 1 });
+    }
+}

@@ -35,13 +35,13 @@ pub enum Call<R> {
 /// An answer that other nodes, or the disk, are waited for.
 pub struct Pending<R> {
     answer: oneshot::Receiver<Result<Bytes, Error>>,
-    decode: Box<dyn Fn(Bytes) -> Result<R, Error> + Send>,
+    decode: Box<dyn Fn(Bytes) -> Result<R, Error> + Send + Sync>,
 }
 
 impl<R> Pending<R> {
     pub(crate) fn new(
         answer: oneshot::Receiver<Result<Bytes, Error>>,
-        decode: impl Fn(Bytes) -> Result<R, Error> + Send + 'static,
+        decode: impl Fn(Bytes) -> Result<R, Error> + Send + Sync + 'static,
     ) -> Self {
         Self { answer, decode: Box::new(decode) }
     }

@@ -1,0 +1,88 @@
+//! HTTP: JSON about buckets and the cluster, raw bytes for values.
+//!
+//! ETags are causal contexts: a value read with one and written with it replaces exactly what was read.
+
+mod buckets;
+mod failure;
+mod keys;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json};
+use axum::routing::get;
+use slipring_model::limits;
+use slipring_node::Node;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use failure::Failure;
+
+/// The description of this interface, in OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("http/openapi.json");
+
+/// Serves HTTP clients on `listener` until `stopping` holds `true`; requests under way are finished.
+///
+/// # Errors
+/// The listener failed.
+pub async fn serve(listener: TcpListener, node: Node, mut stopping: watch::Receiver<bool>) -> std::io::Result<()> {
+    let stopped = async move {
+        // A sender that is gone means the same as one that says so.
+        let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
+    };
+    axum::serve(listener, router(node)).with_graceful_shutdown(stopped).await
+}
+
+/// Every route.
+pub fn router(node: Node) -> Router {
+    Router::new()
+        .route("/v1/buckets", get(buckets::list).post(buckets::create))
+        .route("/v1/buckets/{bucket}", get(buckets::show).delete(buckets::delete))
+        .route("/v1/kv/{bucket}", get(keys::list))
+        .route("/v1/kv/{bucket}/{key}", get(keys::read).put(keys::write).delete(keys::delete))
+        .route("/v1/cluster", get(cluster))
+        .route("/v1/layout", get(layout))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/openapi.json", get(openapi))
+        .layer(DefaultBodyLimit::max(limits::VALUE_BYTES_MAX))
+        .with_state(node)
+}
+
+async fn cluster(State(node): State<Node>) -> Result<impl IntoResponse, Failure> {
+    Ok(Json(node.status().await?))
+}
+
+async fn layout(State(node): State<Node>) -> impl IntoResponse {
+    Json(slipring_ring::Layout::clone(&node.layout()))
+}
+
+async fn ready(State(node): State<Node>) -> impl IntoResponse {
+    match node.is_ready() {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+    }
+}
+
+async fn metrics(State(node): State<Node>) -> impl IntoResponse {
+    ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], node.metrics())
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([("content-type", "application/json")], OPENAPI)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_description_names_every_route_and_no_other() {
+        let document: serde_json::Value = serde_json::from_str(super::OPENAPI).expect("JSON");
+        let described: Vec<String> = document["paths"].as_object().expect("paths").keys().cloned().collect();
+        let source = include_str!("http.rs");
+        let mut routed: Vec<String> =
+            source.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")?.split('"').next().map(str::to_owned)).collect();
+        routed.sort();
+        assert_eq!(described, routed);
+    }
+}

@@ -1,0 +1,437 @@
+//! Commands about the connection, the server and whole buckets.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use slipring_model::{BucketId, limits};
+
+use super::parse::{Command, decimal};
+use super::reply::error_text;
+use super::run::Session;
+use super::strings::argument;
+use super::{glob, info};
+
+/// The version of Redis whose commands these are.
+pub(crate) const REDIS_VERSION: &str = "7.4.0";
+
+fn word(command: &Command, at: usize) -> String {
+    String::from_utf8_lossy(&argument(command, at)).to_ascii_lowercase()
+}
+
+fn unknown_subcommand(session: &mut Session, command: &Command) {
+    let (name, sub) = (word(command, 0).to_uppercase(), String::from_utf8_lossy(&argument(command, 1)).into_owned());
+    session.writer.error(&format!("ERR unknown subcommand '{sub}'. Try {name} HELP."));
+}
+
+pub(crate) fn ok(session: &mut Session, _command: &Command) {
+    session.writer.ok();
+}
+
+pub(crate) fn ping(session: &mut Session, command: &Command) {
+    match command.len() {
+        1 => session.writer.simple("PONG"),
+        2 => session.writer.bulk(&argument(command, 1)),
+        _ => session.writer.error("ERR wrong number of arguments for 'ping' command"),
+    }
+}
+
+pub(crate) fn echo(session: &mut Session, command: &Command) {
+    session.writer.bulk(&argument(command, 1));
+}
+
+pub(crate) fn quit(session: &mut Session, _command: &Command) {
+    session.writer.ok();
+    session.is_closing = true;
+}
+
+pub(crate) fn reset(session: &mut Session, _command: &Command) {
+    session.bucket = BucketId(0);
+    session.name = Bytes::new();
+    session.writer.is_resp3 = false;
+    session.writer.simple("RESET");
+}
+
+pub(crate) fn select(session: &mut Session, command: &Command) {
+    match decimal(&argument(command, 1)).map(u32::try_from) {
+        None => session.writer.error("ERR value is not an integer or out of range"),
+        Some(Ok(number)) if session.node.has_bucket(BucketId(number)) => {
+            session.bucket = BucketId(number);
+            session.writer.ok();
+        }
+        Some(_) => session.writer.error("ERR DB index is out of range"),
+    }
+}
+
+pub(crate) fn auth(session: &mut Session, _command: &Command) {
+    session.writer.error(
+        "ERR AUTH <password> called without any password configured for the default user. Are you sure your \
+         configuration is correct?",
+    );
+}
+
+pub(crate) fn hello(session: &mut Session, command: &Command) {
+    let mut at = 1;
+    if let Some(version) = command.get(1) {
+        match decimal(version) {
+            Some(2) => session.writer.is_resp3 = false,
+            Some(3) => session.writer.is_resp3 = true,
+            Some(_) => return session.writer.error("NOPROTO unsupported protocol version"),
+            None => return session.writer.error("ERR Protocol version is not an integer or out of range"),
+        }
+        at = 2;
+    }
+    while at < command.len() {
+        match word(command, at).as_str() {
+            // Whoever reaches the port may use it: there are no passwords to check yet.
+            "auth" if at + 2 < command.len() => at += 3,
+            "setname" if at + 1 < command.len() => {
+                session.name = argument(command, at + 1);
+                at += 2;
+            }
+            other => {
+                let message = format!("ERR Syntax error in HELLO option '{other}'");
+                return session.writer.error(&message);
+            }
+        }
+    }
+    let protocol = if session.writer.is_resp3 { 3 } else { 2 };
+    let writer = &mut session.writer;
+    writer.map(7);
+    for (name, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
+        writer.bulk(name.as_bytes());
+        writer.bulk(value.as_bytes());
+    }
+    writer.bulk(b"proto");
+    writer.integer(protocol);
+    writer.bulk(b"id");
+    writer.integer(session.id as i64);
+    for (name, value) in [("mode", "standalone"), ("role", "master")] {
+        writer.bulk(name.as_bytes());
+        writer.bulk(value.as_bytes());
+    }
+    writer.bulk(b"modules");
+    writer.array(0);
+}
+
+pub(crate) fn client(session: &mut Session, command: &Command) {
+    match (word(command, 1).as_str(), command.len()) {
+        ("id", 2) => session.writer.integer(session.id as i64),
+        ("getname", 2) if session.name.is_empty() => session.writer.null(),
+        ("getname", 2) => {
+            let name = session.name.clone();
+            session.writer.bulk(&name);
+        }
+        ("setname", 3) => {
+            session.name = argument(command, 2);
+            session.writer.ok();
+        }
+        ("setinfo", 4) => {
+            match word(command, 2).as_str() {
+                "lib-name" => session.library.0 = argument(command, 3),
+                "lib-ver" => session.library.1 = argument(command, 3),
+                other => return session.writer.error(&format!("ERR Unrecognized option '{other}'")),
+            }
+            session.writer.ok();
+        }
+        ("info", 2) => {
+            let line = info::client_line(session);
+            session.writer.verbatim(&line);
+        }
+        ("list", _) => {
+            let line = info::client_line(session);
+            session.writer.verbatim(&line);
+        }
+        ("no-evict" | "no-touch", 3) => session.writer.ok(),
+        ("reply", 3) if word(command, 2) == "on" => session.writer.ok(),
+        ("reply", 3) => session.writer.error("ERR only CLIENT REPLY ON is supported"),
+        ("pause" | "unpause", _) => session.writer.error("ERR pausing clients is not supported"),
+        ("unblock", _) => session.writer.integer(0),
+        ("kill", _) => session.writer.error("ERR No such client"),
+        ("capa", _) => session.writer.ok(),
+        ("tracking", 3) if word(command, 2) == "off" => session.writer.ok(),
+        ("tracking", _) => session.writer.error("ERR client-side caching is not supported"),
+        ("trackinginfo", 2) => {
+            session.writer.map(3);
+            session.writer.bulk(b"flags");
+            session.writer.set(1);
+            session.writer.bulk(b"off");
+            session.writer.bulk(b"redirect");
+            session.writer.integer(-1);
+            session.writer.bulk(b"prefixes");
+            session.writer.set(0);
+        }
+        ("getredir", 2) => session.writer.integer(-1),
+        ("help", 2) => session.writer.bulks(&["CLIENT ID|INFO|LIST|GETNAME|SETNAME|SETINFO|NO-EVICT|NO-TOUCH|TRACKINGINFO"]),
+        _ => unknown_subcommand(session, command),
+    }
+}
+
+pub(crate) fn config(session: &mut Session, command: &Command) {
+    match (word(command, 1).as_str(), command.len()) {
+        ("get", 3..) => {
+            let patterns: Vec<String> = (2..command.len()).map(|at| word(command, at)).collect();
+            let bulk_max = limits::VALUE_BYTES_MAX.to_string();
+            let known = [
+                ("save", ""),
+                ("appendonly", "no"),
+                ("databases", "256"),
+                ("timeout", "0"),
+                ("replica-read-only", "no"),
+                ("slave-read-only", "no"),
+                ("maxmemory", "0"),
+                ("maxmemory-policy", "noeviction"),
+                ("notify-keyspace-events", ""),
+                ("proto-max-bulk-len", bulk_max.as_str()),
+            ];
+            let is_asked = |name: &str| {
+                patterns.iter().any(|pattern| glob::matches(pattern.as_bytes(), name.as_bytes()))
+            };
+            let found: Vec<_> = known.into_iter().filter(|(name, _)| is_asked(name)).collect();
+            session.writer.map(found.len());
+            for (name, value) in found {
+                session.writer.bulk(name.as_bytes());
+                session.writer.bulk(value.as_bytes());
+            }
+        }
+        ("set", 4..) => session.writer.error(
+            "ERR settings are read from the node's configuration file, environment and flags: see `slipring config`",
+        ),
+        ("resetstat", 2) => session.writer.ok(),
+        ("rewrite", 2) => session.writer.error("ERR The server is running without a config file"),
+        ("help", 2) => session.writer.bulks(&["CONFIG GET <pattern>", "CONFIG RESETSTAT"]),
+        _ => unknown_subcommand(session, command),
+    }
+}
+
+pub(crate) fn time(session: &mut Session, _command: &Command) {
+    let now_ms = session.node.wall_ms();
+    session.writer.bulks(&[(now_ms / 1000).to_string(), (now_ms % 1000 * 1000).to_string()]);
+}
+
+pub(crate) fn role(session: &mut Session, _command: &Command) {
+    session.writer.array(3);
+    session.writer.bulk(b"master");
+    session.writer.integer(0);
+    session.writer.array(0);
+}
+
+pub(crate) fn lastsave(session: &mut Session, _command: &Command) {
+    let now = session.node.wall_ms() / 1000;
+    session.writer.integer(now as i64);
+}
+
+/// Every reply to a write says that its acknowledgements have come; none are outstanding when this is run.
+pub(crate) fn wait(session: &mut Session, command: &Command) {
+    let (Some(_), Some(_)) = (decimal(&argument(command, 1)), decimal(&argument(command, 2))) else {
+        return session.writer.error("ERR value is not an integer or out of range");
+    };
+    let layout = session.node.layout();
+    let replicas = layout.replicas(session.bucket, slipring_model::PartitionId(0)).len() as u8;
+    let policy = layout.buckets().get(&session.bucket).map(|entry| entry.policy.quorum(replicas));
+    session.writer.integer(policy.map_or(0, |quorum| i64::from(quorum.w) - 1));
+}
+
+pub(crate) fn shutdown(session: &mut Session, _command: &Command) {
+    session.writer.error("ERR a node is stopped by SIGTERM, not by its clients");
+}
+
+pub(crate) fn sentinel(session: &mut Session, _command: &Command) {
+    session.writer.error("ERR This instance has sentinel support disabled");
+}
+
+pub(crate) fn module(session: &mut Session, command: &Command) {
+    match word(command, 1).as_str() {
+        "list" => session.writer.array(0),
+        _ => session.writer.error("ERR modules are not supported"),
+    }
+}
+
+pub(crate) fn slowlog(session: &mut Session, command: &Command) {
+    match word(command, 1).as_str() {
+        "get" => session.writer.array(0),
+        "len" => session.writer.integer(0),
+        "reset" => session.writer.ok(),
+        _ => unknown_subcommand(session, command),
+    }
+}
+
+pub(crate) fn latency(session: &mut Session, command: &Command) {
+    match word(command, 1).as_str() {
+        "latest" | "history" => session.writer.array(0),
+        "histogram" => session.writer.map(0),
+        "reset" => session.writer.integer(0),
+        _ => unknown_subcommand(session, command),
+    }
+}
+
+pub(crate) fn memory(session: &mut Session, command: &Command) {
+    use super::reply::Shape;
+    match (word(command, 1).as_str(), command.len()) {
+        // About what a small value and its cell take beside their own bytes.
+        ("usage", 3..) => {
+            let request = slipring_apps::kv::Request::Get { key: argument(command, 2) };
+            session.call(request, Shape::NumberIfAny(argument(command, 2).len() as i64 + 96));
+        }
+        ("doctor", 2) => session.writer.bulk(b"Nothing to report"),
+        _ => unknown_subcommand(session, command),
+    }
+}
+
+pub(crate) fn acl(session: &mut Session, command: &Command) {
+    const USER: &str = "user default on nopass ~* &* +@all";
+    match word(command, 1).as_str() {
+        "whoami" => session.writer.bulk(b"default"),
+        "list" => session.writer.bulks(&[USER]),
+        "users" => session.writer.bulks(&["default"]),
+        "cat" => session.writer.bulks(&["read", "write", "keyspace", "string", "connection", "admin"]),
+        "getuser" if word(command, 2) == "default" => {
+            session.writer.map(4);
+            session.writer.bulk(b"flags");
+            session.writer.bulks(&["on", "nopass"]);
+            session.writer.bulk(b"passwords");
+            session.writer.array(0);
+            for (name, value) in [("commands", "+@all"), ("keys", "~*")] {
+                session.writer.bulk(name.as_bytes());
+                session.writer.bulk(value.as_bytes());
+            }
+        }
+        "getuser" => session.writer.null(),
+        "setuser" | "deluser" | "genpass" => session.writer.error("ERR users are not supported yet"),
+        _ => unknown_subcommand(session, command),
+    }
+}
+
+pub(crate) fn lolwut(session: &mut Session, _command: &Command) {
+    let text = format!("Slipring keeps turning. Redis commands of version {REDIS_VERSION}\n");
+    session.writer.verbatim(&text);
+}
+
+pub(crate) fn debug<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
+    const SLEEP_SECONDS_MAX: f64 = 60.0;
+    Box::pin(async move {
+        let seconds = std::str::from_utf8(&argument(command, 2)).ok().and_then(|text| text.parse::<f64>().ok());
+        match (word(command, 1).as_str(), seconds) {
+            ("sleep", Some(seconds)) if (0.0..=SLEEP_SECONDS_MAX).contains(&seconds) => {
+                tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+                session.writer.ok();
+            }
+            ("sleep", _) => session.writer.error("ERR DEBUG SLEEP takes 0 to 60 seconds; it pauses this connection only"),
+            _ => unknown_subcommand(session, command),
+        }
+    })
+}
+
+pub(crate) fn info<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
+    Box::pin(async move {
+        let sections: Vec<String> = (1..command.len()).map(|at| word(command, at)).collect();
+        let text = info::text(session, &sections).await;
+        session.writer.verbatim(&text);
+    })
+}
+
+pub(crate) fn dbsize<'s>(session: &'s mut Session, _command: &'s Command) -> BoxFuture<'s, ()> {
+    Box::pin(async move {
+        match session.node.count(session.bucket).await {
+            Ok(count) => session.writer.integer(count as i64),
+            Err(error) => session.writer.error(&error_text(&error)),
+        }
+    })
+}
+
+pub(crate) fn flushdb<'s>(session: &'s mut Session, _command: &'s Command) -> BoxFuture<'s, ()> {
+    Box::pin(async move {
+        match session.node.clear(session.bucket).await {
+            Ok(_) => session.writer.ok(),
+            Err(error) => session.writer.error(&error_text(&error)),
+        }
+    })
+}
+
+pub(crate) fn flushall<'s>(session: &'s mut Session, _command: &'s Command) -> BoxFuture<'s, ()> {
+    Box::pin(async move {
+        let buckets: Vec<BucketId> = session.node.layout().buckets().keys().copied().collect();
+        for bucket in buckets {
+            if let Err(error) = session.node.clear(bucket).await {
+                return session.writer.error(&error_text(&error));
+            }
+        }
+        session.writer.ok();
+    })
+}
+
+pub(crate) fn scan<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
+    Box::pin(async move {
+        let cursor = std::str::from_utf8(&argument(command, 1)).ok().and_then(|text| text.parse::<u64>().ok());
+        let Some(cursor) = cursor else { return session.writer.error("ERR invalid cursor") };
+        let (mut pattern, mut count, mut is_strings) = (None, 10, true);
+        let mut at = 2;
+        while at < command.len() {
+            match (word(command, at).as_str(), command.get(at + 1)) {
+                ("match", Some(value)) => pattern = Some(value.clone()),
+                ("count", Some(value)) => match decimal(value).map(usize::try_from) {
+                    Some(Ok(value)) if value > 0 => count = value,
+                    Some(_) => return session.writer.error("ERR syntax error"),
+                    None => return session.writer.error("ERR value is not an integer or out of range"),
+                },
+                ("type", Some(value)) => is_strings = value.eq_ignore_ascii_case(b"string"),
+                _ => return session.writer.error("ERR syntax error"),
+            }
+            at += 2;
+        }
+        match session.node.scan(session.bucket, cursor, count).await {
+            Err(error) => session.writer.error(&error_text(&error)),
+            Ok(page) => {
+                let is_wanted = |key: &Bytes| {
+                    is_strings && pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, key))
+                };
+                let keys: Vec<Bytes> = page.keys.into_iter().filter(is_wanted).collect();
+                session.writer.array(2);
+                session.writer.bulk(page.cursor.to_string().as_bytes());
+                session.writer.bulks(&keys);
+            }
+        }
+    })
+}
+
+pub(crate) fn keys<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
+    Box::pin(async move {
+        let pattern = argument(command, 1);
+        let (mut cursor, mut keys) = (0, Vec::new());
+        loop {
+            match session.node.scan(session.bucket, cursor, limits::PAGE_RECORDS_MAX).await {
+                Err(error) => return session.writer.error(&error_text(&error)),
+                Ok(page) => {
+                    keys.extend(page.keys.into_iter().filter(|key| glob::matches(&pattern, key)));
+                    cursor = page.cursor;
+                }
+            }
+            if cursor == 0 {
+                return session.writer.bulks(&keys);
+            }
+        }
+    })
+}
+
+pub(crate) fn randomkey<'s>(session: &'s mut Session, _command: &'s Command) -> BoxFuture<'s, ()> {
+    Box::pin(async move {
+        let start = fastrand::u64(1..);
+        for mut cursor in [start, 0] {
+            loop {
+                match session.node.scan(session.bucket, cursor, 1).await {
+                    Err(error) => return session.writer.error(&error_text(&error)),
+                    Ok(page) => {
+                        if let Some(key) = page.keys.first() {
+                            return session.writer.bulk(key);
+                        }
+                        cursor = page.cursor;
+                    }
+                }
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        session.writer.null();
+    })
+}

@@ -1,0 +1,203 @@
+//! The cluster as Redis Cluster clients see it: every slot, its first replica as master, the others as
+//! replicas. All of them take writes, and every node serves every key, so nobody is ever redirected.
+
+use std::fmt::Write as _;
+
+use futures::future::BoxFuture;
+use slipring_model::{BucketId, NodeId, PartitionId, SLOT_COUNT, Slot};
+use slipring_ring::Layout;
+
+use super::parse::{Command, decimal};
+use super::reply::error_text;
+use super::run::Session;
+use super::strings::argument;
+
+/// Slots with the same nodes, in preference order.
+struct Range {
+    first: u16,
+    last: u16,
+    nodes: Vec<NodeId>,
+}
+
+fn ranges(layout: &Layout, bucket: BucketId) -> Vec<Range> {
+    let slots_each = SLOT_COUNT >> layout.bits();
+    let mut ranges: Vec<Range> = Vec::new();
+    for partition in 0..layout.partition_count() {
+        let nodes: Vec<NodeId> =
+            layout.replicas(bucket, PartitionId(partition)).iter().map(|replica| replica.node).collect();
+        let (first, last) = (partition * slots_each, partition * slots_each + (slots_each - 1));
+        match ranges.last_mut() {
+            Some(range) if range.nodes == nodes => range.last = last,
+            _ => ranges.push(Range { first, last, nodes }),
+        }
+    }
+    ranges
+}
+
+/// Forty digits, as long as the ids of Redis Cluster.
+fn id(node: NodeId) -> String {
+    node.to_string().chars().take(40).collect()
+}
+
+fn address(layout: &Layout, node: NodeId) -> (String, i64) {
+    let address = layout.nodes().get(&node).map(|entry| entry.addresses.redis.as_str()).unwrap_or_default();
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, "0"));
+    (host.trim_matches(['[', ']']).to_owned(), port.parse().unwrap_or(0))
+}
+
+pub(crate) fn cluster<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
+    Box::pin(async move {
+        let layout = session.node.layout();
+        let sub = String::from_utf8_lossy(&argument(command, 1)).to_ascii_lowercase();
+        match (sub.as_str(), command.len()) {
+            ("slots", 2) => slots(session, &layout),
+            ("shards", 2) => shards(session, &layout),
+            ("nodes", 2) => {
+                let text = nodes(session, &layout);
+                session.writer.verbatim(&text);
+            }
+            ("info", 2) => {
+                let text = info(&layout);
+                session.writer.verbatim(&text);
+            }
+            ("myid" | "myshardid", 2) => {
+                let id = id(session.node.id());
+                session.writer.bulk(id.as_bytes());
+            }
+            ("keyslot", 3) => session.writer.integer(i64::from(Slot::of(&argument(command, 2)).0)),
+            ("countkeysinslot", 3) => keys_in_slot(session, command, usize::MAX).await,
+            ("getkeysinslot", 4) => match decimal(&argument(command, 3)).map(usize::try_from) {
+                Some(Ok(count)) => keys_in_slot(session, command, count).await,
+                _ => session.writer.error("ERR Invalid slot or number of keys"),
+            },
+            ("links", 2) => session.writer.array(0),
+            ("replicas" | "slaves", 3) => session.writer.array(0),
+            ("count-failure-reports", 3) => session.writer.integer(0),
+            ("help", 2) => session.writer.bulks(&["CLUSTER SLOTS|SHARDS|NODES|INFO|KEYSLOT|MYID|COUNTKEYSINSLOT|GETKEYSINSLOT"]),
+            (
+                "meet" | "addslots" | "addslotsrange" | "delslots" | "delslotsrange" | "setslot" | "replicate"
+                | "forget" | "reset" | "bumpepoch" | "set-config-epoch" | "failover" | "saveconfig" | "flushslots",
+                _,
+            ) => session.writer.error("ERR the cluster places its partitions by itself: see `slipring layout show`"),
+            _ => session.writer.error(&format!("ERR unknown subcommand '{sub}'. Try CLUSTER HELP.")),
+        }
+    })
+}
+
+fn slots(session: &mut Session, layout: &Layout) {
+    let ranges = ranges(layout, session.bucket);
+    let writer = &mut session.writer;
+    writer.array(ranges.len());
+    for range in ranges {
+        writer.array(2 + range.nodes.len());
+        writer.integer(i64::from(range.first));
+        writer.integer(i64::from(range.last));
+        for node in range.nodes {
+            let (host, port) = address(layout, node);
+            writer.array(4);
+            writer.bulk(host.as_bytes());
+            writer.integer(port);
+            writer.bulk(id(node).as_bytes());
+            writer.array(0);
+        }
+    }
+}
+
+fn shards(session: &mut Session, layout: &Layout) {
+    let ranges = ranges(layout, session.bucket);
+    let writer = &mut session.writer;
+    writer.array(ranges.len());
+    for range in ranges {
+        writer.map(2);
+        writer.bulk(b"slots");
+        writer.array(2);
+        writer.integer(i64::from(range.first));
+        writer.integer(i64::from(range.last));
+        writer.bulk(b"nodes");
+        writer.array(range.nodes.len());
+        for (place, node) in range.nodes.into_iter().enumerate() {
+            let (host, port) = address(layout, node);
+            let role = if place == 0 { "master" } else { "replica" };
+            let is_up = session.node.is_connected(node);
+            writer.map(7);
+            writer.bulk(b"id");
+            writer.bulk(id(node).as_bytes());
+            writer.bulk(b"port");
+            writer.integer(port);
+            for (name, value) in [("ip", host.as_str()), ("endpoint", &host), ("role", role)] {
+                writer.bulk(name.as_bytes());
+                writer.bulk(value.as_bytes());
+            }
+            writer.bulk(b"replication-offset");
+            writer.integer(0);
+            writer.bulk(b"health");
+            writer.bulk(if is_up { b"online" } else { b"fail" });
+        }
+    }
+}
+
+/// One line per node. Every node is a master of the slots it is the first replica of.
+fn nodes(session: &Session, layout: &Layout) -> String {
+    let ranges = ranges(layout, session.bucket);
+    let mut text = String::new();
+    for node in layout.nodes().keys() {
+        let (host, port) = address(layout, *node);
+        let flags = if *node == session.node.id() { "myself,master" } else { "master" };
+        let state = if session.node.is_connected(*node) { "connected" } else { "disconnected" };
+        let epoch = layout.epoch();
+        let _ = write!(text, "{} {host}:{port}@{port} {flags} - 0 0 {epoch} {state}", id(*node));
+        for range in ranges.iter().filter(|range| range.nodes.first() == Some(node)) {
+            let _ = match range.first == range.last {
+                true => write!(text, " {}", range.first),
+                false => write!(text, " {}-{}", range.first, range.last),
+            };
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn info(layout: &Layout) -> String {
+    let (nodes, epoch) = (layout.nodes().len(), layout.epoch());
+    [
+        "cluster_enabled:1".to_owned(),
+        "cluster_state:ok".to_owned(),
+        format!("cluster_slots_assigned:{SLOT_COUNT}"),
+        format!("cluster_slots_ok:{SLOT_COUNT}"),
+        "cluster_slots_pfail:0".to_owned(),
+        "cluster_slots_fail:0".to_owned(),
+        format!("cluster_known_nodes:{nodes}"),
+        format!("cluster_size:{nodes}"),
+        format!("cluster_current_epoch:{epoch}"),
+        format!("cluster_my_epoch:{epoch}"),
+        String::new(),
+    ]
+    .join("\r\n")
+}
+
+/// COUNTKEYSINSLOT and GETKEYSINSLOT: a walk over the slot's own range of positions.
+async fn keys_in_slot(session: &mut Session, command: &Command, count: usize) {
+    let slot = decimal(&argument(command, 2)).and_then(|slot| u16::try_from(slot).ok());
+    let Some(slot) = slot.filter(|slot| *slot < SLOT_COUNT) else {
+        return session.writer.error("ERR Invalid slot");
+    };
+    let mut cursor = Slot(slot).start().0;
+    let mut keys = Vec::new();
+    loop {
+        let page = match session.node.scan(session.bucket, cursor, 256).await {
+            Ok(page) => page,
+            Err(error) => return session.writer.error(&error_text(&error)),
+        };
+        keys.extend(page.keys.into_iter().filter(|key| Slot::of(key).0 == slot));
+        cursor = page.cursor;
+        if cursor == 0 || slipring_model::Position(cursor).slot().0 != slot || keys.len() >= count {
+            break;
+        }
+    }
+    if count == usize::MAX {
+        session.writer.integer(keys.len() as i64);
+    } else {
+        keys.truncate(count);
+        session.writer.bulks(&keys);
+    }
+}

@@ -1,0 +1,107 @@
+//! What INFO and CLIENT INFO tell.
+
+use std::fmt::Write as _;
+
+use slipring_model::limits;
+
+use super::admin::REDIS_VERSION;
+use super::run::Session;
+
+/// The sections asked for; all of them when none is named.
+pub(crate) async fn text(session: &Session, sections: &[String]) -> String {
+    let is_all = sections.is_empty() || sections.iter().any(|name| matches!(name.as_str(), "all" | "everything" | "default"));
+    let mut text = String::new();
+    for name in ["server", "clients", "memory", "persistence", "stats", "replication", "cpu", "commandstats", "cluster", "keyspace"] {
+        if !is_all && !sections.iter().any(|asked| asked == name) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str("\r\n");
+        }
+        let (head, tail) = name.split_at(1);
+        let _ = write!(text, "# {}{tail}\r\n", head.to_uppercase());
+        for (key, value) in section(session, name).await {
+            let _ = write!(text, "{key}:{value}\r\n");
+        }
+    }
+    text
+}
+
+async fn section(session: &Session, name: &str) -> Vec<(String, String)> {
+    let node = &session.node;
+    let fields: Vec<(&str, String)> = match name {
+        "server" => vec![
+            ("redis_version", REDIS_VERSION.to_owned()),
+            ("slipring_version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("redis_mode", "standalone".to_owned()),
+            ("os", std::env::consts::OS.to_owned()),
+            ("arch_bits", usize::BITS.to_string()),
+            ("process_id", std::process::id().to_string()),
+            ("run_id", node.id().to_string().chars().take(40).collect()),
+            ("tcp_port", node.addresses().redis.rsplit(':').next().unwrap_or_default().to_owned()),
+            ("uptime_in_seconds", session.clients.uptime().as_secs().to_string()),
+        ],
+        "clients" => vec![
+            ("connected_clients", session.clients.count().to_string()),
+            ("maxclients", limits::CONNECTIONS_MAX.to_string()),
+        ],
+        "memory" => {
+            let used = resident_bytes();
+            vec![
+                ("used_memory", used.to_string()),
+                ("used_memory_human", format!("{:.2}M", used as f64 / 1_048_576.0)),
+                ("used_memory_rss", used.to_string()),
+                ("maxmemory", "0".to_owned()),
+                ("maxmemory_policy", "noeviction".to_owned()),
+            ]
+        }
+        "persistence" => vec![("loading", "0".to_owned()), ("aof_enabled", "0".to_owned())],
+        "stats" => vec![
+            ("total_connections_received", session.clients.total().to_string()),
+            ("total_commands_processed", session.clients.commands().to_string()),
+            ("evicted_keys", "0".to_owned()),
+        ],
+        "replication" => vec![
+            ("role", "master".to_owned()),
+            ("connected_slaves", "0".to_owned()),
+            ("master_replid", node.cluster().to_string()),
+        ],
+        "cluster" => vec![("cluster_enabled", "0".to_owned())],
+        "keyspace" => return keyspace(session).await,
+        _ => Vec::new(),
+    };
+    fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+async fn keyspace(session: &Session) -> Vec<(String, String)> {
+    let mut lines = Vec::new();
+    let buckets: Vec<_> = session.node.layout().buckets().keys().copied().collect();
+    for bucket in buckets {
+        if let Ok(count @ 1..) = session.node.count(bucket).await {
+            lines.push((format!("db{}", bucket.0), format!("keys={count},expires=0,avg_ttl=0")));
+        }
+    }
+    lines
+}
+
+/// One line about this connection, as CLIENT LIST gives it.
+pub(crate) fn client_line(session: &Session) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!(
+        "id={} addr={} name={} db={} lib-name={} lib-ver={} resp={}\n",
+        session.id,
+        session.address,
+        text(&session.name),
+        session.bucket.0,
+        text(&session.library.0),
+        text(&session.library.1),
+        if session.writer.is_resp3 { 3 } else { 2 },
+    )
+}
+
+/// The process's memory in bytes; 0 where the system does not tell.
+fn resident_bytes() -> u64 {
+    const PAGE_BYTES: u64 = 4096;
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * PAGE_BYTES
+}

@@ -1,0 +1,189 @@
+//! One command after another: looking it up, keeping replies in order, waiting where it must.
+//!
+//! A command whose answer other nodes are waited for does not stop the next one, unless that one touches the
+//! same key or concerns more than keys: then what is pending is waited for first. So each connection sees its
+//! own commands in order.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use slipring_apps::KV;
+use slipring_apps::kv::{Request, Response};
+use slipring_model::{BucketId, Error, limits};
+use slipring_node::{Call, CallOptions, Node, Pending};
+
+use super::parse::Command;
+use super::reply::Shape;
+use super::table::{self, Spec};
+use super::write::Writer;
+use super::Clients;
+
+/// Who runs a command.
+pub(crate) enum Handler {
+    /// Replies at once, or leaves calls pending.
+    Now(fn(&mut Session, &Command)),
+    /// Waits for other nodes before it replies.
+    Wait(for<'s> fn(&'s mut Session, &'s Command) -> BoxFuture<'s, ()>),
+}
+
+/// One client's connection.
+pub(crate) struct Session {
+    pub(crate) node: Node,
+    pub(crate) clients: Clients,
+    pub(crate) id: u64,
+    pub(crate) address: String,
+    pub(crate) bucket: BucketId,
+    pub(crate) name: Bytes,
+    pub(crate) library: (Bytes, Bytes),
+    pub(crate) writer: Writer,
+    pub(crate) is_closing: bool,
+    /// Replies that wait for one another: in front one that is pending.
+    waiting: VecDeque<Slot>,
+    busy_keys: BTreeSet<Bytes>,
+}
+
+enum Slot {
+    Reply(Vec<u8>),
+    Calls { calls: Vec<Waiting>, shape: Shape },
+}
+
+enum Waiting {
+    Done(Result<Response, Error>),
+    Pending(Pending<Response>),
+}
+
+impl Session {
+    pub(crate) fn new(node: Node, clients: Clients, id: u64, address: String) -> Self {
+        Self {
+            node,
+            clients,
+            id,
+            address,
+            bucket: BucketId(0),
+            name: Bytes::new(),
+            library: (Bytes::new(), Bytes::new()),
+            writer: Writer::default(),
+            is_closing: false,
+            waiting: VecDeque::new(),
+            busy_keys: BTreeSet::new(),
+        }
+    }
+
+    /// Runs one command; its reply is in the writer, or behind what is pending.
+    pub(crate) async fn run(&mut self, command: &Command) {
+        let Some(spec) = command.first().and_then(|name| table::find(name)) else {
+            return self.apart(|session| session.unknown(command));
+        };
+        let is_right = match usize::try_from(spec.arity) {
+            Ok(exact) => command.len() == exact,
+            Err(_) => command.len() as i64 >= -spec.arity,
+        };
+        if !is_right {
+            let message = format!("ERR wrong number of arguments for '{}' command", spec.name);
+            return self.apart(|session| session.writer.error(&message));
+        }
+        match spec.handler {
+            Handler::Now(run) if self.waiting.is_empty() => run(self, command),
+            Handler::Now(run) => {
+                let is_independent = spec.keys.0 > 0 && self.waiting.len() < limits::PIPELINE_IN_FLIGHT_MAX;
+                if !is_independent || keys(spec, command).any(|key| self.busy_keys.contains(key)) {
+                    self.settle().await;
+                }
+                self.apart(|session| run(session, command));
+            }
+            Handler::Wait(run) => {
+                self.settle().await;
+                run(self, command).await;
+            }
+        }
+    }
+
+    /// Runs `reply`, keeping what it writes behind what is pending.
+    fn apart(&mut self, reply: impl FnOnce(&mut Self)) {
+        if self.waiting.is_empty() {
+            return reply(self);
+        }
+        let before = self.writer.out.len();
+        let slots = self.waiting.len();
+        reply(self);
+        let written = self.writer.out.split_off(before);
+        if !written.is_empty() && self.waiting.len() == slots {
+            self.waiting.push_back(Slot::Reply(written));
+        }
+    }
+
+    /// Calls the application once; the reply has this shape.
+    pub(crate) fn call(&mut self, request: Request, shape: Shape) {
+        let key = request.key().clone();
+        match self.node.call(&KV, self.bucket, request, CallOptions::default()) {
+            Call::Ready(result) => shape.write_one(result, &mut self.writer),
+            Call::Pending(pending) => {
+                self.busy_keys.insert(key);
+                self.waiting.push_back(Slot::Calls { calls: vec![Waiting::Pending(pending)], shape });
+            }
+        }
+    }
+
+    /// Calls the application once per key; the reply has this shape.
+    pub(crate) fn call_each(&mut self, requests: impl Iterator<Item = Request>, shape: Shape) {
+        let mut calls = Vec::new();
+        let mut is_pending = false;
+        for request in requests {
+            let key = request.key().clone();
+            calls.push(match self.node.call(&KV, self.bucket, request, CallOptions::default()) {
+                Call::Ready(result) => Waiting::Done(result),
+                Call::Pending(pending) => {
+                    is_pending = true;
+                    self.busy_keys.insert(key);
+                    Waiting::Pending(pending)
+                }
+            });
+        }
+        if is_pending {
+            self.waiting.push_back(Slot::Calls { calls, shape });
+        } else {
+            let results = calls.into_iter().filter_map(|call| match call {
+                Waiting::Done(result) => Some(result),
+                Waiting::Pending(_) => None,
+            });
+            shape.write_all(results.collect(), &mut self.writer);
+        }
+    }
+
+    /// Waits for everything pending and writes the replies in order.
+    pub(crate) async fn settle(&mut self) {
+        while let Some(slot) = self.waiting.pop_front() {
+            match slot {
+                Slot::Reply(bytes) => self.writer.out.extend_from_slice(&bytes),
+                Slot::Calls { calls, shape } => {
+                    let mut results = Vec::with_capacity(calls.len());
+                    for call in calls {
+                        results.push(match call {
+                            Waiting::Done(result) => result,
+                            Waiting::Pending(pending) => pending.await,
+                        });
+                    }
+                    shape.write_all(results, &mut self.writer);
+                }
+            }
+        }
+        self.busy_keys.clear();
+    }
+
+    fn unknown(&mut self, command: &Command) {
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).chars().take(128).collect::<String>();
+        let name = command.first().map(text).unwrap_or_default();
+        let arguments: String = command.iter().skip(1).take(20).map(|bytes| format!("'{}' ", text(bytes))).collect();
+        self.writer.error(&format!("ERR unknown command '{name}', with args beginning with: {arguments}"));
+    }
+}
+
+/// The keys a command names.
+pub(crate) fn keys<'c>(spec: &Spec, command: &'c Command) -> impl Iterator<Item = &'c Bytes> {
+    let (first, last, step) = spec.keys;
+    let length = command.len() as i64;
+    let last = if last < 0 { length + last } else { last.min(length - 1) };
+    let (first, count) = if first == 0 || last < first { (0, 0) } else { (first, (last - first) / step + 1) };
+    command.iter().skip(first as usize).step_by(step.max(1) as usize).take(count as usize)
+}

@@ -1,0 +1,373 @@
+//! Strings, keys and expiry: commands that become requests of the key-value application.
+
+use bytes::Bytes;
+use slipring_apps::kv::{Condition, ExpireIf, Expiry, Request};
+use slipring_model::Slot;
+
+use super::parse::{Command, decimal};
+use super::reply::Shape;
+use super::run::Session;
+
+const SYNTAX: &str = "ERR syntax error";
+const NOT_INTEGER: &str = "ERR value is not an integer or out of range";
+
+/// An argument by its place; commands reach a handler only with as many as their arity says.
+pub(crate) fn argument(command: &Command, at: usize) -> Bytes {
+    command.get(at).cloned().unwrap_or_default()
+}
+
+fn number(session: &mut Session, command: &Command, at: usize) -> Option<i64> {
+    let number = command.get(at).and_then(|argument| decimal(argument));
+    if number.is_none() {
+        session.writer.error(NOT_INTEGER);
+    }
+    number
+}
+
+pub(crate) fn get(session: &mut Session, command: &Command) {
+    session.call(Request::Get { key: argument(command, 1) }, Shape::Value);
+}
+
+pub(crate) fn strlen(session: &mut Session, command: &Command) {
+    session.call(Request::Get { key: argument(command, 1) }, Shape::Length);
+}
+
+pub(crate) fn type_of(session: &mut Session, command: &Command) {
+    session.call(Request::Get { key: argument(command, 1) }, Shape::Type);
+}
+
+pub(crate) fn getdel(session: &mut Session, command: &Command) {
+    session.call(Request::Take { key: argument(command, 1) }, Shape::Value);
+}
+
+pub(crate) fn getrange(session: &mut Session, command: &Command) {
+    if let Some(from) = number(session, command, 2)
+        && let Some(to) = number(session, command, 3)
+    {
+        session.call(Request::Get { key: argument(command, 1) }, Shape::Part(from, to));
+    }
+}
+
+pub(crate) fn mget(session: &mut Session, command: &Command) {
+    let requests = command.iter().skip(1).map(|key| Request::Get { key: key.clone() });
+    session.call_each(requests, Shape::Values);
+}
+
+pub(crate) fn exists(session: &mut Session, command: &Command) {
+    let requests = command.iter().skip(1).map(|key| Request::Get { key: key.clone() });
+    session.call_each(requests, Shape::Count);
+}
+
+pub(crate) fn del(session: &mut Session, command: &Command) {
+    let requests = command.iter().skip(1).map(|key| Request::Delete { key: key.clone(), seen: None });
+    session.call_each(requests, Shape::Count);
+}
+
+pub(crate) fn mset(session: &mut Session, command: &Command) {
+    if command.len().is_multiple_of(2) {
+        return session.writer.error("ERR wrong number of arguments for 'mset' command");
+    }
+    let pairs = command.get(1..).unwrap_or_default().chunks_exact(2);
+    let requests = pairs.filter_map(|pair| match pair {
+        [key, value] => Some(Request::set(key.clone(), value.clone())),
+        _ => None,
+    });
+    session.call_each(requests, Shape::Okay);
+}
+
+/// All or nothing over several keys is more than a quorum bucket can promise; for one key it is SETNX.
+pub(crate) fn msetnx(session: &mut Session, command: &Command) {
+    if command.len().is_multiple_of(2) {
+        return session.writer.error("ERR wrong number of arguments for 'msetnx' command");
+    }
+    let mut slots = command.iter().skip(1).step_by(2).map(|key| Slot::of(key));
+    let first = slots.next();
+    if slots.any(|slot| Some(slot) != first) {
+        return session.writer.error("CROSSSLOT Keys in request don't hash to the same slot");
+    }
+    if command.len() > 3 {
+        let message = "ERR MSETNX of several keys needs a strong bucket; a quorum bucket cannot set all or none";
+        return session.writer.error(message);
+    }
+    setnx(session, command);
+}
+
+fn set_request(command: &Command, value_at: usize, expiry: Expiry, condition: Condition) -> Request {
+    Request::Set {
+        key: argument(command, 1),
+        value: argument(command, value_at),
+        expiry,
+        condition,
+        returns_previous: false,
+        seen: None,
+    }
+}
+
+pub(crate) fn setnx(session: &mut Session, command: &Command) {
+    session.call(set_request(command, 2, Expiry::Default, Condition::IfAbsent), Shape::Done);
+}
+
+pub(crate) fn getset(session: &mut Session, command: &Command) {
+    let request = Request::Set {
+        key: argument(command, 1),
+        value: argument(command, 2),
+        expiry: Expiry::Default,
+        condition: Condition::Always,
+        returns_previous: true,
+        seen: None,
+    };
+    session.call(request, Shape::Previous);
+}
+
+pub(crate) fn setex(session: &mut Session, command: &Command) {
+    set_for(session, command, 1_000, "setex");
+}
+
+pub(crate) fn psetex(session: &mut Session, command: &Command) {
+    set_for(session, command, 1, "psetex");
+}
+
+fn set_for(session: &mut Session, command: &Command, unit_ms: i64, name: &str) {
+    let Some(time) = number(session, command, 2) else { return };
+    match instant(session, time, unit_ms, true) {
+        Some(at) => session.call(set_request(command, 3, Expiry::At(at), Condition::Always), Shape::Okay),
+        None => session.writer.error(&format!("ERR invalid expire time in '{name}' command")),
+    }
+}
+
+/// An expiry as an instant; `None` when it is not above zero or too far away.
+fn instant(session: &Session, time: i64, unit_ms: i64, is_relative: bool) -> Option<u64> {
+    let ms = time.checked_mul(unit_ms).filter(|ms| *ms > 0)?;
+    let base = if is_relative { i64::try_from(session.node.wall_ms()).ok()? } else { 0 };
+    u64::try_from(base.checked_add(ms)?).ok()
+}
+
+/// The options of SET and GETEX.
+#[derive(Default)]
+struct Options {
+    expiry: Option<Expiry>,
+    condition: Option<Condition>,
+    returns_previous: bool,
+    persists: bool,
+}
+
+/// Reads options from `at` on; `Err` is the error to reply with.
+fn options(session: &Session, command: &Command, mut at: usize, name: &str) -> Result<Options, String> {
+    let mut options = Options::default();
+    while let Some(option) = command.get(at) {
+        let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+        let unit = match () {
+            () if is("ex") => Some((1_000, true)),
+            () if is("px") => Some((1, true)),
+            () if is("exat") => Some((1_000, false)),
+            () if is("pxat") => Some((1, false)),
+            () => None,
+        };
+        if let Some((unit_ms, is_relative)) = unit {
+            at += 1;
+            let time = command.get(at).ok_or(SYNTAX)?;
+            let time = decimal(time).ok_or(NOT_INTEGER)?;
+            let instant = instant(session, time, unit_ms, is_relative);
+            let instant = instant.ok_or_else(|| format!("ERR invalid expire time in '{name}' command"))?;
+            take(&mut options.expiry, Expiry::At(instant))?;
+        } else if is("keepttl") {
+            take(&mut options.expiry, Expiry::Keep)?;
+        } else if is("nx") {
+            take(&mut options.condition, Condition::IfAbsent)?;
+        } else if is("xx") {
+            take(&mut options.condition, Condition::IfPresent)?;
+        } else if is("ifeq") {
+            at += 1;
+            take(&mut options.condition, Condition::IfEquals(command.get(at).ok_or(SYNTAX)?.clone()))?;
+        } else if is("get") {
+            options.returns_previous = true;
+        } else if is("persist") && !options.persists {
+            options.persists = true;
+        } else {
+            return Err(SYNTAX.to_owned());
+        }
+        at += 1;
+    }
+    Ok(options)
+}
+
+/// Sets an option that may be given once.
+fn take<T>(slot: &mut Option<T>, value: T) -> Result<(), String> {
+    if slot.replace(value).is_some() { Err(SYNTAX.to_owned()) } else { Ok(()) }
+}
+
+pub(crate) fn set(session: &mut Session, command: &Command) {
+    if command.len() == 3 {
+        return session.call(set_request(command, 2, Expiry::Default, Condition::Always), Shape::Okay);
+    }
+    let options = match options(session, command, 3, "set") {
+        Ok(Options { persists: true, .. }) => Err(SYNTAX.to_owned()),
+        other => other,
+    };
+    match options {
+        Err(error) => session.writer.error(&error),
+        Ok(options) => {
+            let request = Request::Set {
+                key: argument(command, 1),
+                value: argument(command, 2),
+                expiry: options.expiry.unwrap_or(Expiry::Default),
+                condition: options.condition.unwrap_or(Condition::Always),
+                returns_previous: options.returns_previous,
+                seen: None,
+            };
+            session.call(request, if options.returns_previous { Shape::Previous } else { Shape::Okay });
+        }
+    }
+}
+
+pub(crate) fn getex(session: &mut Session, command: &Command) {
+    let options = options(session, command, 2, "getex");
+    let expiry = match options {
+        Err(error) => return session.writer.error(&error),
+        Ok(Options { returns_previous: true, .. } | Options { condition: Some(_), .. }) => None,
+        Ok(Options { expiry: Some(Expiry::Keep), .. } | Options { expiry: Some(_), persists: true, .. }) => None,
+        Ok(Options { persists: true, .. }) => Some(Expiry::Default),
+        Ok(Options { expiry, .. }) => Some(expiry.unwrap_or(Expiry::Keep)),
+    };
+    match expiry {
+        None => session.writer.error(SYNTAX),
+        Some(Expiry::Keep) => get(session, command),
+        Some(expiry) => session.call(Request::GetAndExpire { key: argument(command, 1), expiry }, Shape::Value),
+    }
+}
+
+fn add(session: &mut Session, command: &Command, delta: i64) {
+    session.call(Request::Add { key: argument(command, 1), delta }, Shape::Integer);
+}
+
+pub(crate) fn incr(session: &mut Session, command: &Command) {
+    add(session, command, 1);
+}
+
+pub(crate) fn decr(session: &mut Session, command: &Command) {
+    add(session, command, -1);
+}
+
+pub(crate) fn incrby(session: &mut Session, command: &Command) {
+    if let Some(delta) = number(session, command, 2) {
+        add(session, command, delta);
+    }
+}
+
+pub(crate) fn decrby(session: &mut Session, command: &Command) {
+    match number(session, command, 2).map(i64::checked_neg) {
+        None => {}
+        Some(None) => session.writer.error("ERR decrement would overflow"),
+        Some(Some(delta)) => add(session, command, delta),
+    }
+}
+
+pub(crate) fn incrbyfloat(session: &mut Session, command: &Command) {
+    let delta = argument(command, 2);
+    let is_number = std::str::from_utf8(&delta).is_ok_and(|text| text.parse::<f64>().is_ok_and(f64::is_finite));
+    if !is_number {
+        return session.writer.error("ERR value is not a valid float");
+    }
+    session.call(Request::AddFloat { key: argument(command, 1), delta }, Shape::Value);
+}
+
+pub(crate) fn append(session: &mut Session, command: &Command) {
+    let request = Request::Append { key: argument(command, 1), tail: argument(command, 2) };
+    session.call(request, Shape::Integer);
+}
+
+pub(crate) fn setrange(session: &mut Session, command: &Command) {
+    let Some(offset) = number(session, command, 2) else { return };
+    match u64::try_from(offset) {
+        Err(_) => session.writer.error("ERR offset is out of range"),
+        Ok(offset) => {
+            let request = Request::SetRange { key: argument(command, 1), offset, part: argument(command, 3) };
+            session.call(request, Shape::Integer);
+        }
+    }
+}
+
+pub(crate) fn persist(session: &mut Session, command: &Command) {
+    session.call(Request::Persist { key: argument(command, 1) }, Shape::Done);
+}
+
+pub(crate) fn expire(session: &mut Session, command: &Command) {
+    expire_in(session, command, 1_000, true);
+}
+
+pub(crate) fn pexpire(session: &mut Session, command: &Command) {
+    expire_in(session, command, 1, true);
+}
+
+pub(crate) fn expireat(session: &mut Session, command: &Command) {
+    expire_in(session, command, 1_000, false);
+}
+
+pub(crate) fn pexpireat(session: &mut Session, command: &Command) {
+    expire_in(session, command, 1, false);
+}
+
+fn expire_in(session: &mut Session, command: &Command, unit_ms: i64, is_relative: bool) {
+    let Some(time) = number(session, command, 2) else { return };
+    let mut only = ExpireIf { none: false, some: false, later: false, earlier: false };
+    for option in command.iter().skip(3) {
+        match option.to_ascii_lowercase().as_slice() {
+            b"nx" => only.none = true,
+            b"xx" => only.some = true,
+            b"gt" => only.later = true,
+            b"lt" => only.earlier = true,
+            _ => {
+                let option = String::from_utf8_lossy(option);
+                return session.writer.error(&format!("ERR Unsupported option {option}"));
+            }
+        }
+    }
+    if only.none && (only.some || only.later || only.earlier) {
+        return session.writer.error("ERR NX and XX, GT or LT options at the same time are not compatible");
+    }
+    if only.later && only.earlier {
+        return session.writer.error("ERR GT and LT options at the same time are not compatible");
+    }
+    let base = if is_relative { session.node.wall_ms() as i64 } else { 0 };
+    match time.checked_mul(unit_ms).and_then(|ms| ms.checked_add(base)) {
+        None => session.writer.error("ERR invalid expire time in 'expire' command"),
+        Some(at) => {
+            let at = u64::try_from(at).unwrap_or(0);
+            session.call(Request::Expire { key: argument(command, 1), at, only }, Shape::Done);
+        }
+    }
+}
+
+pub(crate) fn ttl(session: &mut Session, command: &Command) {
+    tell_expiry(session, command, true, true);
+}
+
+pub(crate) fn pttl(session: &mut Session, command: &Command) {
+    tell_expiry(session, command, true, false);
+}
+
+pub(crate) fn expiretime(session: &mut Session, command: &Command) {
+    tell_expiry(session, command, false, true);
+}
+
+pub(crate) fn pexpiretime(session: &mut Session, command: &Command) {
+    tell_expiry(session, command, false, false);
+}
+
+fn tell_expiry(session: &mut Session, command: &Command, is_relative: bool, in_seconds: bool) {
+    let now_ms = is_relative.then(|| session.node.wall_ms());
+    session.call(Request::Get { key: argument(command, 1) }, Shape::Expiry { now_ms, in_seconds });
+}
+
+/// What little there is to say of a value beside itself.
+pub(crate) fn object(session: &mut Session, command: &Command) {
+    let key = || Request::Get { key: argument(command, 2) };
+    match argument(command, 1).to_ascii_lowercase().as_slice() {
+        b"help" => session.writer.bulks(&["OBJECT ENCODING|REFCOUNT|IDLETIME|FREQ <key>"]),
+        _ if command.len() != 3 => session.writer.error(SYNTAX),
+        b"encoding" => session.call(key(), Shape::Encoding),
+        b"refcount" => session.call(key(), Shape::NumberIfAny(1)),
+        b"idletime" | b"freq" => session.call(key(), Shape::NumberIfAny(0)),
+        _ => session.writer.error(SYNTAX),
+    }
+}

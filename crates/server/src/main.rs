@@ -1,1 +1,17 @@
-fn main() {}
+//! The binary `slipring`: a node, its tools, and a demonstration.
+
+mod cli;
+mod client;
+mod demo;
+mod settings;
+mod start;
+
+use std::process::ExitCode;
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    cli::main()
+}

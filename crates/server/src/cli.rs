@@ -1,0 +1,173 @@
+//! The command line: what can be asked of `slipring`, and who does it.
+
+use std::process::ExitCode;
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+use tracing_subscriber::EnvFilter;
+
+use crate::client::{self, Client};
+use crate::demo;
+use crate::settings::{Settings, Sources};
+use crate::start;
+
+/// A peer-to-peer data platform: replicated keys without a master, for Redis and HTTP clients.
+#[derive(Parser)]
+#[command(name = "slipring", version, max_term_width = 110)]
+struct Cli {
+    /// The HTTP address of the node that client commands talk to.
+    #[arg(long, global = true, env = "SLIPRING_NODE", default_value = "http://127.0.0.1:7379", value_name = "URL")]
+    node: String,
+    /// Print JSON instead of tables.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a node: found a cluster, join one with --join, or go on in the one its directory belongs to.
+    Start {
+        #[command(flatten)]
+        sources: Sources,
+        #[command(flatten)]
+        watching: start::Watching,
+    },
+    /// Start three nodes on this machine and show how they survive the death of one.
+    Demo(demo::Options),
+    /// Show the cluster: its nodes, who can be reached, what they hold.
+    Status,
+    /// Print a value.
+    Get {
+        key: String,
+        /// The bucket.
+        #[arg(long, default_value = "default")]
+        bucket: String,
+    },
+    /// Write a value.
+    Put {
+        key: String,
+        value: String,
+        /// The bucket.
+        #[arg(long, default_value = "default")]
+        bucket: String,
+        /// Milliseconds until it expires.
+        #[arg(long)]
+        ttl_ms: Option<u64>,
+    },
+    /// Delete a value.
+    Del {
+        key: String,
+        /// The bucket.
+        #[arg(long, default_value = "default")]
+        bucket: String,
+    },
+    /// Make, list and delete buckets.
+    #[command(subcommand)]
+    Bucket(BucketCommand),
+    /// Show who holds what.
+    #[command(subcommand)]
+    Layout(LayoutCommand),
+    /// Show every setting, its value, and where the value comes from.
+    Config {
+        #[command(flatten)]
+        sources: Sources,
+    },
+    /// Print a completion script for a shell.
+    Completions { shell: Shell },
+}
+
+#[derive(Subcommand)]
+enum BucketCommand {
+    /// Make a bucket.
+    Create {
+        name: String,
+        /// What it begins with: durable or cache.
+        #[arg(long, default_value = "durable")]
+        preset: String,
+        /// A field that differs from the preset, as FIELD=VALUE; may be repeated. Fields: replicas, read_acks,
+        /// write_acks, on_conflict, engine, durability, ttl_ms.
+        #[arg(long = "set", value_name = "FIELD=VALUE")]
+        policy: Vec<String>,
+    },
+    /// List the buckets.
+    List,
+    /// Delete a bucket and everything in it.
+    Delete { name: String },
+}
+
+#[derive(Subcommand)]
+enum LayoutCommand {
+    /// Show the layout in force.
+    Show,
+}
+
+/// Runs what the command line asks for. 0: done; 1: failed, or nothing found; 2: the command line is wrong.
+pub(crate) fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match run(cli, &matches) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+            eprintln!("slipring: {}", causes.join(": "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<bool> {
+    let client = Client::new(&cli.node, cli.json);
+    let own = matches.subcommand().map_or(matches, |(_, own)| own);
+    match cli.command {
+        Command::Start { sources, watching } => {
+            let (settings, _) = sources.settings(own)?;
+            log_to_stderr(&settings)?;
+            start::run(&settings, &watching)?;
+        }
+        Command::Demo(options) => return demo::run(&options),
+        Command::Status => client.status()?,
+        Command::Get { key, bucket } => return client.get(&bucket, &key),
+        Command::Put { key, value, bucket, ttl_ms } => client.put(&bucket, &key, &value, ttl_ms)?,
+        Command::Del { key, bucket } => return client.delete(&bucket, &key),
+        Command::Bucket(BucketCommand::Create { name, preset, policy }) => {
+            client.create_bucket(&name, &preset, &policy)?;
+        }
+        Command::Bucket(BucketCommand::List) => client.buckets()?,
+        Command::Bucket(BucketCommand::Delete { name }) => client.delete_bucket(&name)?,
+        Command::Layout(LayoutCommand::Show) => client.layout()?,
+        Command::Config { sources } => show_config(sources, own, cli.json)?,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "slipring", &mut std::io::stdout());
+        }
+    }
+    Ok(true)
+}
+
+fn show_config(sources: Sources, matches: &ArgMatches, is_json: bool) -> anyhow::Result<()> {
+    let (_, origins) = sources.settings(matches)?;
+    if is_json {
+        println!("{}", serde_json::to_string(&origins)?);
+        return Ok(());
+    }
+    let mut table = client::table(&["setting", "value", "from", "meaning"]);
+    for origin in origins {
+        table.add_row([origin.name, &origin.value.to_string(), origin.source, origin.help]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+fn log_to_stderr(settings: &Settings) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&settings.log)
+        .map_err(|error| anyhow::anyhow!("log = \"{}\" is not a filter: {error}", settings.log))?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if settings.log_format == "json" {
+        logs.json().init();
+    } else {
+        logs.with_target(false).init();
+    }
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! Commands for a running node, over its HTTP port.
+
+use anyhow::{Context, bail};
+use comfy_table::Table;
+use serde_json::{Value, json};
+use slipring_node::Status;
+
+/// A node to talk to.
+pub(crate) struct Client {
+    base: String,
+    is_json: bool,
+    agent: ureq::Agent,
+}
+
+/// What a node answered.
+struct Answer {
+    status: u16,
+    body: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn new(base: &str, is_json: bool) -> Self {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+        Self { base: base.trim_end_matches('/').to_owned(), is_json, agent: config.into() }
+    }
+
+    fn ask(&self, method: &str, path: &str, body: Option<&[u8]>) -> anyhow::Result<Answer> {
+        let url = format!("{}{path}", self.base);
+        let sent = match (method, body) {
+            ("PUT", body) => self.agent.put(&url).send(body.unwrap_or_default()),
+            ("POST", body) => self.agent.post(&url).send(body.unwrap_or_default()),
+            ("DELETE", _) => self.agent.delete(&url).call(),
+            _ => self.agent.get(&url).call(),
+        };
+        let mut response =
+            sent.with_context(|| format!("no node answers at {}; name another with --node", self.base))?;
+        let status = response.status().as_u16();
+        let body = response.body_mut().with_config().limit(64 * 1024 * 1024).read_to_vec()?;
+        Ok(Answer { status, body })
+    }
+
+    fn ask_json(&self, method: &str, path: &str, body: Option<&[u8]>) -> anyhow::Result<Value> {
+        let answer = self.ask(method, path, body)?;
+        if answer.status >= 300 {
+            bail!(answer.error());
+        }
+        if answer.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer.body).context("the node's answer is not JSON; is this its HTTP port?")
+    }
+
+    pub(crate) fn get(&self, bucket: &str, key: &str) -> anyhow::Result<bool> {
+        let answer = self.ask("GET", &key_path(bucket, key), None)?;
+        match answer.status {
+            200 if self.is_json => println!("{}", json!({ "value": String::from_utf8_lossy(&answer.body) })),
+            200 => {
+                use std::io::Write as _;
+                let mut out = std::io::stdout().lock();
+                out.write_all(&answer.body)?;
+                out.write_all(b"\n")?;
+            }
+            404 if answer.error_kind() == "not_found" => {
+                eprintln!("{}", answer.error());
+                return Ok(false);
+            }
+            _ => bail!(answer.error()),
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn put(&self, bucket: &str, key: &str, value: &str, ttl_ms: Option<u64>) -> anyhow::Result<()> {
+        let ttl = ttl_ms.map(|ttl| format!("?ttl_ms={ttl}")).unwrap_or_default();
+        let answer = self.ask("PUT", &format!("{}{ttl}", key_path(bucket, key)), Some(value.as_bytes()))?;
+        self.done(&answer)
+    }
+
+    pub(crate) fn delete(&self, bucket: &str, key: &str) -> anyhow::Result<bool> {
+        let answer = self.ask("DELETE", &key_path(bucket, key), None)?;
+        if answer.status == 404 {
+            eprintln!("{}", answer.error());
+            return Ok(false);
+        }
+        self.done(&answer).map(|()| true)
+    }
+
+    fn done(&self, answer: &Answer) -> anyhow::Result<()> {
+        if answer.status >= 300 {
+            bail!(answer.error());
+        }
+        println!("{}", if self.is_json { "{\"ok\":true}" } else { "ok" });
+        Ok(())
+    }
+
+    pub(crate) fn buckets(&self) -> anyhow::Result<()> {
+        let answer = self.ask_json("GET", "/v1/buckets", None)?;
+        let mut table = table(&["number", "name", "copies", "engine", "durability", "on conflict", "ttl ms"]);
+        for bucket in answer["buckets"].as_array().into_iter().flatten() {
+            let policy = &bucket["policy"];
+            let cells = [&bucket["number"], &bucket["name"], &policy["replicas"], &policy["engine"], &policy["durability"], &policy["on_conflict"], &policy["ttl_ms"]];
+            table.add_row(cells.map(plain));
+        }
+        self.show(&answer, &table);
+        Ok(())
+    }
+
+    pub(crate) fn create_bucket(&self, name: &str, preset: &str, policy: &[String]) -> anyhow::Result<()> {
+        let mut fields = serde_json::Map::new();
+        for setting in policy {
+            let (field, value) = setting.split_once('=').with_context(|| format!("\"{setting}\" is not FIELD=VALUE"))?;
+            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+            fields.insert(field.to_owned(), value);
+        }
+        let wish = json!({ "name": name, "preset": preset, "policy": fields });
+        let made = self.ask_json("POST", "/v1/buckets", Some(wish.to_string().as_bytes()))?;
+        if self.is_json {
+            println!("{made}");
+        } else {
+            println!("bucket \"{name}\" is number {}: SELECT {} on the Redis port", made["number"], made["number"]);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn delete_bucket(&self, name: &str) -> anyhow::Result<()> {
+        let answer = self.ask("DELETE", &format!("/v1/buckets/{}", escape(name)), None)?;
+        self.done(&answer)
+    }
+
+    pub(crate) fn status(&self) -> anyhow::Result<()> {
+        let answer = self.ask_json("GET", "/v1/cluster", None)?;
+        let status: Status = serde_json::from_value(answer.clone()).context("the node is of another version")?;
+        let mut table = table(&["node", "redis", "http", "zone", "start", "reachable", "primaries", "keys", "hints"]);
+        for node in &status.nodes {
+            let own = |value: fn(&slipring_node::OwnStatus) -> u64| {
+                node.own.as_ref().map_or_else(|| "?".to_owned(), |own| value(own).to_string())
+            };
+            let mark = if node.id == status.node { "*" } else { "" };
+            let row = [
+                format!("{}{mark}", node.id.short()),
+                node.addresses.redis.clone(),
+                node.addresses.http.clone(),
+                node.zone.clone(),
+                node.incarnation.to_string(),
+                if node.is_connected { "yes" } else { "NO" }.to_owned(),
+                own(|own| own.primaries),
+                own(|own| own.keys),
+                own(|own| own.hints),
+            ];
+            table.add_row(row);
+        }
+        self.show(&answer, &table);
+        if !self.is_json {
+            let leader = status.layout_leader.map_or_else(|| "nobody".to_owned(), |leader| leader.short());
+            println!("cluster {}, layout {}, {} partitions, layout group led by {leader}", status.cluster.short(), status.epoch, status.partitions);
+            for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
+                println!("bucket \"{}\" has {} of {} copies: add nodes", bucket.name, bucket.copies, bucket.policy.replicas);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn layout(&self) -> anyhow::Result<()> {
+        let answer = self.ask_json("GET", "/v1/layout", None)?;
+        let layout: slipring_ring::Layout =
+            serde_json::from_value(answer.clone()).context("the node is of another version")?;
+        let mut table = table(&["node", "peers", "zone", "weight", "copies", "primaries"]);
+        let load = layout.load();
+        for (id, entry) in layout.nodes() {
+            let load = load.get(id).copied().unwrap_or_default();
+            let row = [
+                id.short(),
+                entry.addresses.peer.clone(),
+                entry.zone.clone(),
+                entry.weight.to_string(),
+                load.replicas.to_string(),
+                load.primaries.to_string(),
+            ];
+            table.add_row(row);
+        }
+        self.show(&answer, &table);
+        if !self.is_json {
+            println!("epoch {}, {} partitions", layout.epoch(), layout.partition_count());
+        }
+        Ok(())
+    }
+
+    fn show(&self, json: &Value, table: &Table) {
+        if self.is_json {
+            println!("{json}");
+        } else {
+            println!("{table}");
+        }
+    }
+}
+
+impl Answer {
+    fn error_kind(&self) -> String {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        plain(&body["error"]["kind"])
+    }
+
+    fn error(&self) -> String {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        match body["error"]["message"].as_str() {
+            Some(message) => message.to_owned(),
+            None => format!("the node answered {}; is this its HTTP port?", self.status),
+        }
+    }
+}
+
+pub(crate) fn table(head: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(head.to_vec());
+    table
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn key_path(bucket: &str, key: &str) -> String {
+    format!("/v1/kv/{}/{}", escape(bucket), escape(key))
+}
+
+/// Percent-encodes everything but letters, digits and `-_.~`.
+fn escape(text: &str) -> String {
+    let escaped = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(escaped).collect()
+}

@@ -1,0 +1,208 @@
+//! Settings: from flags, else the environment, else a TOML file, else the default; each knows where it is from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
+use serde::{Deserialize, Serialize};
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $name:ident : $type:ty = $default:expr, $env:literal;)+) => {
+        /// Settings as one source gives them; what it does not say is absent.
+        #[derive(Args, Clone, Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct Layer {
+            $($(#[doc = $doc])+ #[arg(long, env = $env)] #[serde(default)] pub(crate) $name: Option<$type>,)+
+        }
+
+        /// Settings as they are in force.
+        #[derive(Clone, Debug, Serialize)]
+        pub(crate) struct Settings {
+            $(pub(crate) $name: $type,)+
+        }
+
+        impl Layer {
+            /// This layer where it says something, else `file`, else the default; and a row for each about that.
+            fn resolve(self, file: Layer, matches: &ArgMatches) -> (Settings, Vec<Origin>) {
+                let mut origins = Vec::new();
+                let settings = Settings {
+                    $($name: {
+                        let source = match (&self.$name, &file.$name) {
+                            (Some(_), _) if matches.value_source(stringify!($name)) == Some(ValueSource::EnvVariable) => $env,
+                            (Some(_), _) => "flag",
+                            (None, Some(_)) => "file",
+                            (None, None) => "default",
+                        };
+                        let value: $type = self.$name.or(file.$name).unwrap_or_else(|| $default);
+                        let shown = serde_json::to_value(&value).expect("settings are plain data");
+                        let help = concat!($($doc),+).trim();
+                        origins.push(Origin { name: stringify!($name), value: shown, source, help });
+                        value
+                    },)+
+                };
+                (settings, origins)
+            }
+        }
+    };
+}
+
+settings! {
+    /// The node's data directory. Holds its identity: never copy it, never give it to two nodes.
+    data: PathBuf = PathBuf::from("slipring-data"), "SLIPRING_DATA";
+    /// Peer addresses (host:port, separated by commas) of a cluster to join; without any, a new one is founded.
+    join: String = String::new(), "SLIPRING_JOIN";
+    /// The address to listen on. Other than loopback only with --insecure.
+    bind: String = "127.0.0.1".to_owned(), "SLIPRING_BIND";
+    /// Accept connections from other machines without encryption or passwords.
+    insecure: bool = false, "SLIPRING_INSECURE";
+    /// The port for Redis clients; 0 picks a free one.
+    redis_port: u16 = 6379, "SLIPRING_REDIS_PORT";
+    /// The port for HTTP clients; 0 picks a free one.
+    http_port: u16 = 7379, "SLIPRING_HTTP_PORT";
+    /// The port for other nodes; 0 picks a free one.
+    peer_port: u16 = 7946, "SLIPRING_PEER_PORT";
+    /// The zone the node stands in; copies are spread over zones.
+    zone: String = "default".to_owned(), "SLIPRING_ZONE";
+    /// The node's share of the partitions, relative to the others'. 1 to 1,000,000.
+    weight: u32 = 100, "SLIPRING_WEIGHT";
+    /// Bits that name a partition when this node founds a cluster: 8 make 256 partitions. 1 to 14.
+    partition_bits: u8 = 8, "SLIPRING_PARTITION_BITS";
+    /// Threads that serve clients and peers; 0 takes as many as there are processors.
+    workers: usize = 0, "SLIPRING_WORKERS";
+    /// Milliseconds until a request's outcome is given as unknown. 50 to 60,000.
+    request_timeout_ms: u64 = 2_000, "SLIPRING_REQUEST_TIMEOUT_MS";
+    /// Milliseconds a read waits for a replica before it asks one more.
+    hedge_ms: u64 = 50, "SLIPRING_HEDGE_MS";
+    /// Milliseconds between two comparisons of partitions with their replicas. 100 to 3,600,000.
+    exchange_interval_ms: u64 = 10_000, "SLIPRING_EXCHANGE_INTERVAL_MS";
+    /// Milliseconds between two forced writes of buffered buckets: what a loss of power can take. 1 to 10,000.
+    sync_interval_ms: u64 = 100, "SLIPRING_SYNC_INTERVAL_MS";
+    /// Milliseconds between two looks for expired values. 10 to 3,600,000.
+    expiry_interval_ms: u64 = 1_000, "SLIPRING_EXPIRY_INTERVAL_MS";
+    /// What to log, for instance: info, or warn,slipring_node=debug.
+    log: String = "info,openraft=warn".to_owned(), "SLIPRING_LOG";
+    /// How to log: text or json.
+    log_format: String = "text".to_owned(), "SLIPRING_LOG_FORMAT";
+}
+
+/// One setting, its value, and where it comes from.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Origin {
+    pub(crate) name: &'static str,
+    pub(crate) value: serde_json::Value,
+    pub(crate) source: &'static str,
+    pub(crate) help: &'static str,
+}
+
+/// Where settings are read from, and what flags say.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Sources {
+    /// A TOML file with settings; names are those of the flags, with underscores.
+    #[arg(long, env = "SLIPRING_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    layer: Layer,
+}
+
+impl Sources {
+    /// The settings in force; checked.
+    pub(crate) fn settings(self, matches: &ArgMatches) -> anyhow::Result<(Settings, Vec<Origin>)> {
+        let file = self.config.as_deref().map_or_else(|| Ok(Layer::default()), read_file)?;
+        let (settings, origins) = self.layer.resolve(file, matches);
+        settings.validate()?;
+        Ok((settings, origins))
+    }
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Layer> {
+    let place = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("the configuration {place} cannot be read"))?;
+    let file = toml::Deserializer::parse(&text).with_context(|| format!("{place} is not TOML"))?;
+    serde_path_to_error::deserialize(file).map_err(|error| {
+        anyhow::anyhow!("{place}: {}: {}", error.path(), error.inner().to_string().trim())
+    })
+}
+
+impl Settings {
+    /// The part that the node itself takes.
+    pub(crate) fn node(&self) -> slipring_node::Settings {
+        slipring_node::Settings {
+            request_timeout_ms: self.request_timeout_ms,
+            hedge_ms: self.hedge_ms,
+            exchange_interval_ms: self.exchange_interval_ms,
+            sync_interval_ms: self.sync_interval_ms,
+            expiry_interval_ms: self.expiry_interval_ms,
+            partition_bits: self.partition_bits,
+            zone: self.zone.clone(),
+            weight: self.weight,
+        }
+    }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        self.node().validate().map_err(anyhow::Error::msg)?;
+        let address: std::net::IpAddr =
+            self.bind.parse().with_context(|| format!("bind = \"{}\" is not an IP address", self.bind))?;
+        if !address.is_loopback() && !self.insecure {
+            bail!(
+                "bind = {address} would let other machines in, and there is no encryption and no password yet: keep \
+                 127.0.0.1, or say --insecure true when the network is yours alone"
+            );
+        }
+        if !["text", "json"].contains(&self.log_format.as_str()) {
+            bail!("log_format = \"{}\" must be text or json", self.log_format);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Probe {
+        #[command(flatten)]
+        sources: Sources,
+    }
+
+    fn resolve(arguments: &[&str]) -> anyhow::Result<(Settings, Vec<Origin>)> {
+        let matches = Probe::command().get_matches_from(arguments);
+        Probe::from_arg_matches(&matches).expect("arguments").sources.settings(&matches)
+    }
+
+    fn origin(origins: &[Origin], name: &str) -> &'static str {
+        origins.iter().find(|origin| origin.name == name).expect("a setting").source
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_the_default() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "redis_port = 1000\nzone = \"a\"\n").expect("written");
+        let path = file.path().display().to_string();
+        let (settings, origins) = resolve(&["x", "--config", &path, "--zone", "b"]).expect("settings");
+        assert_eq!((settings.redis_port, settings.zone.as_str(), settings.http_port), (1000, "b", 7379));
+        let sources = ["redis_port", "zone", "http_port"].map(|name| origin(&origins, name));
+        assert_eq!(sources, ["file", "flag", "default"]);
+    }
+
+    #[test]
+    fn a_wrong_key_or_value_is_named() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = file.path().display().to_string();
+        for (text, expected) in [("redis_prt = 1", "redis_prt"), ("redis_port = \"x\"", "redis_port")] {
+            std::fs::write(file.path(), text).expect("written");
+            let error = resolve(&["x", "--config", &path]).expect_err("refused").to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_machines_are_let_in_only_on_purpose() {
+        let error = resolve(&["x", "--bind", "0.0.0.0"]).expect_err("refused").to_string();
+        assert!(error.contains("--insecure"), "{error}");
+        assert!(resolve(&["x", "--bind", "0.0.0.0", "--insecure", "true"]).is_ok());
+    }
+}

@@ -1,0 +1,150 @@
+//! Starting a node: claim the directory, bind the ports, join the cluster, serve until told to stop.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use slipring_apps::KV;
+use slipring_discovery::StaticSeeds;
+use slipring_node::{Node, TransportFactory};
+use slipring_ring::Addresses;
+use slipring_storage::DataDir;
+use slipring_transport::GrpcTransport;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::settings::Settings;
+
+/// How a start is watched over by whoever started it.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Watching {
+    /// Write a JSON file with the node's addresses once it serves.
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// Stop when standard input closes: when whoever started this process is gone.
+    #[arg(long)]
+    exit_with_stdin: bool,
+}
+
+/// The ports, bound before anything else happens.
+struct Ports {
+    redis: TcpListener,
+    http: TcpListener,
+    peer: TcpListener,
+}
+
+/// Runs a node to its end.
+pub(crate) fn run(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if settings.workers > 0 {
+        runtime.worker_threads(settings.workers);
+    }
+    runtime.enable_all().build()?.block_on(serve(settings, watching))
+}
+
+async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
+    let directory = DataDir::claim(&settings.data)?;
+    let ports = bind(settings).await?;
+    let addresses = Addresses {
+        peer: ports.peer.local_addr()?.to_string(),
+        redis: ports.redis.local_addr()?.to_string(),
+        http: ports.http.local_addr()?.to_string(),
+    };
+    let seeds = settings.join.split(',').map(str::trim).filter(|seed| !seed.is_empty()).map(str::to_owned);
+    let seeds = StaticSeeds::new(seeds).context("join")?;
+    if !settings.join.is_empty() {
+        eprintln!("slipring: asking {} to join their cluster", settings.join);
+    }
+    let mut stop = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let peer = ports.peer;
+    let transport: TransportFactory = Box::new(move |hello, inbox| {
+        Ok(Arc::new(GrpcTransport::start(slipring_transport::Settings::default(), peer, hello, inbox)))
+    });
+    let disk = Arc::new(directory.disk()?);
+    let builder = Node::builder(settings.node(), directory.meta()?, disk, addresses, transport);
+    let starting = builder.service(&KV).join(seeds).start();
+    let node = tokio::select! {
+        node = starting => node?,
+        _ = stop.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let (stopping, is_stopping) = watch::channel(false);
+    let redis = tokio::spawn(slipring_gateway::resp::serve(ports.redis, node.clone(), is_stopping.clone()));
+    let http = tokio::spawn(slipring_gateway::http::serve(ports.http, node.clone(), is_stopping));
+    announce(&node, settings, watching)?;
+    let mut failed = node.stopped();
+    let reason = tokio::select! {
+        _ = stop.recv() => None,
+        _ = interrupt.recv() => None,
+        () = stdin_closed(), if watching.exit_with_stdin => None,
+        reason = failed.wait_for(Option::is_some) => reason.ok().and_then(|reason| reason.clone()),
+    };
+    eprintln!("slipring: stopping; a second signal ends the process at once");
+    stopping.send_replace(true);
+    tokio::select! {
+        _ = stop.recv() => anyhow::bail!("stopped before everything was finished"),
+        _ = interrupt.recv() => anyhow::bail!("stopped before everything was finished"),
+        ended = async { node.shutdown().await } => ended?,
+    }
+    redis.abort();
+    http.abort();
+    match reason {
+        Some(reason) => anyhow::bail!(reason),
+        None => Ok(()),
+    }
+}
+
+async fn bind(settings: &Settings) -> anyhow::Result<Ports> {
+    let listen = |what: &'static str, flag: &'static str, port: u16| async move {
+        let address: SocketAddr = SocketAddr::new(settings.bind.parse()?, port);
+        TcpListener::bind(address).await.with_context(|| {
+            format!("{address} cannot be used for {what}: is another process on it? choose another with --{flag}, or 0 for any")
+        })
+    };
+    Ok(Ports {
+        redis: listen("Redis clients", "redis-port", settings.redis_port).await?,
+        http: listen("HTTP clients", "http-port", settings.http_port).await?,
+        peer: listen("peers", "peer-port", settings.peer_port).await?,
+    })
+}
+
+fn announce(node: &Node, settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
+    let addresses = node.addresses();
+    println!("slipring {} serves", env!("CARGO_PKG_VERSION"));
+    println!("  node     {} (start {})", node.id().short(), node.incarnation());
+    println!("  cluster  {} of {} nodes", node.cluster().short(), node.layout().nodes().len());
+    println!("  data     {}", settings.data.display());
+    println!("  redis    {}", addresses.redis);
+    println!("  http     http://{}", addresses.http);
+    println!("  peers    {}", addresses.peer);
+    match &watching.ready_file {
+        Some(path) => write_ready_file(node, path),
+        None => Ok(()),
+    }
+}
+
+/// Writes the file whole: whoever waits for it never reads half of it.
+fn write_ready_file(node: &Node, path: &Path) -> anyhow::Result<()> {
+    let addresses = node.addresses();
+    let ready = serde_json::json!({
+        "redis": addresses.redis,
+        "http": addresses.http,
+        "peer": addresses.peer,
+        "node": node.id(),
+        "pid": std::process::id(),
+    });
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, ready.to_string()).with_context(|| partial.display().to_string())?;
+    std::fs::rename(&partial, path).with_context(|| path.display().to_string())
+}
+
+async fn stdin_closed() {
+    let mut stdin = tokio::io::stdin();
+    let mut ignored = [0; 256];
+    while matches!(stdin.read(&mut ignored).await, Ok(1..)) {}
+}

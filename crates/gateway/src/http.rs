@@ -25,7 +25,11 @@ pub const OPENAPI: &str = include_str!("http/openapi.json");
 ///
 /// # Errors
 /// The listener failed.
-pub async fn serve(listener: TcpListener, node: Node, mut stopping: watch::Receiver<bool>) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    node: Node,
+    mut stopping: watch::Receiver<bool>,
+) -> std::io::Result<()> {
     let stopped = async move {
         // A sender that is gone means the same as one that says so.
         let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
@@ -80,8 +84,10 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(super::OPENAPI).expect("JSON");
         let described: Vec<String> = document["paths"].as_object().expect("paths").keys().cloned().collect();
         let source = include_str!("http.rs");
-        let mut routed: Vec<String> =
-            source.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")?.split('"').next().map(str::to_owned)).collect();
+        let mut routed: Vec<String> = source
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(".route(\"")?.split('"').next().map(str::to_owned))
+            .collect();
         routed.sort();
         assert_eq!(described, routed);
     }

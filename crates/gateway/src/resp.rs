@@ -78,7 +78,9 @@ pub async fn serve(listener: TcpListener, node: Node, mut stopping: watch::Recei
         match accepted {
             Ok((stream, address)) => {
                 let (node, clients, stopping) = (node.clone(), clients.clone(), stopping.clone());
-                tokio::spawn(async move { welcome(stream, address.to_string(), node, clients, stopping).await });
+                tokio::spawn(
+                    async move { welcome(stream, address.to_string(), node, clients, stopping).await },
+                );
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");

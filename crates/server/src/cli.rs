@@ -16,7 +16,13 @@ use crate::start;
 #[command(name = "slipring", version, max_term_width = 110)]
 struct Cli {
     /// The HTTP address of the node that client commands talk to.
-    #[arg(long, global = true, env = "SLIPRING_NODE", default_value = "http://127.0.0.1:7379", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "SLIPRING_NODE",
+        default_value = "http://127.0.0.1:7379",
+        value_name = "URL"
+    )]
     node: String,
     /// Print JSON instead of tables.
     #[arg(long, global = true)]

@@ -69,7 +69,13 @@ impl Client {
         Ok(true)
     }
 
-    pub(crate) fn put(&self, bucket: &str, key: &str, value: &str, ttl_ms: Option<u64>) -> anyhow::Result<()> {
+    pub(crate) fn put(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: &str,
+        ttl_ms: Option<u64>,
+    ) -> anyhow::Result<()> {
         let ttl = ttl_ms.map(|ttl| format!("?ttl_ms={ttl}")).unwrap_or_default();
         let answer = self.ask("PUT", &format!("{}{ttl}", key_path(bucket, key)), Some(value.as_bytes()))?;
         self.done(&answer)
@@ -97,7 +103,15 @@ impl Client {
         let mut table = table(&["number", "name", "copies", "engine", "durability", "on conflict", "ttl ms"]);
         for bucket in answer["buckets"].as_array().into_iter().flatten() {
             let policy = &bucket["policy"];
-            let cells = [&bucket["number"], &bucket["name"], &policy["replicas"], &policy["engine"], &policy["durability"], &policy["on_conflict"], &policy["ttl_ms"]];
+            let cells = [
+                &bucket["number"],
+                &bucket["name"],
+                &policy["replicas"],
+                &policy["engine"],
+                &policy["durability"],
+                &policy["on_conflict"],
+                &policy["ttl_ms"],
+            ];
             table.add_row(cells.map(plain));
         }
         self.show(&answer, &table);
@@ -107,7 +121,8 @@ impl Client {
     pub(crate) fn create_bucket(&self, name: &str, preset: &str, policy: &[String]) -> anyhow::Result<()> {
         let mut fields = serde_json::Map::new();
         for setting in policy {
-            let (field, value) = setting.split_once('=').with_context(|| format!("\"{setting}\" is not FIELD=VALUE"))?;
+            let (field, value) =
+                setting.split_once('=').with_context(|| format!("\"{setting}\" is not FIELD=VALUE"))?;
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
             fields.insert(field.to_owned(), value);
         }
@@ -116,7 +131,10 @@ impl Client {
         if self.is_json {
             println!("{made}");
         } else {
-            println!("bucket \"{name}\" is number {}: SELECT {} on the Redis port", made["number"], made["number"]);
+            println!(
+                "bucket \"{name}\" is number {}: SELECT {} on the Redis port",
+                made["number"], made["number"]
+            );
         }
         Ok(())
     }
@@ -128,8 +146,10 @@ impl Client {
 
     pub(crate) fn status(&self) -> anyhow::Result<()> {
         let answer = self.ask_json("GET", "/v1/cluster", None)?;
-        let status: Status = serde_json::from_value(answer.clone()).context("the node is of another version")?;
-        let mut table = table(&["node", "redis", "http", "zone", "start", "reachable", "primaries", "keys", "hints"]);
+        let status: Status =
+            serde_json::from_value(answer.clone()).context("the node is of another version")?;
+        let mut table =
+            table(&["node", "redis", "http", "zone", "start", "reachable", "primaries", "keys", "hints"]);
         for node in &status.nodes {
             let own = |value: fn(&slipring_node::OwnStatus) -> u64| {
                 node.own.as_ref().map_or_else(|| "?".to_owned(), |own| value(own).to_string())
@@ -151,9 +171,17 @@ impl Client {
         self.show(&answer, &table);
         if !self.is_json {
             let leader = status.layout_leader.map_or_else(|| "nobody".to_owned(), |leader| leader.short());
-            println!("cluster {}, layout {}, {} partitions, layout group led by {leader}", status.cluster.short(), status.epoch, status.partitions);
+            println!(
+                "cluster {}, layout {}, {} partitions, layout group led by {leader}",
+                status.cluster.short(),
+                status.epoch,
+                status.partitions
+            );
             for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
-                println!("bucket \"{}\" has {} of {} copies: add nodes", bucket.name, bucket.copies, bucket.policy.replicas);
+                println!(
+                    "bucket \"{}\" has {} of {} copies: add nodes",
+                    bucket.name, bucket.copies, bucket.policy.replicas
+                );
             }
         }
         Ok(())

@@ -117,11 +117,11 @@ impl Sources {
 
 fn read_file(path: &Path) -> anyhow::Result<Layer> {
     let place = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("the configuration {place} cannot be read"))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("the configuration {place} cannot be read"))?;
     let file = toml::Deserializer::parse(&text).with_context(|| format!("{place} is not TOML"))?;
-    serde_path_to_error::deserialize(file).map_err(|error| {
-        anyhow::anyhow!("{place}: {}: {}", error.path(), error.inner().to_string().trim())
-    })
+    serde_path_to_error::deserialize(file)
+        .map_err(|error| anyhow::anyhow!("{place}: {}: {}", error.path(), error.inner().to_string().trim()))
 }
 
 impl Settings {

@@ -25,23 +25,28 @@ struct Wish {
 
 pub(super) async fn list(State(node): State<Node>) -> impl IntoResponse {
     let layout = node.layout();
-    let buckets = layout.buckets().iter().map(|(id, entry)| describe(id.0, &entry.name.to_string(), &entry.policy));
+    let buckets =
+        layout.buckets().iter().map(|(id, entry)| describe(id.0, &entry.name.to_string(), &entry.policy));
     Json(json!({ "buckets": buckets.collect::<Vec<_>>() }))
 }
 
-pub(super) async fn show(State(node): State<Node>, Path(name): Path<String>) -> Result<impl IntoResponse, Failure> {
+pub(super) async fn show(
+    State(node): State<Node>,
+    Path(name): Path<String>,
+) -> Result<impl IntoResponse, Failure> {
     let layout = node.layout();
     let (id, entry) = layout.bucket_named(&name).ok_or_else(|| no_such(&name))?;
     Ok(Json(describe(id.0, &name, &entry.policy)))
 }
 
 pub(super) async fn create(State(node): State<Node>, body: Bytes) -> Result<impl IntoResponse, Failure> {
-    let wish: Wish =
-        serde_json::from_slice(&body).map_err(|error| Failure::invalid(format!("the body is not a bucket: {error}")))?;
+    let wish: Wish = serde_json::from_slice(&body)
+        .map_err(|error| Failure::invalid(format!("the body is not a bucket: {error}")))?;
     let name: BucketName = wish.name.parse().map_err(|error| Failure::invalid(format!("name: {error}")))?;
     let preset = wish.preset.as_deref().unwrap_or("durable");
-    let base = BucketPolicy::preset(preset)
-        .ok_or_else(|| Failure::invalid(format!("there is no preset \"{preset}\": choose durable or cache")))?;
+    let base = BucketPolicy::preset(preset).ok_or_else(|| {
+        Failure::invalid(format!("there is no preset \"{preset}\": choose durable or cache"))
+    })?;
     let mut fields = serde_json::to_value(&base).expect("a policy is plain data");
     if let Some(object) = fields.as_object_mut() {
         object.extend(wish.policy);
@@ -54,7 +59,10 @@ pub(super) async fn create(State(node): State<Node>, body: Bytes) -> Result<impl
     Ok((StatusCode::CREATED, Json(json!({ "name": name, "number": number, "policy": policy }))))
 }
 
-pub(super) async fn delete(State(node): State<Node>, Path(name): Path<String>) -> Result<impl IntoResponse, Failure> {
+pub(super) async fn delete(
+    State(node): State<Node>,
+    Path(name): Path<String>,
+) -> Result<impl IntoResponse, Failure> {
     node.bucket_named(&name).ok_or_else(|| no_such(&name))?;
     let name: BucketName = name.parse().map_err(|error| Failure::invalid(format!("name: {error}")))?;
     node.propose(Command::DeleteBucket { name }).await?;

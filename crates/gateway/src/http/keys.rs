@@ -154,9 +154,13 @@ fn context_of(headers: &HeaderMap) -> Result<Option<Bytes>, Failure> {
     let digits = value.to_str().ok().and_then(|text| text.strip_prefix('"')?.strip_suffix('"'));
     let bytes = digits.filter(|digits| digits.len() % 2 == 0).and_then(|digits| {
         let pairs = digits.as_bytes().chunks_exact(2);
-        pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect::<Option<Vec<u8>>>()
+        pairs
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            .collect::<Option<Vec<u8>>>()
     });
-    bytes.map(|bytes| Some(bytes.into())).ok_or_else(|| Failure::invalid("If-Match must be an ETag as it was read"))
+    bytes
+        .map(|bytes| Some(bytes.into()))
+        .ok_or_else(|| Failure::invalid("If-Match must be an ETag as it was read"))
 }
 
 fn precondition(message: &str) -> Failure {

@@ -20,7 +20,8 @@ fn word(command: &Command, at: usize) -> String {
 }
 
 fn unknown_subcommand(session: &mut Session, command: &Command) {
-    let (name, sub) = (word(command, 0).to_uppercase(), String::from_utf8_lossy(&argument(command, 1)).into_owned());
+    let (name, sub) =
+        (word(command, 0).to_uppercase(), String::from_utf8_lossy(&argument(command, 1)).into_owned());
     session.writer.error(&format!("ERR unknown subcommand '{sub}'. Try {name} HELP."));
 }
 
@@ -162,7 +163,9 @@ pub(crate) fn client(session: &mut Session, command: &Command) {
             session.writer.set(0);
         }
         ("getredir", 2) => session.writer.integer(-1),
-        ("help", 2) => session.writer.bulks(&["CLIENT ID|INFO|LIST|GETNAME|SETNAME|SETINFO|NO-EVICT|NO-TOUCH|TRACKINGINFO"]),
+        ("help", 2) => session
+            .writer
+            .bulks(&["CLIENT ID|INFO|LIST|GETNAME|SETNAME|SETINFO|NO-EVICT|NO-TOUCH|TRACKINGINFO"]),
         _ => unknown_subcommand(session, command),
     }
 }
@@ -310,13 +313,16 @@ pub(crate) fn lolwut(session: &mut Session, _command: &Command) {
 pub(crate) fn debug<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
     const SLEEP_SECONDS_MAX: f64 = 60.0;
     Box::pin(async move {
-        let seconds = std::str::from_utf8(&argument(command, 2)).ok().and_then(|text| text.parse::<f64>().ok());
+        let seconds =
+            std::str::from_utf8(&argument(command, 2)).ok().and_then(|text| text.parse::<f64>().ok());
         match (word(command, 1).as_str(), seconds) {
             ("sleep", Some(seconds)) if (0.0..=SLEEP_SECONDS_MAX).contains(&seconds) => {
                 tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
                 session.writer.ok();
             }
-            ("sleep", _) => session.writer.error("ERR DEBUG SLEEP takes 0 to 60 seconds; it pauses this connection only"),
+            ("sleep", _) => {
+                session.writer.error("ERR DEBUG SLEEP takes 0 to 60 seconds; it pauses this connection only")
+            }
             _ => unknown_subcommand(session, command),
         }
     })
@@ -362,7 +368,8 @@ pub(crate) fn flushall<'s>(session: &'s mut Session, _command: &'s Command) -> B
 
 pub(crate) fn scan<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
     Box::pin(async move {
-        let cursor = std::str::from_utf8(&argument(command, 1)).ok().and_then(|text| text.parse::<u64>().ok());
+        let cursor =
+            std::str::from_utf8(&argument(command, 1)).ok().and_then(|text| text.parse::<u64>().ok());
         let Some(cursor) = cursor else { return session.writer.error("ERR invalid cursor") };
         let (mut pattern, mut count, mut is_strings) = (None, 10, true);
         let mut at = 2;

@@ -73,12 +73,17 @@ pub(crate) fn cluster<'s>(session: &'s mut Session, command: &'s Command) -> Box
             ("links", 2) => session.writer.array(0),
             ("replicas" | "slaves", 3) => session.writer.array(0),
             ("count-failure-reports", 3) => session.writer.integer(0),
-            ("help", 2) => session.writer.bulks(&["CLUSTER SLOTS|SHARDS|NODES|INFO|KEYSLOT|MYID|COUNTKEYSINSLOT|GETKEYSINSLOT"]),
+            ("help", 2) => session
+                .writer
+                .bulks(&["CLUSTER SLOTS|SHARDS|NODES|INFO|KEYSLOT|MYID|COUNTKEYSINSLOT|GETKEYSINSLOT"]),
             (
-                "meet" | "addslots" | "addslotsrange" | "delslots" | "delslotsrange" | "setslot" | "replicate"
-                | "forget" | "reset" | "bumpepoch" | "set-config-epoch" | "failover" | "saveconfig" | "flushslots",
+                "meet" | "addslots" | "addslotsrange" | "delslots" | "delslotsrange" | "setslot"
+                | "replicate" | "forget" | "reset" | "bumpepoch" | "set-config-epoch" | "failover"
+                | "saveconfig" | "flushslots",
                 _,
-            ) => session.writer.error("ERR the cluster places its partitions by itself: see `slipring layout show`"),
+            ) => session
+                .writer
+                .error("ERR the cluster places its partitions by itself: see `slipring layout show`"),
             _ => session.writer.error(&format!("ERR unknown subcommand '{sub}'. Try CLUSTER HELP.")),
         }
     })

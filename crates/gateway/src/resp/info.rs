@@ -9,9 +9,21 @@ use super::run::Session;
 
 /// The sections asked for; all of them when none is named.
 pub(crate) async fn text(session: &Session, sections: &[String]) -> String {
-    let is_all = sections.is_empty() || sections.iter().any(|name| matches!(name.as_str(), "all" | "everything" | "default"));
+    let is_all = sections.is_empty()
+        || sections.iter().any(|name| matches!(name.as_str(), "all" | "everything" | "default"));
     let mut text = String::new();
-    for name in ["server", "clients", "memory", "persistence", "stats", "replication", "cpu", "commandstats", "cluster", "keyspace"] {
+    for name in [
+        "server",
+        "clients",
+        "memory",
+        "persistence",
+        "stats",
+        "replication",
+        "cpu",
+        "commandstats",
+        "cluster",
+        "keyspace",
+    ] {
         if !is_all && !sections.iter().any(|asked| asked == name) {
             continue;
         }
@@ -103,5 +115,6 @@ pub(crate) fn client_line(session: &Session) -> String {
 fn resident_bytes() -> u64 {
     const PAGE_BYTES: u64 = 4096;
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * PAGE_BYTES
+    statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0)
+        * PAGE_BYTES
 }

@@ -50,7 +50,8 @@ impl Parser {
             if buffer.is_empty() || buffer.len() < self.needed {
                 return Ok(None);
             }
-            let parsed = if buffer.first() == Some(&b'*') { parse_array(buffer)? } else { parse_inline(buffer)? };
+            let parsed =
+                if buffer.first() == Some(&b'*') { parse_array(buffer)? } else { parse_inline(buffer)? };
             match parsed {
                 Progress::Needs(needed) => {
                     self.needed = needed;
@@ -60,7 +61,9 @@ impl Parser {
                     self.needed = 0;
                     let bytes = buffer.split_to(parsed.length).freeze();
                     if !parsed.arguments.is_empty() {
-                        return Ok(Some(parsed.arguments.iter().map(|(from, to)| bytes.slice(*from..*to)).collect()));
+                        return Ok(Some(
+                            parsed.arguments.iter().map(|(from, to)| bytes.slice(*from..*to)).collect(),
+                        ));
                     }
                 }
             }
@@ -120,7 +123,11 @@ fn length_line(
 ) -> Result<Progress<(i64, usize)>, ProtocolError> {
     let rest = buffer.get(from..).unwrap_or_default();
     let Some(end) = rest.iter().take(LENGTH_DIGITS_MAX + 2).position(|byte| *byte == b'\r') else {
-        return if rest.len() > LENGTH_DIGITS_MAX { Err(ProtocolError(error)) } else { Ok(Progress::Needs(buffer.len() + 1)) };
+        return if rest.len() > LENGTH_DIGITS_MAX {
+            Err(ProtocolError(error))
+        } else {
+            Ok(Progress::Needs(buffer.len() + 1))
+        };
     };
     if rest.len() < end + 2 {
         return Ok(Progress::Needs(from + end + 2));
@@ -170,8 +177,12 @@ fn parse_inline(buffer: &[u8]) -> Result<Progress<Parsed>, ProtocolError> {
         }
     }
     let first = arguments.first().and_then(|(from, to)| line.get(*from..*to)).unwrap_or_default();
-    let is_http = [&b"post"[..], b"get", b"put", b"head", b"host:"].iter().any(|verb| first.eq_ignore_ascii_case(verb));
-    if is_http && (first.eq_ignore_ascii_case(b"host:") || line.ends_with(b"\r") && line.windows(5).any(|part| part == b"HTTP/")) {
+    let is_http =
+        [&b"post"[..], b"get", b"put", b"head", b"host:"].iter().any(|verb| first.eq_ignore_ascii_case(verb));
+    if is_http
+        && (first.eq_ignore_ascii_case(b"host:")
+            || line.ends_with(b"\r") && line.windows(5).any(|part| part == b"HTTP/"))
+    {
         // A browser was talked into sending a request here; it must not be able to run commands.
         return Err(ProtocolError("Protocol error: this port speaks the Redis protocol, not HTTP"));
     }

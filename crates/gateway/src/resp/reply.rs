@@ -65,14 +65,18 @@ impl Shape {
     fn write_value(self, found: Option<Found>, writer: &mut Writer) {
         match (self, &found) {
             (Self::Done | Self::Count, found) => writer.integer(i64::from(found.is_some())),
-            (Self::Length, found) => writer.integer(found.as_ref().map_or(0, |found| found.value.len() as i64)),
+            (Self::Length, found) => {
+                writer.integer(found.as_ref().map_or(0, |found| found.value.len() as i64))
+            }
             (Self::Part(from, to), found) => {
                 writer.bulk(found.as_ref().map_or(&[], |found| part(&found.value, from, to)));
             }
             (Self::Type, found) => writer.simple(if found.is_some() { "string" } else { "none" }),
             (Self::Encoding, None) => writer.null(),
             (Self::Encoding, Some(found)) => writer.bulk(encoding(&found.value)),
-            (Self::Expiry { now_ms, in_seconds }, found) => writer.integer(expiry(found.as_ref(), now_ms, in_seconds)),
+            (Self::Expiry { now_ms, in_seconds }, found) => {
+                writer.integer(expiry(found.as_ref(), now_ms, in_seconds))
+            }
             (Self::NumberIfAny(_), None) => writer.null(),
             (Self::NumberIfAny(number), Some(_)) => writer.integer(number),
             (_, found) => writer.optional(found.as_ref().map(|found| found.value.as_ref())),
@@ -149,7 +153,9 @@ mod tests {
 
     #[test]
     fn parts_count_from_both_ends() {
-        for (from, to, expected) in [(0, -1, "hello"), (1, 2, "el"), (-3, -2, "ll"), (3, 1, ""), (9, 12, ""), (-99, 0, "h")] {
+        for (from, to, expected) in
+            [(0, -1, "hello"), (1, 2, "el"), (-3, -2, "ll"), (3, 1, ""), (9, 12, ""), (-99, 0, "h")]
+        {
             assert_eq!(part(b"hello", from, to), expected.as_bytes(), "{from} {to}");
         }
         assert_eq!(part(b"", 0, -1), b"");

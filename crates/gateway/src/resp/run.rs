@@ -13,11 +13,11 @@ use slipring_apps::kv::{Request, Response};
 use slipring_model::{BucketId, Error, limits};
 use slipring_node::{Call, CallOptions, Node, Pending};
 
+use super::Clients;
 use super::parse::Command;
 use super::reply::Shape;
 use super::table::{self, Spec};
 use super::write::Writer;
-use super::Clients;
 
 /// Who runs a command.
 pub(crate) enum Handler {
@@ -174,7 +174,8 @@ impl Session {
     fn unknown(&mut self, command: &Command) {
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).chars().take(128).collect::<String>();
         let name = command.first().map(text).unwrap_or_default();
-        let arguments: String = command.iter().skip(1).take(20).map(|bytes| format!("'{}' ", text(bytes))).collect();
+        let arguments: String =
+            command.iter().skip(1).take(20).map(|bytes| format!("'{}' ", text(bytes))).collect();
         self.writer.error(&format!("ERR unknown command '{name}', with args beginning with: {arguments}"));
     }
 }

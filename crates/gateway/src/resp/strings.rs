@@ -86,7 +86,8 @@ pub(crate) fn msetnx(session: &mut Session, command: &Command) {
         return session.writer.error("CROSSSLOT Keys in request don't hash to the same slot");
     }
     if command.len() > 3 {
-        let message = "ERR MSETNX of several keys needs a strong bucket; a quorum bucket cannot set all or none";
+        let message =
+            "ERR MSETNX of several keys needs a strong bucket; a quorum bucket cannot set all or none";
         return session.writer.error(message);
     }
     setnx(session, command);
@@ -225,14 +226,18 @@ pub(crate) fn getex(session: &mut Session, command: &Command) {
     let expiry = match options {
         Err(error) => return session.writer.error(&error),
         Ok(Options { returns_previous: true, .. } | Options { condition: Some(_), .. }) => None,
-        Ok(Options { expiry: Some(Expiry::Keep), .. } | Options { expiry: Some(_), persists: true, .. }) => None,
+        Ok(Options { expiry: Some(Expiry::Keep), .. } | Options { expiry: Some(_), persists: true, .. }) => {
+            None
+        }
         Ok(Options { persists: true, .. }) => Some(Expiry::Default),
         Ok(Options { expiry, .. }) => Some(expiry.unwrap_or(Expiry::Keep)),
     };
     match expiry {
         None => session.writer.error(SYNTAX),
         Some(Expiry::Keep) => get(session, command),
-        Some(expiry) => session.call(Request::GetAndExpire { key: argument(command, 1), expiry }, Shape::Value),
+        Some(expiry) => {
+            session.call(Request::GetAndExpire { key: argument(command, 1), expiry }, Shape::Value)
+        }
     }
 }
 
@@ -264,7 +269,8 @@ pub(crate) fn decrby(session: &mut Session, command: &Command) {
 
 pub(crate) fn incrbyfloat(session: &mut Session, command: &Command) {
     let delta = argument(command, 2);
-    let is_number = std::str::from_utf8(&delta).is_ok_and(|text| text.parse::<f64>().is_ok_and(f64::is_finite));
+    let is_number =
+        std::str::from_utf8(&delta).is_ok_and(|text| text.parse::<f64>().is_ok_and(f64::is_finite));
     if !is_number {
         return session.writer.error("ERR value is not a valid float");
     }

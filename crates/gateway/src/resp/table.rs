@@ -1,7 +1,7 @@
 //! Every command this gateway knows: what it takes, what it touches, who runs it.
 
-use super::{admin, cluster, describe, strings};
 use super::run::Handler;
+use super::{admin, cluster, describe, strings};
 
 /// One command.
 pub(crate) struct Spec {

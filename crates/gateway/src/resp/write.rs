@@ -129,7 +129,9 @@ mod tests {
 
     #[test]
     fn types_of_resp3_are_never_sent_to_a_resp2_client() {
-        for (is_resp3, expected) in [(false, "*2\r\n$-1\r\n$1\r\na\r\n*1\r\n"), (true, "%1\r\n_\r\n=5\r\ntxt:a\r\n~1\r\n")] {
+        for (is_resp3, expected) in
+            [(false, "*2\r\n$-1\r\n$1\r\na\r\n*1\r\n"), (true, "%1\r\n_\r\n=5\r\ntxt:a\r\n~1\r\n")]
+        {
             let mut writer = Writer { is_resp3, ..Writer::default() };
             writer.map(1);
             writer.null();

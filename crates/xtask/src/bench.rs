@@ -55,7 +55,10 @@ struct Run {
 /// Runs the whole comparison and prints it.
 pub(crate) fn run(pairs: usize, requests: usize) -> Result<()> {
     cargo(&["build", "--release", "--package", "slipring"])?;
-    println!("\n{:<10} {:>9} | {:>12} {:>9} | {:>12} {:>9} | {:>9} {:>9}", "", "", "redis op/s", "us/op", "slipring", "us/op", "op/s", "us/op");
+    println!(
+        "\n{:<10} {:>9} | {:>12} {:>9} | {:>12} {:>9} | {:>9} {:>9}",
+        "", "", "redis op/s", "us/op", "slipring", "us/op", "op/s", "us/op"
+    );
     for pipeline in [1, 16, 100] {
         let load = if pipeline == 1 { requests } else { requests * 4 };
         for command in ["get", "set"] {
@@ -66,7 +69,10 @@ pub(crate) fn run(pairs: usize, requests: usize) -> Result<()> {
             }
             let mut runs = Vec::new();
             for _ in 0..pairs {
-                runs.push((benchmark(&redis, command, pipeline, load)?, benchmark(&slipring, command, pipeline, load)?));
+                runs.push((
+                    benchmark(&redis, command, pipeline, load)?,
+                    benchmark(&slipring, command, pipeline, load)?,
+                ));
             }
             print_row(command, pipeline, &runs);
         }
@@ -99,7 +105,18 @@ fn benchmark(server: &Server, command: &str, pipeline: usize, requests: usize) -
     let before = cpu_seconds(&server.child)?;
     let began = Instant::now();
     let output = Command::new("redis-benchmark")
-        .args(["-p", &server.port.to_string(), "--dbnum", server.database, "-c", "50", "-d", "100", "-r", "100000"])
+        .args([
+            "-p",
+            &server.port.to_string(),
+            "--dbnum",
+            server.database,
+            "-c",
+            "50",
+            "-d",
+            "100",
+            "-r",
+            "100000",
+        ])
         .args(["-n", &requests.to_string(), "-P", &pipeline.to_string(), "-t", command, "-q"])
         .output()
         .context("redis-benchmark cannot be run; is it installed?")?;
@@ -196,8 +213,9 @@ fn fill(port: u16, database: &str) -> Result<()> {
     stream.read_exact(answers.get_mut(..5).unwrap_or_default())?;
     let value = "v".repeat(100);
     for first in (0..KEYS).step_by(1000) {
-        let batch: String =
-            (first..first + 1000).map(|key| format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:{key:012}\r\n$100\r\n{value}\r\n")).collect();
+        let batch: String = (first..first + 1000)
+            .map(|key| format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:{key:012}\r\n$100\r\n{value}\r\n"))
+            .collect();
         stream.write_all(batch.as_bytes())?;
         stream.read_exact(&mut answers)?;
         if answers.iter().any(|byte| *byte == b'-') {
@@ -210,13 +228,18 @@ fn fill(port: u16, database: &str) -> Result<()> {
 fn cpu_seconds(child: &Child) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).context("/proc/PID/stat is short");
+    let ticks = |at: usize| {
+        fields.get(at).and_then(|field| field.parse::<f64>().ok()).context("/proc/PID/stat is short")
+    };
     Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
 }
 
 fn resident_bytes(child: &Child) -> Result<i64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("/proc/PID/status has no VmRSS")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("/proc/PID/status has no VmRSS")?;
     let kilobytes: i64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kilobytes * 1024)
 }

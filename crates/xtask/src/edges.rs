@@ -18,7 +18,17 @@ const EDGES: &[(&str, &[&str])] = &[
     ("slipring-discovery", &["model"]),
     (
         "slipring-node",
-        &["model", "ring", "service", "replication", "wire", "storage", "transport", "consensus", "discovery"],
+        &[
+            "model",
+            "ring",
+            "service",
+            "replication",
+            "wire",
+            "storage",
+            "transport",
+            "consensus",
+            "discovery",
+        ],
     ),
     ("slipring-apps", &["model", "service", "node"]),
     ("slipring-gateway", &["model", "ring", "service", "node", "apps"]),
@@ -28,14 +38,26 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "slipring-sim",
-        &["model", "ring", "service", "wire", "storage", "transport", "consensus", "discovery", "node", "apps"],
+        &[
+            "model",
+            "ring",
+            "service",
+            "wire",
+            "storage",
+            "transport",
+            "consensus",
+            "discovery",
+            "node",
+            "apps",
+        ],
     ),
     ("xtask", &["sim"]),
 ];
 
 /// Fails on a crate or an edge that the table does not have.
 pub(crate) fn check() -> Result<()> {
-    let metadata: Value = serde_json::from_str(&output("cargo", &["metadata", "--no-deps", "--format-version", "1"])?)?;
+    let metadata: Value =
+        serde_json::from_str(&output("cargo", &["metadata", "--no-deps", "--format-version", "1"])?)?;
     let mut wrong = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
         let name = package["name"].as_str().unwrap_or_default();
@@ -53,5 +75,9 @@ pub(crate) fn check() -> Result<()> {
             }
         }
     }
-    if wrong.is_empty() { Ok(()) } else { bail!("the crates are not as ARCHITECTURE.md draws them:\n  {}", wrong.join("\n  ")) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        bail!("the crates are not as ARCHITECTURE.md draws them:\n  {}", wrong.join("\n  "))
+    }
 }

@@ -1,8 +1,8 @@
 //! The developer's one door: `cargo xtask check | fix | test | e2e | fuzz | bench`.
 
 mod bench;
-mod edges;
 mod e2e;
+mod edges;
 mod fuzz;
 mod shell;
 mod tidy;
@@ -80,7 +80,11 @@ fn check(timings: &mut Timings) -> Result<()> {
     timings.time("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     timings.time("unit and property tests", || cargo(&["test", "--workspace"]))?;
     timings.time("docs", || {
-        shell::run_with("cargo", &["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")])
+        shell::run_with(
+            "cargo",
+            &["doc", "--workspace", "--no-deps", "--quiet"],
+            &[("RUSTDOCFLAGS", "-D warnings")],
+        )
     })
 }
 

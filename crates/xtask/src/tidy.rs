@@ -18,7 +18,11 @@ pub(crate) fn check() -> Result<()> {
     for name in tracked.lines() {
         let path = root().join(name);
         if let Ok(text) = std::fs::read_to_string(&path) {
-            wrong.extend(complaints(Path::new(name), &text).into_iter().map(|complaint| format!("{name}: {complaint}")));
+            wrong.extend(
+                complaints(Path::new(name), &text)
+                    .into_iter()
+                    .map(|complaint| format!("{name}: {complaint}")),
+            );
         }
     }
     if wrong.is_empty() { Ok(()) } else { bail!("untidy:\n  {}", wrong.join("\n  ")) }
@@ -32,7 +36,9 @@ fn complaints(path: &Path, text: &str) -> Vec<String> {
         found.push("does not say what it is: begin with `//!`".to_owned());
     }
     if production > PRODUCTION_LINES_MAX {
-        found.push(format!("has {production} lines, at most {PRODUCTION_LINES_MAX}: is it one noun or several?"));
+        found.push(format!(
+            "has {production} lines, at most {PRODUCTION_LINES_MAX}: is it one noun or several?"
+        ));
     }
     if file == "lib.rs" && text.lines().count() > MAP_LINES_MAX {
         found.push(format!("is a map and has more than {MAP_LINES_MAX} lines"));
@@ -61,6 +67,9 @@ mod tests {
         assert_eq!(complaints(Path::new("mod.rs"), "fn x() {}").len(), 2);
         let tested = format!("//! A file.\n#[cfg(test)]\n{long}");
         assert!(complaints(Path::new("a.rs"), &tested).is_empty());
-        assert_eq!(complaints(Path::new("a.rs"), &format!("//! A file.\n// {}", concat!("FIX", "ME"))).len(), 1);
+        assert_eq!(
+            complaints(Path::new("a.rs"), &format!("//! A file.\n// {}", concat!("FIX", "ME"))).len(),
+            1
+        );
     }
 }

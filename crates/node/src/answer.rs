@@ -76,7 +76,6 @@ impl Core {
     }
 
     /// A client request as work, its key and access told by its bucket's service.
-    #[expect(clippy::result_large_err, reason = "the error gives back whom to answer")]
     pub(crate) fn work(
         &self,
         bucket: BucketId,

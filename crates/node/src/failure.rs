@@ -13,7 +13,6 @@ pub(crate) fn unavailable(message: impl Into<Cow<'static, str>>) -> Error {
 }
 
 /// The engine's error, as the client is told.
-#[expect(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
 pub(crate) fn stored(error: slipring_storage::Error) -> Error {
     use slipring_storage::Error as Storage;
     let kind = match &error {

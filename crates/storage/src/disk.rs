@@ -224,7 +224,6 @@ fn checksum(record: &[u8]) -> [u8; 4] {
     (xxhash_rust::xxh3::xxh3_64(record) as u32).to_le_bytes()
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the error is taken over")]
 fn failure(dir: &Path, error: fjall::Error) -> Error {
     let place = dir.display().to_string();
     match error {

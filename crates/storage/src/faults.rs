@@ -107,10 +107,20 @@ impl FaultyFile {
         Self::default()
     }
 
-    /// The power fails: only what was synced is left.
-    pub fn lose_power(&self) {
-        let mut state = self.0.lock();
-        state.written = state.synced.clone();
+    /// The file as it is after the process died: all that was written.
+    #[must_use]
+    pub fn after_death(&self) -> Self {
+        Self::of(self.0.lock().written.clone())
+    }
+
+    /// The file as it is after the power failed: only what was synced.
+    #[must_use]
+    pub fn after_power_loss(&self) -> Self {
+        Self::of(self.0.lock().synced.clone())
+    }
+
+    fn of(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(Mutex::new(FileState { written: bytes.clone(), synced: bytes })))
     }
 }
 

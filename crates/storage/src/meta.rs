@@ -82,7 +82,6 @@ impl MetaStore {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the error is taken over")]
 fn failure(place: &str, error: redb::Error) -> Error {
     match error {
         redb::Error::DatabaseAlreadyOpen => Error::InUse { place: place.to_owned() },

@@ -218,7 +218,7 @@ fn fill(port: u16, database: &str) -> Result<()> {
             .collect();
         stream.write_all(batch.as_bytes())?;
         stream.read_exact(&mut answers)?;
-        if answers.iter().any(|byte| *byte == b'-') {
+        if answers.contains(&b'-') {
             bail!("a write was refused: {}", String::from_utf8_lossy(&answers));
         }
     }

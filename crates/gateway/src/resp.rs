@@ -32,6 +32,10 @@ use run::Session;
 /// Room for what one read brings in; more only while a command needs it.
 const READ_BYTES: usize = 16 * 1024;
 
+/// What is read and thrown away after the last reply of a connection, and how long each read may take.
+const LINGER_READS: usize = 64;
+const LINGER_TIME: Duration = Duration::from_millis(100);
+
 /// What all connections of this port share.
 #[derive(Clone)]
 pub(crate) struct Clients(Arc<Counts>);
@@ -133,7 +137,21 @@ async fn converse(
         session.settle().await;
         flush(&mut session, &mut stream).await?;
     }
-    stream.shutdown().await
+    stream.shutdown().await?;
+    linger(&mut stream).await
+}
+
+/// Reads on for a moment after the last reply, so that what the client still sends does not make the system
+/// throw that reply away.
+async fn linger(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut ignored = vec![0; READ_BYTES];
+    for _ in 0..LINGER_READS {
+        match tokio::time::timeout(LINGER_TIME, stream.read(&mut ignored)).await {
+            Ok(Ok(1..)) => {}
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 /// Runs every complete command in the buffer.

@@ -1,7 +1,7 @@
 //! The demonstration: three real nodes on this machine, and the death of one in the middle of the work.
 
-mod cluster;
 mod client;
+mod cluster;
 mod load;
 
 use std::io::IsTerminal;
@@ -66,7 +66,11 @@ fn form(options: &Options) -> anyhow::Result<Cluster> {
 }
 
 /// Writes every key, and kills a node when half of them are written.
-fn write_through_a_death(options: &Options, cluster: &mut Cluster, victim: usize) -> anyhow::Result<Vec<Outcome>> {
+fn write_through_a_death(
+    options: &Options,
+    cluster: &mut Cluster,
+    victim: usize,
+) -> anyhow::Result<Vec<Outcome>> {
     let bar = bar(options.keys as u64, "writing, all nodes up");
     let load = load::Load::start(cluster.redis_addresses(), options.keys);
     let half = options.keys / 2;
@@ -97,7 +101,9 @@ fn read_back(
 ) -> anyhow::Result<()> {
     let bar = bar(outcomes.len() as u64, &format!("{what} (node {})", node + 1));
     load::verify(&cluster.redis_address(node), outcomes, tally, |done| bar.set_position(done as u64))
-        .with_context(|| format!("node {} did not answer; its log ends:\n{}", node + 1, cluster.log_tail(node)))?;
+        .with_context(|| {
+            format!("node {} did not answer; its log ends:\n{}", node + 1, cluster.log_tail(node))
+        })?;
     bar.finish();
     Ok(())
 }
@@ -155,7 +161,11 @@ fn explain(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 fn bar(length: u64, message: &str) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     if target.is_hidden() {
         eprintln!("{message}");
     }

@@ -134,7 +134,10 @@ impl Network {
             .filter(|(_, (to, _))| *to == host)
             .map(|(key, _)| *key)
             .collect();
-        due.into_iter().filter_map(|key| state.on_the_way.remove(&key)).map(|(_, delivery)| delivery).collect()
+        due.into_iter()
+            .filter_map(|key| state.on_the_way.remove(&key))
+            .map(|(_, delivery)| delivery)
+            .collect()
     }
 
     pub(crate) fn inbox(&self, host: usize) -> Option<Arc<dyn Inbox>> {
@@ -259,9 +262,9 @@ impl Transport for SimTransport {
 
     fn is_connected(&self, peer: NodeId) -> bool {
         let state = self.network.0.lock();
-        state.host_of(peer).is_some_and(|other| {
-            state.links.contains_key(&(self.host.min(other), self.host.max(other)))
-        })
+        state
+            .host_of(peer)
+            .is_some_and(|other| state.links.contains_key(&(self.host.min(other), self.host.max(other))))
     }
 
     fn ask(

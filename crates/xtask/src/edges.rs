@@ -59,15 +59,19 @@ pub(crate) fn check() -> Result<()> {
     let metadata: Value =
         serde_json::from_str(&output("cargo", &["metadata", "--no-deps", "--format-version", "1"])?)?;
     let mut wrong = Vec::new();
-    for package in metadata["packages"].as_array().into_iter().flatten() {
-        let name = package["name"].as_str().unwrap_or_default();
+    let list =
+        |value: &Value, name: &str| value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let text =
+        |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    for package in list(&metadata, "packages") {
+        let name = text(&package, "name");
         let Some((_, allowed)) = EDGES.iter().find(|(known, _)| *known == name) else {
             wrong.push(format!("{name} is not in the table of crates"));
             continue;
         };
-        for dependency in package["dependencies"].as_array().into_iter().flatten() {
-            let target = dependency["name"].as_str().unwrap_or_default();
-            let is_normal = dependency["kind"].is_null();
+        for dependency in list(&package, "dependencies") {
+            let target = text(&dependency, "name");
+            let is_normal = dependency.get("kind").is_none_or(Value::is_null);
             if let Some(short) = target.strip_prefix("slipring-").filter(|_| is_normal)
                 && !allowed.contains(&short)
             {

@@ -106,7 +106,7 @@ fn sim(seed: Option<u64>, seeds: u64) -> Result<()> {
     let range = format!("{from}..{to}");
     shell::run_with(
         "cargo",
-        &["test", "--package", "slipring-sim", "--test", "seeds", "--", "--nocapture"],
+        &["test", "--workspace", "--test", "seeds", "--", "--nocapture"],
         &[("SLIPRING_SEEDS", &range)],
     )
 }

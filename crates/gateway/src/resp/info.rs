@@ -78,7 +78,7 @@ async fn section(session: &Session, name: &str) -> Vec<(String, String)> {
             ("connected_slaves", "0".to_owned()),
             ("master_replid", node.cluster().to_string()),
         ],
-        "cluster" => vec![("cluster_enabled", "0".to_owned())],
+        "cluster" => vec![("cluster_enabled", "1".to_owned())],
         "keyspace" => return keyspace(session).await,
         _ => Vec::new(),
     };

@@ -69,7 +69,8 @@ impl Cluster {
             let is_connected = (0..self.nodes.len()).all(|node| {
                 let status = self.status(node);
                 status.is_ok_and(|status| {
-                    status.nodes.len() == self.nodes.len() && status.nodes.iter().all(|node| node.is_connected)
+                    status.nodes.len() == self.nodes.len()
+                        && status.nodes.iter().all(|node| node.is_connected)
                 })
             });
             if is_connected {
@@ -105,7 +106,8 @@ impl Cluster {
 
     fn status(&self, node: usize) -> anyhow::Result<Status> {
         let url = format!("http://{}/v1/cluster", self.http_address(node));
-        let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(START_TIMEOUT)).build().into();
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().timeout_global(Some(START_TIMEOUT)).build().into();
         Ok(agent.get(&url).call()?.body_mut().read_json()?)
     }
 
@@ -120,7 +122,16 @@ impl Cluster {
         }
         let log = File::options().create(true).append(true).open(self.path(index, "log"))?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["start", "--redis-port", "0", "--http-port", "0", "--peer-port", "0", "--exit-with-stdin"]);
+        command.args([
+            "start",
+            "--redis-port",
+            "0",
+            "--http-port",
+            "0",
+            "--peer-port",
+            "0",
+            "--exit-with-stdin",
+        ]);
         command.arg("--data").arg(self.path(index, "data")).arg("--ready-file").arg(&ready);
         if let Some(first) = self.nodes.first() {
             command.args(["--join", &first.peer]);

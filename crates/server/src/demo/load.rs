@@ -134,7 +134,9 @@ fn write(
 /// A connection to the next node that takes one.
 fn connect(addresses: &[String], turn: &mut usize) -> anyhow::Result<Client> {
     for _ in 0..addresses.len() {
-        if let Some(Ok(client)) = addresses.get(*turn % addresses.len()).map(|address| Client::connect(address)) {
+        if let Some(Ok(client)) =
+            addresses.get(*turn % addresses.len()).map(|address| Client::connect(address))
+        {
             return Ok(client);
         }
         *turn += 1;
@@ -187,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_tally_counts_each_outcome() {
-        let tally = Tally::of(&[Outcome::Acknowledged, Outcome::Unknown, Outcome::Acknowledged, Outcome::Refused]);
+        let tally =
+            Tally::of(&[Outcome::Acknowledged, Outcome::Unknown, Outcome::Acknowledged, Outcome::Refused]);
         let expected = Tally { written: 4, acknowledged: 2, refused: 1, unknown: 1, lost: 0, wrong: 0 };
         assert_eq!(tally, expected);
     }

@@ -36,6 +36,8 @@ pub(super) fn check(hosts: &[Host]) -> Result<Values, Violation> {
         return Err(Violation("replicas hold different cells after healing".to_owned()));
     }
     let cells = hosts.first().map(cells).unwrap_or_default();
-    let value = |(key, cell): (Vec<u8>, Vec<u8>)| Some((String::from_utf8_lossy(&key).into_owned(), value_of(&cell)?));
+    let value = |(key, cell): (Vec<u8>, Vec<u8>)| {
+        Some((String::from_utf8_lossy(&key).into_owned(), value_of(&cell)?))
+    };
     Ok(cells.into_iter().filter_map(value).collect())
 }

@@ -20,7 +20,9 @@ pub(super) fn check(operations: &[Operation], values: &Values) -> Result<(), Vio
         };
         let is_explained = operations.iter().filter(explains).any(|other| !other.is_before(acknowledged));
         if !is_explained {
-            let message = format!("{acknowledged:?} was acknowledged, and the key holds {found:?}, which was before it");
+            let message = format!(
+                "{acknowledged:?} was acknowledged, and the key holds {found:?}, which was before it"
+            );
             return Err(Violation(message));
         }
     }

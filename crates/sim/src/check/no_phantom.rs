@@ -32,9 +32,8 @@ mod tests {
 
     #[test]
     fn a_value_that_nobody_wrote_is_found() {
-        let read = |value: &str, at| {
-            operation(Action::Get, at, Some((at, Outcome::Found(Some(value.to_owned())))))
-        };
+        let read =
+            |value: &str, at| operation(Action::Get, at, Some((at, Outcome::Found(Some(value.to_owned())))));
         let write = set("a", 5, acknowledged(6));
         assert_eq!(check(&[write.clone(), read("a", 5)], &Values::new()), Ok(()));
         assert!(check(&[write.clone(), read("b", 9)], &Values::new()).is_err());

@@ -101,16 +101,15 @@ impl Client {
     pub(crate) fn buckets(&self) -> anyhow::Result<()> {
         let answer = self.ask_json("GET", "/v1/buckets", None)?;
         let mut table = table(&["number", "name", "copies", "engine", "durability", "on conflict", "ttl ms"]);
-        for bucket in answer["buckets"].as_array().into_iter().flatten() {
-            let policy = &bucket["policy"];
+        for bucket in at(&answer, "/buckets").as_array().into_iter().flatten() {
             let cells = [
-                &bucket["number"],
-                &bucket["name"],
-                &policy["replicas"],
-                &policy["engine"],
-                &policy["durability"],
-                &policy["on_conflict"],
-                &policy["ttl_ms"],
+                at(bucket, "/number"),
+                at(bucket, "/name"),
+                at(bucket, "/policy/replicas"),
+                at(bucket, "/policy/engine"),
+                at(bucket, "/policy/durability"),
+                at(bucket, "/policy/on_conflict"),
+                at(bucket, "/policy/ttl_ms"),
             ];
             table.add_row(cells.map(plain));
         }
@@ -133,7 +132,8 @@ impl Client {
         } else {
             println!(
                 "bucket \"{name}\" is number {}: SELECT {} on the Redis port",
-                made["number"], made["number"]
+                at(&made, "/number"),
+                at(&made, "/number")
             );
         }
         Ok(())
@@ -224,12 +224,12 @@ impl Client {
 impl Answer {
     fn error_kind(&self) -> String {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
-        plain(&body["error"]["kind"])
+        plain(at(&body, "/error/kind"))
     }
 
     fn error(&self) -> String {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
-        match body["error"]["message"].as_str() {
+        match at(&body, "/error/message").as_str() {
             Some(message) => message.to_owned(),
             None => format!("the node answered {}; is this its HTTP port?", self.status),
         }
@@ -240,6 +240,11 @@ pub(crate) fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(head.to_vec());
     table
+}
+
+/// A part of a JSON value; null when it is not there.
+fn at<'v>(value: &'v Value, pointer: &str) -> &'v Value {
+    value.pointer(pointer).unwrap_or(&Value::Null)
 }
 
 fn plain(value: &Value) -> String {

@@ -4,6 +4,7 @@ mod convergence;
 mod counters;
 mod no_lost_write;
 mod no_phantom;
+mod no_stale_read;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,10 +30,13 @@ impl fmt::Display for Violation {
 pub(crate) type Values = BTreeMap<String, String>;
 
 /// Checks everything.
-pub(crate) fn all(hosts: &[Host], operations: &[Operation]) -> Result<(), Violation> {
+pub(crate) fn all(hosts: &[Host], operations: &[Operation], has_lost_power: bool) -> Result<(), Violation> {
     let values = convergence::check(hosts)?;
     no_lost_write::check(operations, &values)?;
     no_phantom::check(operations, &values)?;
+    if !has_lost_power {
+        no_stale_read::check(operations)?;
+    }
     counters::check(operations, &values)
 }
 

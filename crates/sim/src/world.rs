@@ -124,7 +124,7 @@ impl World {
         self.work(options, &plan);
         self.heal()?;
         let operations = self.history.operations();
-        check::all(&self.hosts, &operations)
+        check::all(&self.hosts, &operations, self.faults.contains_key("power loss"))
     }
 
     /// Starts the hosts one after another and waits until all know all.

@@ -155,9 +155,9 @@ impl Core {
                 let Entry::Read { machine, work } = entry else { return (None, false) };
                 machine.handle(input, &mut effects);
                 let is_over = matches!(effects.last(), Some(ReadEffect::Settle(_)));
-                (Some((work.bucket, work.key.clone(), work.position)), is_over)
+                (Some((work.bucket, work.key.clone(), work.position, work.access)), is_over)
             });
-            let Some((Some((bucket, key, position)), settled)) = handled else { return };
+            let Some((Some((bucket, key, position, access)), settled)) = handled else { return };
             let Some(view) = self.view() else { return };
             let epoch = view.epoch();
             let mut settled = settled;
@@ -171,7 +171,15 @@ impl Core {
                     }
                     ReadEffect::RepairHere { cell } => {
                         self.metrics.read_repairs.inc();
-                        self.repair_here(&view, bucket, position, &key, &cell);
+                        let repaired = self.repair_here(&view, bucket, position, &key, &cell);
+                        // What looks before it changes must not look at a copy known to be stale.
+                        if let Err(error) = repaired
+                            && access != Access::Read
+                            && let Some(Entry::Read { work, .. }) =
+                                settled.take().or_else(|| self.requests.remove(id))
+                        {
+                            return self.reply(work.reply_to, Err(error));
+                        }
                         continue;
                     }
                     ReadEffect::Settle(outcome) => {
@@ -195,12 +203,14 @@ impl Core {
         position: slipring_model::Position,
         key: &Bytes,
         cell: &Bytes,
-    ) {
-        let Some(bucket) = view.bucket(bucket) else { return };
-        if let Err(error) = bucket.bucket.merge(position, key, cell, || Ok(())) {
+    ) -> Result<(), Error> {
+        let Some(bucket) = view.bucket(bucket) else { return Ok(()) };
+        let merged = bucket.bucket.merge(position, key, cell, || Ok(()));
+        if let Err(error) = &merged {
             tracing::warn!(%error, "a read repair could not be stored here");
         }
         self.syncer.mark_dirty();
+        merged
     }
 
     fn settle_read(&self, view: &View, work: Work, outcome: ReadOutcome) {

@@ -1,65 +1,103 @@
-//! The checkers: what must be true when everything is healed.
+//! What must be true of every run, one rule a file.
 
-mod convergence;
-mod counters;
-mod no_lost_write;
-mod no_phantom;
-mod no_stale_read;
+pub mod convergence;
+pub mod counters;
+pub mod no_broken_answer;
+pub mod no_lost_write;
+pub mod no_phantom;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use slipring_service::Cell;
+use crate::history::{BucketKind, Operation};
+use crate::run::Violation;
 
-use crate::history::Operation;
-use crate::host::Host;
+/// What the rules must know of a run beside its history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The furthest two wall clocks were ever apart, in milliseconds.
+    pub skew_ms: u64,
+    /// How many hosts lost what they had not synced.
+    pub hosts_that_lost_power: usize,
+}
 
-pub(crate) use convergence::is_converged;
+/// Which reads of a bucket must see the writes acknowledged before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fresh {
+    /// Each one.
+    Always,
+    /// Those after the replicas have repaired each other.
+    AtLast,
+    /// None.
+    Never,
+}
 
-/// What is wrong, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation(pub String);
+impl Terms {
+    /// What a bucket promises its readers in this run.
+    #[must_use]
+    pub fn fresh(&self, bucket: BucketKind) -> Fresh {
+        match (bucket, self.hosts_that_lost_power) {
+            (BucketKind::Fsync, _) | (BucketKind::Buffered, 0) => Fresh::Always,
+            (BucketKind::Buffered, 1) => Fresh::AtLast,
+            (BucketKind::Buffered, _) | (BucketKind::Cache, _) => Fresh::Never,
+        }
+    }
 
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+    pub(crate) fn must_be_fresh(&self, read: &Operation) -> bool {
+        match self.fresh(read.bucket) {
+            Fresh::Always => true,
+            Fresh::AtLast => read.is_final,
+            Fresh::Never => false,
+        }
     }
 }
 
-/// The value of each key that has one.
-pub(crate) type Values = BTreeMap<String, String>;
-
-/// Checks everything.
-pub(crate) fn all(hosts: &[Host], operations: &[Operation], has_lost_power: bool) -> Result<(), Violation> {
-    let values = convergence::check(hosts)?;
-    no_lost_write::check(operations, &values)?;
-    no_phantom::check(operations, &values)?;
-    if !has_lost_power {
-        no_stale_read::check(operations)?;
-    }
-    counters::check(operations, &values)
+/// Applies every rule about histories.
+///
+/// # Errors
+/// The first broken one.
+pub fn check(operations: &[Operation], terms: &Terms) -> Result<(), Violation> {
+    no_broken_answer::check(operations)?;
+    no_phantom::check(operations)?;
+    no_lost_write::check(operations, terms)?;
+    counters::check(operations, terms)
 }
 
-fn value_of(cell: &[u8]) -> Option<String> {
-    let cell = Cell::decode(cell).ok()?;
-    cell.value(0).map(|value| String::from_utf8_lossy(&value.bytes).into_owned())
+/// The operations of each key.
+fn by_key(operations: &[Operation]) -> BTreeMap<(BucketKind, &str), Vec<&Operation>> {
+    let mut keys: BTreeMap<_, Vec<&Operation>> = BTreeMap::new();
+    for operation in operations {
+        keys.entry((operation.bucket, operation.key.as_str())).or_default().push(operation);
+    }
+    keys
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    //! Histories by hand.
+pub(crate) mod samples {
+    use crate::history::{Action, BucketKind, Operation, Outcome};
 
-    use crate::history::{Action, Operation, Outcome};
-
-    pub(crate) fn operation(action: Action, began_ms: u64, ended: Option<(u64, Outcome)>) -> Operation {
-        Operation { key: "k".to_owned(), action, host: 0, began_ms, ended }
+    /// An operation on one key of the fsync bucket, begun and ended at these times.
+    pub(crate) fn operation(action: Action, start_ms: u64, end: Option<(u64, Outcome)>) -> Operation {
+        let (bucket, key, client) = (BucketKind::Fsync, "k".to_owned(), "c".to_owned());
+        Operation { bucket, key, client, action, start_ms, end, is_final: false }
     }
 
-    pub(crate) fn set(value: &str, began_ms: u64, ended: Option<(u64, Outcome)>) -> Operation {
-        operation(Action::Set(value.to_owned()), began_ms, ended)
+    pub(crate) fn set(value: &str, start_ms: u64, end: Option<(u64, Outcome)>) -> Operation {
+        operation(Action::Set { value: value.to_owned(), expires_at: None }, start_ms, end)
     }
 
-    pub(crate) fn acknowledged(at_ms: u64) -> Option<(u64, Outcome)> {
-        Some((at_ms, Outcome::Acknowledged))
+    pub(crate) fn get(value: Option<&str>, start_ms: u64, end_ms: u64) -> Operation {
+        operation(Action::Get, start_ms, Some((end_ms, Outcome::Found(value.map(str::to_owned)))))
+    }
+
+    pub(crate) fn acked(at: u64) -> Option<(u64, Outcome)> {
+        Some((at, Outcome::Written))
+    }
+
+    pub(crate) fn unknown(at: u64) -> Option<(u64, Outcome)> {
+        Some((at, Outcome::Unknown(String::new())))
+    }
+
+    pub(crate) fn refused(at: u64) -> Option<(u64, Outcome)> {
+        Some((at, Outcome::Refused(String::new())))
     }
 }

@@ -1,90 +1,169 @@
-//! What clients asked, and what they were told.
-
-use std::sync::Arc;
+//! What clients asked and what they were told: all that the rules about histories look at.
+//!
+//! Invariant: an operation without an end has an unknown outcome, whatever became of its client.
 
 use parking_lot::Mutex;
+use slipring_model::BucketId;
 
-/// What a client asked for.
+/// The buckets of a run, by what they promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BucketKind {
+    /// Majorities; acknowledged writes survive the death of any process.
+    Buffered,
+    /// Majorities; acknowledged writes survive the loss of power everywhere.
+    Fsync,
+    /// Two copies in memory, one acknowledgement: may forget.
+    Cache,
+}
+
+impl BucketKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Buffered, Self::Fsync, Self::Cache];
+
+    /// Its number in every cluster of a run.
+    #[must_use]
+    pub fn id(self) -> BucketId {
+        match self {
+            Self::Buffered => BucketId(0),
+            Self::Cache => BucketId(1),
+            Self::Fsync => BucketId(2),
+        }
+    }
+
+    /// Its name in every cluster of a run.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Buffered => "default",
+            Self::Cache => "cache",
+            Self::Fsync => "fsync",
+        }
+    }
+}
+
+/// What a client asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Wrote a value that is written once in a run.
-    Set(String),
-    /// Deleted.
+    /// Wrote a value that no other operation writes.
+    Set {
+        /// The value.
+        value: String,
+        /// When it expires, in milliseconds since the run began.
+        expires_at: Option<u64>,
+    },
+    /// Deleted the key.
     Delete,
-    /// Added to a counter.
-    Add(i64),
-    /// Read.
+    /// Read a value.
     Get,
+    /// Added to a counter; never a negative number.
+    Add(i64),
+    /// Read a counter.
+    Total,
 }
 
 /// What it was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is done.
-    Acknowledged,
-    /// The value, or that there is none.
+    /// The write is acknowledged.
+    Written,
+    /// There was nothing to delete.
+    NothingThere,
+    /// The value, if there was one.
     Found(Option<String>),
-    /// It had no effect.
-    Refused,
-    /// It may have happened. So does one that was never answered.
-    Unknown,
+    /// The counter's value.
+    Counted(i64),
+    /// It did not happen.
+    Refused(String),
+    /// It may have happened.
+    Unknown(String),
+    /// What no fault excuses: damaged bytes, a right call refused as wrong, an answer of another kind.
+    Broken(String),
 }
 
-/// One request of a client.
+/// One operation of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
+    /// The bucket.
+    pub bucket: BucketKind,
     /// The key.
     pub key: String,
+    /// Who asked, and where.
+    pub client: String,
     /// What was asked.
     pub action: Action,
-    /// The host that was asked.
-    pub host: usize,
-    /// The simulated millisecond at which it was asked.
-    pub began_ms: u64,
-    /// The answer and the simulated millisecond at which it came.
-    pub ended: Option<(u64, Outcome)>,
+    /// When, in milliseconds since the run began.
+    pub start_ms: u64,
+    /// When it was answered and how; never, when the client died first.
+    pub end: Option<(u64, Outcome)>,
+    /// Whether the faults were over and the replicas had had time to converge.
+    pub is_final: bool,
 }
 
 impl Operation {
-    /// Whether it may have changed something.
+    /// Whether it may have changed something: not refused, and not found to have nothing to do.
     #[must_use]
-    pub fn may_have_happened(&self) -> bool {
-        !matches!(self.ended, Some((_, Outcome::Refused)))
+    pub fn may_have_written(&self) -> bool {
+        let is_write = matches!(self.action, Action::Set { .. } | Action::Delete | Action::Add(_));
+        let is_void = matches!(self.end, Some((_, Outcome::Refused(_) | Outcome::NothingThere)));
+        is_write && !is_void
     }
 
-    /// Whether it is acknowledged.
+    /// When it was acknowledged, if it was a write and was.
     #[must_use]
-    pub fn is_acknowledged(&self) -> bool {
-        matches!(self.ended, Some((_, Outcome::Acknowledged)))
-    }
-
-    /// Whether it had ended before `other` began.
-    #[must_use]
-    pub fn is_before(&self, other: &Self) -> bool {
-        match &self.ended {
-            Some((at, Outcome::Acknowledged | Outcome::Found(_))) => *at < other.began_ms,
-            _ => false,
+    pub fn acked_at(&self) -> Option<u64> {
+        match &self.end {
+            Some((at, Outcome::Written)) => Some(*at),
+            _ => None,
         }
+    }
+
+    /// The last moment at which it can have taken effect; `u64::MAX` when nobody knows.
+    #[must_use]
+    pub fn latest_effect_ms(&self) -> u64 {
+        self.acked_at().unwrap_or(u64::MAX)
+    }
+
+    /// What it saw of a register, and when it had seen it: the value, or that there was none.
+    #[must_use]
+    pub fn seen(&self) -> Option<(Option<&str>, u64)> {
+        match &self.end {
+            Some((at, Outcome::Found(value))) => Some((value.as_deref(), *at)),
+            Some((at, Outcome::NothingThere)) => Some((None, *at)),
+            _ => None,
+        }
+    }
+
+    /// One line for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let end = match &self.end {
+            Some((at, outcome)) => format!("answered at {at}: {outcome:?}"),
+            None => "never answered".to_owned(),
+        };
+        let Self { client, action, bucket, key, start_ms, .. } = self;
+        format!("{client} asked at {start_ms} for {action:?} of {bucket:?}/{key}, {end}")
     }
 }
 
-/// All requests of a run.
-#[derive(Clone, Default)]
-pub(crate) struct History(Arc<Mutex<Vec<Operation>>>);
+/// All operations, in the order in which they were begun.
+#[derive(Debug, Default)]
+pub(crate) struct History(Mutex<Vec<Operation>>);
 
 impl History {
+    /// Notes that an operation begins; its number.
     pub(crate) fn begin(&self, operation: Operation) -> usize {
         let mut operations = self.0.lock();
         operations.push(operation);
         operations.len() - 1
     }
 
-    pub(crate) fn end(&self, index: usize, at_ms: u64, outcome: Outcome) {
-        if let Some(operation) = self.0.lock().get_mut(index) {
-            operation.ended = Some((at_ms, outcome));
-        }
+    /// Notes how an operation ended.
+    pub(crate) fn end(&self, number: usize, at_ms: u64, outcome: Outcome) {
+        let mut operations = self.0.lock();
+        operations.get_mut(number).expect("its number came from here").end = Some((at_ms, outcome));
     }
 
+    /// A copy of everything so far.
     pub(crate) fn operations(&self) -> Vec<Operation> {
         self.0.lock().clone()
     }

@@ -1,153 +1,212 @@
-//! A simulated machine: a runtime of its own, its disks, and a real node on them.
+//! A simulated host: disks that outlive its processes, and at most one process at a time.
+//!
+//! A process is a tokio runtime of its own with paused time and a seeded scheduler. Ending it drops the
+//! runtime with all its tasks, wherever they were.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use slipring_apps::KV;
 use slipring_discovery::StaticSeeds;
-use slipring_model::NodeId;
-use slipring_node::{DiskWaits, Entropy, Node, Settings, StartError};
+use slipring_node::{DiskWaits, Entropy, Node, Settings};
 use slipring_ring::Addresses;
-use slipring_storage::MetaStore;
+use slipring_service::Cell;
 use slipring_storage::faults::{FaultyEngine, FaultyFile};
-use slipring_wire::Frame;
-use tokio::runtime::{Builder, RngSeed, Runtime};
+use slipring_storage::{Engine, MemoryEngine, MetaStore};
+use slipring_transport::{Inbox, Transport};
+use slipring_wire::{Frame, Message, Request};
+use tokio::runtime::{Builder, RngSeed, Runtime, UnhandledPanic};
 
-use crate::clock::SimClock;
+use crate::journal::{HostClock, Journal};
 use crate::network::{Delivery, Network, address};
+use crate::sabotage::{LyingDisk, Sabotage};
 
-/// A machine and what its disks hold.
+/// A host.
 pub(crate) struct Host {
     pub(crate) index: usize,
-    pub(crate) node: Option<Node>,
+    pub(crate) clock: Arc<HostClock>,
     pub(crate) disk: FaultyEngine,
-    meta: FaultyFile,
-    network: Network,
-    clock: SimClock,
+    file: FaultyFile,
     seed: u64,
-    starts: u64,
-    runtime: Option<Runtime>,
-    starting: Option<tokio::task::JoinHandle<Result<Node, StartError>>>,
+    lives: u64,
+    pub(crate) process: Option<Process>,
+    pub(crate) is_paused: bool,
+    /// Time that has passed while it was paused.
+    missed: Duration,
+    sabotage: Option<Sabotage>,
+}
+
+/// A process.
+pub(crate) struct Process {
+    pub(crate) runtime: Runtime,
+    pub(crate) memory: Arc<MemoryEngine>,
+    started: Arc<Mutex<Option<Result<Node, String>>>>,
 }
 
 impl Host {
-    pub(crate) fn new(index: usize, network: Network, clock: SimClock, seed: u64) -> Self {
+    pub(crate) fn new(index: usize, seed: u64, sabotage: Option<Sabotage>, journal: Arc<Journal>) -> Self {
         Self {
             index,
-            node: None,
+            clock: Arc::new(HostClock::new(journal)),
             disk: FaultyEngine::new(),
-            meta: FaultyFile::new(),
-            network,
-            clock,
-            seed,
-            starts: 0,
-            runtime: None,
-            starting: None,
+            file: FaultyFile::new(),
+            seed: seed.wrapping_mul(31).wrapping_add(index as u64),
+            lives: 0,
+            process: None,
+            is_paused: false,
+            missed: Duration::ZERO,
+            sabotage,
         }
     }
 
-    pub(crate) fn is_up(&self) -> bool {
-        self.runtime.is_some()
+    /// How often a process has been started here.
+    pub(crate) fn lives(&self) -> u64 {
+        self.lives
     }
 
-    /// Starts the machine; its node serves some ticks later.
-    pub(crate) fn start(&mut self, seed_host: Option<usize>) {
-        self.starts += 1;
-        let seed = self.seed ^ self.starts << 32 ^ (self.index as u64) << 48;
+    /// Starts a process; `seeds` are asked when the host belongs to no cluster yet.
+    pub(crate) fn start(&mut self, network: &Arc<Network>, seeds: Vec<String>) {
+        self.lives += 1;
+        let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(self.lives);
+        network.power_on(self.index);
         let runtime = Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
-            .rng_seed(RngSeed::from_bytes(&seed.to_be_bytes()))
+            .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
+            .unhandled_panic(UnhandledPanic::ShutdownRuntime)
             .build()
-            .expect("a runtime without drivers can be built");
-        let meta = MetaStore::with_backend(self.meta.clone()).expect("a sound file opens");
-        let (network, index) = (self.network.clone(), self.index);
-        let addresses = Addresses { peer: address(index), redis: String::new(), http: String::new() };
-        let settings = Settings { partition_bits: 3, exchange_interval_ms: 2_000, ..Settings::default() };
-        let factory = Box::new(move |hello, inbox| Ok(network.plug(index, hello, inbox)));
-        let seeds = StaticSeeds::new(seed_host.map(address)).expect("an address");
-        let builder = Node::builder(settings, meta, Arc::new(self.disk.clone()), addresses, factory)
-            .service(&KV)
-            .join(seeds)
-            .clock(Arc::new(self.clock.clone()))
-            .entropy(Entropy::seeded(seed))
-            .disk_waits(DiskWaits::Inline);
-        self.starting = Some(runtime.spawn(builder.start()));
-        self.runtime = Some(runtime);
+            .expect("a runtime without sockets needs nothing of the system");
+        let memory = Arc::new(MemoryEngine::new());
+        let starting = self.starting(seed, network, seeds, Arc::clone(&memory));
+        let started = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&started);
+        runtime.spawn(async move {
+            let result = starting.await;
+            *slot.lock() = Some(result);
+        });
+        self.process = Some(Process { runtime, memory, started });
     }
 
-    /// The process dies: its tasks vanish where they are.
-    pub(crate) fn die(&mut self) {
-        let meta = self.meta.after_death();
-        self.vanish(meta);
-    }
-
-    /// The power fails; how many records were lost.
-    pub(crate) fn lose_power(&mut self) -> usize {
-        let meta = self.meta.after_power_loss();
-        self.vanish(meta);
-        self.disk.lose_power()
-    }
-
-    /// The files are those of the moment of death: what is dropped now may write to the old ones in vain.
-    fn vanish(&mut self, meta: FaultyFile) {
-        self.network.unplug(self.index);
-        self.node = None;
-        self.starting = None;
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+    fn starting(
+        &self,
+        seed: u64,
+        network: &Arc<Network>,
+        seeds: Vec<String>,
+        memory: Arc<MemoryEngine>,
+    ) -> impl Future<Output = Result<Node, String>> + Send + use<> {
+        let disk: Arc<dyn Engine> = match self.sabotage {
+            Some(Sabotage::SyncNothing) => Arc::new(LyingDisk(self.disk.clone())),
+            _ => Arc::new(self.disk.clone()),
+        };
+        let (index, network, clock) = (self.index, Arc::clone(network), Arc::clone(&self.clock));
+        let file = self.file.clone();
+        async move {
+            let meta = MetaStore::with_backend(file).map_err(|error| error.to_string())?;
+            let port = |port: u16| format!("host-{index}:{port}");
+            let addresses = Addresses { peer: address(index), redis: port(6379), http: port(8080) };
+            let seeds = StaticSeeds::new(seeds).map_err(|error| error.to_string())?;
+            let transport = move |hello, inbox: Arc<dyn Inbox>| {
+                let transport: Arc<dyn Transport> = Arc::new(network.attach(index, hello, inbox));
+                Ok(transport)
+            };
+            let node = Node::builder(settings(), meta, disk, addresses, Box::new(transport))
+                .service(&KV)
+                .join(seeds)
+                .clock(clock)
+                .entropy(Entropy::seeded(seed))
+                .disk_waits(DiskWaits::Inline)
+                .memory(memory);
+            node.start().await.map_err(|error| error.to_string())
         }
-        self.meta = meta;
     }
 
-    /// Lets the machine work for one tick.
-    pub(crate) fn tick(&mut self, tick: Duration) {
-        let Some(runtime) = &self.runtime else { return };
-        let (network, index) = (self.network.clone(), self.index);
-        runtime.block_on(async move {
-            for delivery in network.arrived(index) {
-                deliver(&network, index, delivery);
+    /// Ends the process without a word. With `loses_power` what was not synced is gone; how many records were.
+    pub(crate) fn kill(&mut self, network: &Network, loses_power: bool) -> usize {
+        let Some(process) = self.process.take() else { return 0 };
+        // The files are those of this moment: what is taken apart now writes to the old ones in vain.
+        self.file = if loses_power { self.file.after_power_loss() } else { self.file.after_death() };
+        network.detach(self.index, !loses_power);
+        drop(process);
+        self.is_paused = false;
+        self.missed = Duration::ZERO;
+        if loses_power { self.disk.lose_power() } else { 0 }
+    }
+
+    /// The node, once it has started.
+    pub(crate) fn node(&self) -> Option<Node> {
+        self.process.as_ref()?.started.lock().as_ref()?.as_ref().ok().cloned()
+    }
+
+    /// Why the process cannot go on, if so.
+    pub(crate) fn failure(&self) -> Option<String> {
+        match self.process.as_ref()?.started.lock().as_ref()? {
+            Ok(node) => node.stopped().borrow().clone(),
+            Err(error) => Some(error.clone()),
+        }
+    }
+
+    /// Lets the process run for one tick, beginning with what has reached it.
+    pub(crate) fn run(&mut self, network: &Network, tick: Duration) {
+        let Some(process) = &self.process else { return };
+        if self.is_paused {
+            self.missed += tick;
+            return;
+        }
+        let missed = std::mem::take(&mut self.missed);
+        let sabotage = self.sabotage;
+        process.runtime.block_on(async {
+            if !missed.is_zero() {
+                tokio::time::advance(missed).await;
+            }
+            if let Some((inbox, deliveries)) = network.deliveries(self.index) {
+                deliveries.into_iter().for_each(|delivery| deliver(&inbox, delivery, sabotage));
             }
             tokio::time::sleep(tick).await;
         });
-        if self.starting.as_ref().is_some_and(tokio::task::JoinHandle::is_finished)
-            && let Some(starting) = self.starting.take()
-        {
-            let started = runtime.block_on(starting).expect("starting does not panic");
-            self.node = Some(started.unwrap_or_else(|error| panic!("host {index} cannot start: {error}")));
-        }
-    }
-
-    /// Runs something in the machine's runtime.
-    pub(crate) fn enter<R>(&self, run: impl FnOnce(&Node, &Runtime) -> R) -> Option<R> {
-        let (node, runtime) = (self.node.as_ref()?, self.runtime.as_ref()?);
-        let _entered = runtime.enter();
-        Some(run(node, runtime))
-    }
-
-    pub(crate) fn id(&self) -> Option<NodeId> {
-        self.node.as_ref().map(Node::id)
+        network.flush(self.index);
     }
 }
 
-fn deliver(network: &Network, host: usize, delivery: Delivery) {
-    let Some(inbox) = network.inbox(host) else { return };
+fn deliver(inbox: &Arc<dyn Inbox>, delivery: Delivery, sabotage: Option<Sabotage>) {
     match delivery {
         Delivery::Connected(hello) => inbox.connected(&hello),
         Delivery::Disconnected(peer) => inbox.disconnected(peer),
         Delivery::Frame { from, bytes } => {
-            let frame = Frame::decode(bytes).expect("the network does not alter frames");
+            let mut frame = Frame::decode(bytes).expect("a node's own frame");
+            assert!(frame.unknown.is_empty(), "a node's own requests are known");
+            if sabotage == Some(Sabotage::AckWithoutStoring) {
+                frame.messages.iter_mut().for_each(hollow);
+            }
             inbox.messages(from, frame.messages);
         }
-        Delivery::Question { hello, request, answer } => {
-            let (network, asked) = (network.clone(), inbox.asked(&hello, request));
+        Delivery::Question { asker, answerer, request, reply } => {
+            let inbox = Arc::clone(inbox);
             tokio::spawn(async move {
-                let reply = asked.await;
-                if let Some(own) = network.hello(host) {
-                    // Whoever asked may be gone.
-                    let _ = answer.send((own, reply));
-                }
+                let answer = inbox.asked(&asker, request).await;
+                // An asker that is gone needs no answer.
+                let _ = reply.send((answerer, answer));
             });
         }
+    }
+}
+
+/// Takes what is to be stored out of a message; a replica acknowledges it all the same.
+fn hollow(message: &mut Message) {
+    if let Message::Request { request: Request::Store { cell, .. }, .. } = message {
+        let mut nothing = Vec::new();
+        Cell::default().encode(&mut nothing);
+        *cell = nothing.into();
+    }
+}
+
+/// Shorter intervals than a real cluster's, so that a run sees many of each.
+fn settings() -> Settings {
+    Settings {
+        request_timeout_ms: 1_000,
+        exchange_interval_ms: 1_000,
+        expiry_interval_ms: 50,
+        partition_bits: 4,
+        ..Settings::default()
     }
 }

@@ -1,300 +1,313 @@
-//! The simulated network: connections, delays, cuts. Frames go through their real encoding.
+//! The simulated network: one connection per pair of hosts, as TCP would keep it.
+//!
+//! A connection has two sides, and each learns of its end by itself: a closed one is told soon, a cut one
+//! falls silent. While a way is blocked its frames wait, as TCP's do, and arrive late when the silence was
+//! short. Every delay is drawn from the seed; time moves when the world says so.
+//!
+//! Invariant: frames of one connection arrive in order or not at all, and none of an earlier connection.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod pair;
+mod transport;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::future::BoxFuture;
+use bytes::Bytes;
+use fastrand::Rng;
 use parking_lot::Mutex;
 use slipring_model::{ClusterId, NodeId};
-use slipring_transport::{AskError, Inbox, SendError, Transport};
+use slipring_transport::Inbox;
 use slipring_wire::{Frame, Hello, Message, Reply, Request};
 use tokio::sync::oneshot;
 
-/// A cut connection is noticed after so many milliseconds of silence.
-const SILENCE_MS: u64 = 2_000;
-/// A broken connection is made anew after so many milliseconds.
-const RECONNECT_MS: u64 = 100;
+use crate::journal::Journal;
+use pair::Pair;
+pub(crate) use transport::SimTransport;
 
-/// Something on its way to a host.
+/// A peer not heard of for this long is disconnected, in milliseconds.
+const SILENCE_MS: u64 = 2_000;
+
+/// What reaches a host.
 pub(crate) enum Delivery {
     Connected(Hello),
     Disconnected(NodeId),
-    Frame { from: NodeId, bytes: bytes::Bytes },
-    Question { hello: Box<Hello>, request: Request, answer: oneshot::Sender<(Hello, Reply)> },
+    Frame { from: NodeId, bytes: Bytes },
+    Question { asker: Hello, answerer: Hello, request: Request, reply: oneshot::Sender<(Hello, Reply)> },
 }
 
-/// The network, shared by all hosts.
-#[derive(Clone)]
-pub(crate) struct Network(Arc<Mutex<State>>);
+/// The network of a run.
+pub(crate) struct Network {
+    state: Mutex<State>,
+    journal: Arc<Journal>,
+}
 
 struct State {
-    now_ms: u64,
-    rng: fastrand::Rng,
-    extra_delay_ms: u64,
-    hosts: Vec<Option<Plugged>>,
-    addresses: BTreeMap<String, usize>,
-    /// Due time, order, receiver.
-    on_the_way: BTreeMap<(u64, u64), (usize, Delivery)>,
-    sent: u64,
-    /// When the last message of a direction arrives: those after it do not overtake it.
-    last: BTreeMap<(usize, usize), u64>,
-    cuts: BTreeSet<(usize, usize)>,
-    /// Connected pairs, lower host first; since when it is cut.
-    links: BTreeMap<(usize, usize), Option<u64>>,
-    /// Pairs that broke, and when they may be connected again.
-    broken: BTreeMap<(usize, usize), u64>,
+    rng: Rng,
+    delay_ms: u64,
+    ports: Vec<Port>,
+    /// By lower and higher host.
+    pairs: BTreeMap<(usize, usize), Pair>,
+    /// How many cuts stand between a sender and a receiver.
+    blocked: BTreeMap<(usize, usize), u32>,
+    slowed: BTreeMap<(usize, usize), u64>,
+    questions: Vec<Question>,
 }
 
-struct Plugged {
+/// Where a host is plugged in.
+#[derive(Default)]
+struct Port {
+    life: Option<Life>,
+    /// Whether the machine answers for a process that is gone.
+    is_powered: bool,
+    is_paused: bool,
+    deliveries: Vec<Delivery>,
+}
+
+/// A process that listens.
+struct Life {
     hello: Hello,
-    cluster: Option<ClusterId>,
     inbox: Arc<dyn Inbox>,
-    peers: BTreeSet<NodeId>,
+    peers: Vec<NodeId>,
+}
+
+struct Question {
+    from: usize,
+    to: usize,
+    due: u64,
+    asker: Hello,
+    request: Request,
+    reply: oneshot::Sender<(Hello, Reply)>,
+}
+
+/// The peer address of a host.
+pub(crate) fn address(host: usize) -> String {
+    format!("host-{host}:7946")
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64, hosts: usize) -> Self {
-        Self(Arc::new(Mutex::new(State {
-            now_ms: 0,
-            rng: fastrand::Rng::with_seed(seed),
-            extra_delay_ms: 0,
-            hosts: (0..hosts).map(|_| None).collect(),
-            addresses: (0..hosts).map(|host| (address(host), host)).collect(),
-            on_the_way: BTreeMap::new(),
-            sent: 0,
-            last: BTreeMap::new(),
-            cuts: BTreeSet::new(),
-            links: BTreeMap::new(),
-            broken: BTreeMap::new(),
-        })))
+    pub(crate) fn new(seed: u64, hosts: usize, journal: Arc<Journal>) -> Self {
+        let mut rng = Rng::with_seed(seed ^ 0x6e65_7477_6f72_6b00);
+        let delay_ms = rng.u64(1..25);
+        let all = (0..hosts).flat_map(|low| (low + 1..hosts).map(move |high| (low, high)));
+        let state = State {
+            rng,
+            delay_ms,
+            ports: (0..hosts).map(|_| Port::default()).collect(),
+            pairs: all.map(|pair| (pair, Pair::default())).collect(),
+            blocked: BTreeMap::new(),
+            slowed: BTreeMap::new(),
+            questions: Vec::new(),
+        };
+        Self { state: Mutex::new(state), journal }
     }
 
-    /// A transport for a host that starts.
-    pub(crate) fn plug(&self, host: usize, hello: Hello, inbox: Arc<dyn Inbox>) -> Arc<dyn Transport> {
-        let cluster = hello.cluster;
-        let plugged = Plugged { hello, cluster, inbox, peers: BTreeSet::new() };
-        if let Some(slot) = self.0.lock().hosts.get_mut(host) {
-            *slot = Some(plugged);
-        }
-        Arc::new(SimTransport { network: self.clone(), host })
+    /// Plugs a process in.
+    pub(crate) fn attach(self: &Arc<Self>, host: usize, hello: Hello, inbox: Arc<dyn Inbox>) -> SimTransport {
+        self.state.lock().port(host).life = Some(Life { hello, inbox, peers: Vec::new() });
+        SimTransport::new(Arc::clone(self), host)
     }
 
-    /// A host is gone: its connections break and nothing reaches it any more.
-    pub(crate) fn unplug(&self, host: usize) {
-        let mut state = self.0.lock();
-        let pairs: Vec<(usize, usize)> =
-            state.links.keys().copied().filter(|(one, other)| *one == host || *other == host).collect();
-        pairs.into_iter().for_each(|pair| state.break_link(pair));
-        if let Some(slot) = state.hosts.get_mut(host) {
-            *slot = None;
-        }
-        state.on_the_way.retain(|_, (to, _)| *to != host);
+    /// A process is gone; with `keeps_power` its machine says so to its peers.
+    pub(crate) fn detach(&self, host: usize, keeps_power: bool) {
+        let mut state = self.state.lock();
+        *state.port(host) = Port { is_powered: keeps_power, ..Port::default() };
+        let lost: usize = state.pairs_of(host).map(|(_, pair, side)| pair.end(side)).sum();
+        self.journal.count("frames lost", lost as u64);
     }
 
-    pub(crate) fn cut(&self, from: usize, to: usize) {
-        self.0.lock().cuts.insert((from, to));
+    /// A machine has power.
+    pub(crate) fn power_on(&self, host: usize) {
+        self.state.lock().port(host).is_powered = true;
     }
 
-    pub(crate) fn heal(&self, from: usize, to: usize) {
-        self.0.lock().cuts.remove(&(from, to));
+    pub(crate) fn set_paused(&self, host: usize, is_paused: bool) {
+        self.state.lock().port(host).is_paused = is_paused;
     }
 
-    pub(crate) fn delay(&self, by_ms: u64) {
-        self.0.lock().extra_delay_ms = by_ms;
+    /// Blocks one way between two hosts, on top of what blocks it already.
+    pub(crate) fn block(&self, from: usize, to: usize) {
+        *self.state.lock().blocked.entry((from, to)).or_default() += 1;
     }
 
-    pub(crate) fn reset(&self, one: usize, other: usize) {
-        let pair = (one.min(other), one.max(other));
-        let mut state = self.0.lock();
-        if state.links.contains_key(&pair) {
-            state.break_link(pair);
+    /// Takes one block away.
+    pub(crate) fn unblock(&self, from: usize, to: usize) {
+        if let Some(count) = self.state.lock().blocked.get_mut(&(from, to)) {
+            *count = count.saturating_sub(1);
         }
     }
 
-    /// Moves time on and makes and breaks connections.
-    pub(crate) fn tick(&self, now_ms: u64) {
-        let mut state = self.0.lock();
-        state.now_ms = now_ms;
-        let hosts = state.hosts.len();
-        for one in 0..hosts {
-            for other in one + 1..hosts {
-                state.tend((one, other));
+    /// Makes one way slower by so many milliseconds.
+    pub(crate) fn slow(&self, from: usize, to: usize, by_ms: u64) {
+        self.state.lock().slowed.insert((from, to), by_ms);
+    }
+
+    /// Takes every block and slowness away.
+    pub(crate) fn heal(&self) {
+        let mut state = self.state.lock();
+        state.blocked.clear();
+        state.slowed.clear();
+    }
+
+    /// Breaks the connection of two hosts, if there is one; `a` learns of it at once.
+    pub(crate) fn reset(&self, a: usize, b: usize) {
+        let mut state = self.state.lock();
+        let (pair, side) = state.pair(a, b);
+        if pair.is_up(side) {
+            self.journal.count("resets", 1);
+            state.close(a, b, &self.journal, "reset");
+        }
+    }
+
+    /// Moves the network to the present: connections come and go, frames arrive.
+    pub(crate) fn step(&self) {
+        let mut state = self.state.lock();
+        let pairs: Vec<(usize, usize)> = state.pairs.keys().copied().collect();
+        for (low, high) in pairs {
+            state.step_side(low, high, &self.journal);
+            state.step_side(high, low, &self.journal);
+            state.connect(low, high, &self.journal);
+        }
+        state.ask(self.journal.now_ms());
+    }
+
+    /// What has reached a host, and its inbox; nothing while no process listens.
+    pub(crate) fn deliveries(&self, host: usize) -> Option<(Arc<dyn Inbox>, Vec<Delivery>)> {
+        let mut state = self.state.lock();
+        let port = state.port(host);
+        let inbox = Arc::clone(&port.life.as_ref()?.inbox);
+        Some((inbox, std::mem::take(&mut port.deliveries)))
+    }
+
+    /// Sends off what a host has said, one frame per peer.
+    pub(crate) fn flush(&self, host: usize) {
+        let now = self.journal.now_ms();
+        let mut state = self.state.lock();
+        let Some(cluster) = state.port(host).life.as_ref().map(|life| life.hello.cluster) else { return };
+        for peer in (0..state.ports.len()).filter(|peer| *peer != host) {
+            let delay = state.delay(host, peer);
+            let (pair, side) = state.pair(host, peer);
+            if let Some(bytes) = pair.send(side, cluster.unwrap_or_default(), now + delay) {
+                self.journal.mark(host, peer, &bytes);
+                self.journal.count("frames", 1);
             }
         }
-    }
-
-    /// What has arrived at a host.
-    pub(crate) fn arrived(&self, host: usize) -> Vec<Delivery> {
-        let mut state = self.0.lock();
-        let now_ms = state.now_ms;
-        let due: Vec<(u64, u64)> = state
-            .on_the_way
-            .range(..(now_ms + 1, 0))
-            .filter(|(_, (to, _))| *to == host)
-            .map(|(key, _)| *key)
-            .collect();
-        due.into_iter()
-            .filter_map(|key| state.on_the_way.remove(&key))
-            .map(|(_, delivery)| delivery)
-            .collect()
-    }
-
-    pub(crate) fn inbox(&self, host: usize) -> Option<Arc<dyn Inbox>> {
-        self.0.lock().hosts.get(host)?.as_ref().map(|plugged| Arc::clone(&plugged.inbox))
-    }
-
-    pub(crate) fn hello(&self, host: usize) -> Option<Hello> {
-        self.0.lock().hosts.get(host)?.as_ref().map(Plugged::greeting)
-    }
-}
-
-impl Plugged {
-    fn greeting(&self) -> Hello {
-        Hello { cluster: self.cluster, ..self.hello.clone() }
     }
 }
 
 impl State {
-    fn plugged(&self, host: usize) -> Option<&Plugged> {
-        self.hosts.get(host)?.as_ref()
+    fn port(&mut self, host: usize) -> &mut Port {
+        self.ports.get_mut(host).expect("every host has a port")
     }
 
-    fn host_of(&self, node: NodeId) -> Option<usize> {
-        self.hosts.iter().position(|slot| slot.as_ref().is_some_and(|plugged| plugged.hello.node == node))
+    /// The pair of two hosts, and which side of it `host` is.
+    fn pair(&mut self, host: usize, peer: usize) -> (&mut Pair, usize) {
+        let key = (host.min(peer), host.max(peer));
+        (self.pairs.get_mut(&key).expect("every two hosts are a pair"), usize::from(host > peer))
     }
 
-    fn is_cut(&self, (one, other): (usize, usize)) -> bool {
-        self.cuts.contains(&(one, other)) || self.cuts.contains(&(other, one))
-    }
-
-    fn tend(&mut self, pair: (usize, usize)) {
-        let now_ms = self.now_ms;
-        let is_cut = self.is_cut(pair);
-        match self.links.get_mut(&pair) {
-            Some(since) if is_cut => {
-                let since = *since.get_or_insert(now_ms);
-                if now_ms >= since + SILENCE_MS {
-                    self.break_link(pair);
-                }
-            }
-            Some(since) => *since = None,
-            None if is_cut || self.broken.get(&pair).is_some_and(|until| now_ms < *until) => {}
-            None => self.connect(pair),
-        }
-    }
-
-    fn connect(&mut self, pair: (usize, usize)) {
-        let (Some(one), Some(other)) = (self.plugged(pair.0), self.plugged(pair.1)) else { return };
-        let knows = one.peers.contains(&other.hello.node) || other.peers.contains(&one.hello.node);
-        if !knows || one.cluster != other.cluster {
-            return;
-        }
-        let (to_other, to_one) = (one.greeting(), other.greeting());
-        self.links.insert(pair, None);
-        self.put(pair.0, self.now_ms, Delivery::Connected(to_one));
-        self.put(pair.1, self.now_ms, Delivery::Connected(to_other));
-    }
-
-    fn break_link(&mut self, pair: (usize, usize)) {
-        self.links.remove(&pair);
-        self.broken.insert(pair, self.now_ms + RECONNECT_MS);
-        let ends = [(pair.0, pair.1), (pair.1, pair.0)];
-        for (to, from) in ends {
-            let Some(peer) = self.plugged(from).map(|plugged| plugged.hello.node) else { continue };
-            self.on_the_way.retain(|_, (receiver, delivery)| {
-                !(*receiver == to && matches!(delivery, Delivery::Frame { from, .. } if *from == peer))
-            });
-            self.last.remove(&(from, to));
-            self.put(to, self.now_ms, Delivery::Disconnected(peer));
-        }
-    }
-
-    fn put(&mut self, to: usize, at_ms: u64, delivery: Delivery) {
-        self.sent += 1;
-        self.on_the_way.insert((at_ms, self.sent), (to, delivery));
-    }
-
-    fn arrival(&mut self, from: usize, to: usize) -> u64 {
-        let delay = self.rng.u64(1..5) + self.rng.u64(0..=self.extra_delay_ms);
-        let at = (self.now_ms + delay).max(self.last.get(&(from, to)).copied().unwrap_or(0));
-        self.last.insert((from, to), at);
-        at
-    }
-}
-
-/// One host's end of the network.
-struct SimTransport {
-    network: Network,
-    host: usize,
-}
-
-impl Transport for SimTransport {
-    fn send(&self, to: NodeId, message: Message) -> Result<(), SendError> {
-        let mut state = self.network.0.lock();
-        let receiver = state.host_of(to).ok_or(SendError::NotConnected)?;
-        let pair = (self.host.min(receiver), self.host.max(receiver));
-        if !state.links.contains_key(&pair) {
-            return Err(SendError::NotConnected);
-        }
-        let me = state.plugged(self.host).ok_or(SendError::NotConnected)?;
-        let (from, cluster) = (me.hello.node, me.cluster.unwrap_or_default());
-        if state.cuts.contains(&(self.host, receiver)) {
-            return Ok(());
-        }
-        let bytes = Frame::new(cluster, 0, vec![message]).encode();
-        let at = state.arrival(self.host, receiver);
-        state.put(receiver, at, Delivery::Frame { from, bytes });
-        Ok(())
-    }
-
-    fn set_peers(&self, peers: BTreeMap<NodeId, String>) {
-        if let Some(Some(plugged)) = self.network.0.lock().hosts.get_mut(self.host) {
-            plugged.peers = peers.into_keys().collect();
-        }
-    }
-
-    fn set_cluster(&self, cluster: ClusterId) {
-        if let Some(Some(plugged)) = self.network.0.lock().hosts.get_mut(self.host) {
-            plugged.cluster = Some(cluster);
-        }
-    }
-
-    fn is_connected(&self, peer: NodeId) -> bool {
-        let state = self.network.0.lock();
-        state
-            .host_of(peer)
-            .is_some_and(|other| state.links.contains_key(&(self.host.min(other), self.host.max(other))))
-    }
-
-    fn ask(
-        &self,
-        address: String,
-        request: Request,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<(Hello, Reply), AskError>> {
-        let (answer, answered) = oneshot::channel();
-        let mut state = self.network.0.lock();
-        let to = state.addresses.get(&address).copied();
-        if let (Some(to), Some(hello)) = (to, state.plugged(self.host).map(Plugged::greeting)) {
-            let at = state.arrival(self.host, to);
-            state.put(to, at, Delivery::Question { hello: Box::new(hello), request, answer });
-        }
-        drop(state);
-        Box::pin(async move {
-            match tokio::time::timeout(deadline, answered).await {
-                Ok(Ok(answer)) => Ok(answer),
-                _ => Err(AskError::TimedOut { address }),
-            }
+    /// Every pair of a host: the other one, the pair, and which side of it `host` is.
+    fn pairs_of(&mut self, host: usize) -> impl Iterator<Item = (usize, &mut Pair, usize)> {
+        self.pairs.iter_mut().filter_map(move |(key, pair)| match *key {
+            (low, high) if low == host => Some((high, pair, 0)),
+            (low, high) if high == host => Some((low, pair, 1)),
+            _ => None,
         })
     }
 
-    fn shutdown(&self) {
-        self.network.unplug(self.host);
+    fn is_blocked(&self, from: usize, to: usize) -> bool {
+        self.blocked.get(&(from, to)).is_some_and(|count| *count > 0)
+    }
+
+    /// Whether a process is there and running.
+    fn is_listening(&self, host: usize) -> bool {
+        self.ports.get(host).is_some_and(|port| port.life.is_some() && !port.is_paused)
+    }
+
+    fn delay(&mut self, from: usize, to: usize) -> u64 {
+        let slow = self.slowed.get(&(from, to)).copied().unwrap_or(0);
+        self.rng.u64(1..=self.delay_ms) + slow
+    }
+
+    /// What `host` hears of `peer` by now: frames, the end of the connection, or for too long nothing.
+    fn step_side(&mut self, host: usize, peer: usize, journal: &Journal) {
+        let now = journal.now_ms();
+        let (is_open, is_listening) = (!self.is_blocked(peer, host), self.is_listening(host));
+        let (is_peer_listening, is_peer_powered) = (self.is_listening(peer), self.port(peer).is_powered);
+        let notice = now + self.delay(peer, host);
+        let (pair, side) = self.pair(host, peer);
+        if !pair.is_up(side) {
+            return;
+        }
+        let is_peer_up = pair.is_up(1 - side);
+        if is_open && is_peer_listening && is_peer_up {
+            pair.heard(side, now);
+        }
+        if !is_listening {
+            return;
+        }
+        let frames = if is_open { pair.arrived(side, now) } else { Vec::new() };
+        let is_told = is_open && is_peer_powered && !is_peer_up && pair.is_notice_due(side, now, notice);
+        let is_silent = now.saturating_sub(pair.heard_at(side)) > SILENCE_MS;
+        let from = pair.peer(side);
+        self.port(host).deliveries.extend(frames.into_iter().map(|bytes| Delivery::Frame { from, bytes }));
+        if is_told || is_silent {
+            self.close(host, peer, journal, if is_told { "closed by the peer" } else { "silent" });
+        }
+    }
+
+    /// Ends `host`'s side of its connection with `peer`.
+    fn close(&mut self, host: usize, peer: usize, journal: &Journal, why: &str) {
+        let redial_at = journal.now_ms() + self.rng.u64(50..400);
+        let (pair, side) = self.pair(host, peer);
+        let node = pair.peer(side);
+        pair.redial_at(redial_at);
+        journal.count("frames lost", pair.end(side) as u64);
+        journal.count("disconnects", 1);
+        journal.note(format_args!("host {host} lost its connection with host {peer}: {why}"));
+        self.port(host).deliveries.push(Delivery::Disconnected(node));
+    }
+
+    /// Connects two hosts when both can and one wants to.
+    fn connect(&mut self, low: usize, high: usize, journal: &Journal) {
+        let now = journal.now_ms();
+        let is_open = !self.is_blocked(low, high) && !self.is_blocked(high, low);
+        let is_possible = self.is_listening(low) && self.is_listening(high) && is_open;
+        if !is_possible || !self.pair(low, high).0.is_free(now) {
+            return;
+        }
+        let greeting = |state: &mut Self, host: usize| {
+            let life = state.port(host).life.as_ref().expect("it listens");
+            (Hello::decode(&life.hello.encode()).expect("its own encoding"), life.peers.clone())
+        };
+        let ((low_hello, low_peers), (high_hello, high_peers)) = (greeting(self, low), greeting(self, high));
+        if !low_peers.contains(&high_hello.node) && !high_peers.contains(&low_hello.node) {
+            return;
+        }
+        journal.count("connects", 1);
+        journal.note(format_args!("host {low} and host {high} are connected"));
+        self.pair(low, high).0.open(now, low_hello.node, high_hello.node);
+        self.port(low).deliveries.push(Delivery::Connected(high_hello));
+        self.port(high).deliveries.push(Delivery::Connected(low_hello));
+    }
+
+    /// Hands over the questions that are due; one that cannot be asked is dropped, which tells its asker.
+    fn ask(&mut self, now: u64) {
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.questions).into_iter().partition(|asked| asked.due <= now);
+        self.questions = later;
+        for Question { from, to, asker, request, reply, .. } in due {
+            let is_open = !self.is_blocked(from, to) && !self.is_blocked(to, from) && self.is_listening(to);
+            let port = self.port(to);
+            if let Some(life) = port.life.as_ref().filter(|_| is_open) {
+                let answerer = life.hello.clone();
+                port.deliveries.push(Delivery::Question { asker, answerer, request, reply });
+            }
+        }
     }
 }
 
-/// Where a host is reached.
-pub(crate) fn address(host: usize) -> String {
-    format!("host-{host}:1")
+/// A message as it comes out of a frame that it was put into.
+fn through_a_frame(message: Message) -> Option<Message> {
+    let frame = Frame::new(ClusterId::default(), 0, vec![message]);
+    Frame::decode(frame.encode()).expect("its own encoding").messages.pop()
 }

@@ -1,345 +1,319 @@
-//! A run: hosts, work and faults, then healing, then the verdict.
+//! The world of a run: it moves time in ticks, lets hosts run in turn, and makes faults happen.
+//!
+//! Nothing crosses the network in less than a tick, so the order of hosts within one does not matter to them.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use slipring_apps::KV;
-use slipring_apps::kv::{Request, Response};
-use slipring_model::{BucketId, ErrorKind};
-use slipring_node::{Call, CallOptions, Clock};
+use parking_lot::Mutex;
+use slipring_node::Node;
 
-use crate::check::{self, Violation};
-use crate::clock::SimClock;
-use crate::history::{Action, History, Operation, Outcome};
+use crate::check::Terms;
 use crate::host::Host;
-use crate::network::Network;
+use crate::journal::Journal;
+use crate::network::{Network, address};
 use crate::plan::{Fault, Plan};
+use crate::run::Violation;
+use crate::sabotage::Sabotage;
+use crate::workload::{Client, Workload};
 
-/// How finely time is cut.
+/// How far time moves at once, in milliseconds.
 const TICK_MS: u64 = 2;
-/// How long forming and healing may take, in simulated milliseconds.
-const PATIENCE_MS: u64 = 60_000;
-/// After healing: time for a hint to be delivered and an exchange to run.
-const QUIET_MS: u64 = 6_000;
+/// Clients on each host.
+const CLIENTS_PER_HOST: u64 = 2;
 
-/// How large a run is.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Hosts in the cluster.
-    pub hosts: usize,
-    /// Simulated milliseconds of faults and work.
-    pub duration_ms: u64,
-    /// Requests of clients.
-    pub operations: usize,
-    /// What goes wrong; drawn from the seed when absent.
-    pub plan: Option<Plan>,
+/// All of it.
+pub(crate) struct World {
+    pub(crate) seed: u64,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) network: Arc<Network>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) workload: Arc<Workload>,
+    /// What is to happen, by time and the order in which it was decided.
+    agenda: BTreeMap<(u64, u64), Event>,
+    decisions: u64,
+    lost_power: BTreeSet<usize>,
+    /// Hosts whose nodes have reason to stop by themselves.
+    failing: BTreeSet<usize>,
+    /// Per host, the life whose clients are at work.
+    served: Vec<u64>,
+    is_storming: bool,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { hosts: 3, duration_ms: 5_000, operations: 300, plan: None }
-    }
-}
-
-/// What came of a run.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// The seed.
-    pub seed: u64,
-    /// What happened, a line each.
-    pub trace: String,
-    /// How often each kind of fault really happened.
-    pub faults: BTreeMap<&'static str, u64>,
-    /// Requests by outcome: acknowledged, refused, unknown.
-    pub outcomes: (usize, usize, usize),
-    /// What is wrong, if anything.
-    pub violation: Option<Violation>,
-}
-
-/// Runs a seed.
-#[must_use]
-pub fn run(seed: u64, options: &Options) -> Report {
-    let mut world = World::new(seed, options.hosts);
-    let violation = world.play(options).err();
-    let operations = world.history.operations();
-    for operation in &operations {
-        let _ = writeln!(world.trace, "{operation:?}");
-    }
-    let count =
-        |wanted: fn(&Operation) -> bool| operations.iter().filter(|operation| wanted(operation)).count();
-    let refused = count(|operation| !operation.may_have_happened());
-    let answered =
-        count(|operation| matches!(operation.ended, Some((_, Outcome::Acknowledged | Outcome::Found(_)))));
-    let outcomes = (answered, refused, operations.len() - answered - refused);
-    Report { seed, trace: world.trace, faults: world.faults, outcomes, violation }
-}
-
-struct World {
-    now_ms: u64,
-    rng: fastrand::Rng,
-    network: Network,
-    clock: SimClock,
-    hosts: Vec<Host>,
-    history: History,
-    trace: String,
-    faults: BTreeMap<&'static str, u64>,
-    /// What is to happen later: starts, heals.
-    later: BTreeMap<(u64, u64), Later>,
-    noted: u64,
-    paused_until: BTreeMap<usize, u64>,
-}
-
-enum Later {
-    Start(usize),
-    Heal(usize, usize),
-    Undelay,
+#[derive(Clone, Copy)]
+enum Event {
+    Fault(Fault),
+    Start { host: usize },
+    ReplaceDisk { host: usize },
+    Unblock { from: usize, to: usize },
+    Hasten { from: usize, to: usize },
+    Resume { host: usize, life: u64 },
 }
 
 impl World {
-    fn new(seed: u64, hosts: usize) -> Self {
-        let (network, clock) = (Network::new(seed ^ 0x006e_6574, hosts), SimClock::new());
-        let host = |index| Host::new(index, network.clone(), clock.clone(), seed);
+    pub(crate) fn new(seed: u64, hosts: usize, sabotage: Option<Sabotage>) -> Self {
+        let journal = Arc::new(Journal::default());
+        let host = |index| Host::new(index, seed, sabotage, Arc::clone(&journal));
         Self {
-            now_ms: 0,
-            rng: fastrand::Rng::with_seed(seed),
+            seed,
             hosts: (0..hosts).map(host).collect(),
-            network: network.clone(),
-            clock: clock.clone(),
-            history: History::default(),
-            trace: String::new(),
-            faults: BTreeMap::new(),
-            later: BTreeMap::new(),
-            noted: 0,
-            paused_until: BTreeMap::new(),
+            network: Arc::new(Network::new(seed, hosts, Arc::clone(&journal))),
+            workload: Arc::new(Workload::new(Arc::clone(&journal))),
+            journal,
+            agenda: BTreeMap::new(),
+            decisions: 0,
+            lost_power: BTreeSet::new(),
+            failing: BTreeSet::new(),
+            served: vec![0; hosts],
+            is_storming: false,
         }
     }
 
-    fn play(&mut self, options: &Options) -> Result<(), Violation> {
-        self.form()?;
-        let plan = match &options.plan {
-            Some(plan) => plan.clone(),
-            None => Plan::draw(&mut self.rng, options.hosts, options.duration_ms),
-        };
-        self.work(options, &plan);
-        self.heal()?;
-        let operations = self.history.operations();
-        check::all(&self.hosts, &operations, self.faults.contains_key("power loss"))
+    /// What the checkers must know of this run.
+    pub(crate) fn terms(&self, plan: &Plan) -> Terms {
+        Terms { skew_ms: plan.skew_ms(), hosts_that_lost_power: self.lost_power.len() }
     }
 
-    /// Starts the hosts one after another and waits until all know all.
-    fn form(&mut self) -> Result<(), Violation> {
-        for index in 0..self.hosts.len() {
-            if let Some(host) = self.hosts.get_mut(index) {
-                host.start((index > 0).then_some(0));
-            }
-            self.tick_until("the cluster forms", |world| {
-                world.hosts.get(index).is_some_and(|host| host.node.is_some())
-            })?;
-        }
-        self.tick_until("every node knows every other", World::is_whole)
-    }
-
-    fn work(&mut self, options: &Options, plan: &Plan) {
-        let began = self.now_ms;
-        let mut faults = plan.0.iter().peekable();
-        let every = (options.duration_ms / options.operations.max(1) as u64).max(1);
-        let mut next_operation = began;
-        let mut number = 0;
-        while self.now_ms < began + options.duration_ms {
-            while let Some((_, fault)) = faults.next_if(|(at, _)| began + at <= self.now_ms) {
-                self.inflict(fault);
-            }
-            while next_operation <= self.now_ms && number < options.operations {
-                self.ask(number);
-                number += 1;
-                next_operation += every;
-            }
-            self.tick();
+    /// Starts a host's process.
+    pub(crate) fn start(&mut self, host: usize) {
+        let seeds = if host == 0 { Vec::new() } else { vec![address(0)] };
+        self.failing.remove(&host);
+        let network = Arc::clone(&self.network);
+        let host = self.host(host);
+        if host.process.is_none() {
+            host.disk.fail_with(None);
+            host.start(&network, seeds);
+            let (index, life) = (host.index, host.lives());
+            self.journal.note(format_args!("host {index} starts for the {life}. time"));
         }
     }
 
-    /// Undoes every fault and waits until nothing is left to repair.
-    fn heal(&mut self) -> Result<(), Violation> {
-        let later: Vec<Later> = std::mem::take(&mut self.later).into_values().collect();
-        later.into_iter().for_each(|event| self.happen(event));
-        self.paused_until.clear();
-        self.note("healed".to_owned());
-        self.tick_until("the cluster is whole again", World::is_whole)?;
-        let until = self.now_ms + QUIET_MS;
-        while self.now_ms < until {
-            self.tick();
+    /// Lets faults and clients loose for so long.
+    pub(crate) fn storm(&mut self, plan: &Plan, for_ms: u64) -> Result<(), Violation> {
+        let begin = self.journal.now_ms();
+        plan.faults.iter().for_each(|(at, fault)| self.decide(begin + at, Event::Fault(*fault)));
+        self.is_storming = true;
+        while self.journal.now_ms() < begin + for_ms {
+            self.tick()?;
         }
-        self.tick_until("replicas hold the same", |world| check::is_converged(&world.hosts))
-    }
-
-    fn is_whole(&self) -> bool {
-        let ids: Vec<_> = self.hosts.iter().filter_map(Host::id).collect();
-        ids.len() == self.hosts.len()
-            && self.hosts.iter().all(|host| {
-                let is_whole = host.enter(|node, _| {
-                    node.layout().nodes().len() == ids.len() && ids.iter().all(|id| node.is_connected(*id))
-                });
-                is_whole == Some(true)
-            })
-    }
-
-    fn tick_until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) -> Result<(), Violation> {
-        let deadline = self.now_ms + PATIENCE_MS;
-        while !is_so(self) {
-            if self.now_ms > deadline {
-                return Err(Violation(format!("waited {PATIENCE_MS} simulated ms in vain until {what}")));
-            }
-            self.tick();
-        }
-        self.note(what.to_owned());
+        self.is_storming = false;
+        self.workload.close();
         Ok(())
     }
 
-    fn tick(&mut self) {
-        self.now_ms += TICK_MS;
-        self.clock.advance(TICK_MS);
-        let due: Vec<(u64, u64)> =
-            self.later.range(..=(self.now_ms, u64::MAX)).map(|(key, _)| *key).collect();
-        for key in due {
-            if let Some(event) = self.later.remove(&key) {
-                self.happen(event);
-            }
-        }
-        self.network.tick(self.now_ms);
-        for host in &mut self.hosts {
-            let is_paused = self.paused_until.get(&host.index).is_some_and(|until| self.now_ms < *until);
-            if !is_paused {
-                host.tick(Duration::from_millis(TICK_MS));
-            }
+    /// Ends every fault and starts whoever is down.
+    pub(crate) fn heal(&mut self) {
+        self.journal.note(format_args!("everything heals"));
+        self.agenda.clear();
+        self.network.heal();
+        for index in 0..self.hosts.len() {
+            self.resume(index);
+            let host = self.host(index);
+            host.clock.set_skew(0);
+            host.disk.fail_with(None);
+            self.start(index);
         }
     }
 
-    fn note(&mut self, what: String) {
-        let _ = writeln!(self.trace, "{:>6} ms  {what}", self.now_ms);
-    }
-
-    fn at(&mut self, in_ms: u64, event: Later) {
-        self.noted += 1;
-        self.later.insert((self.now_ms + in_ms, self.noted), event);
-    }
-
-    fn happen(&mut self, event: Later) {
-        match event {
-            Later::Start(index) => {
-                self.note(format!("host {index} starts"));
-                if let Some(host) = self.hosts.get_mut(index).filter(|host| !host.is_up()) {
-                    host.start(Some((index + 1) % 2));
-                }
-            }
-            Later::Heal(from, to) => self.network.heal(from, to),
-            Later::Undelay => self.network.delay(0),
+    /// Moves time on by one tick.
+    pub(crate) fn tick(&mut self) -> Result<(), Violation> {
+        let now = self.journal.now_ms();
+        while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= now) {
+            let event = entry.remove();
+            self.happen(now, event);
         }
-    }
-
-    fn inflict(&mut self, fault: &Fault) {
-        self.note(format!("{fault:?}"));
-        let kind = match *fault {
-            Fault::Crash { host, away_ms } => {
-                self.crash(host, away_ms);
-                "crash"
-            }
-            Fault::CrashAll { away_ms } => {
-                (0..self.hosts.len()).for_each(|host| self.crash(host, away_ms));
-                "crash of all"
-            }
-            Fault::PowerLoss { host, away_ms } => {
-                let lost = self.hosts.get_mut(host).filter(|host| host.is_up()).map(Host::lose_power);
-                self.note(format!("{lost:?} records were not synced"));
-                self.at(away_ms, Later::Start(host));
-                "power loss"
-            }
-            Fault::Cut { from, to, is_two_way, for_ms } => {
-                self.network.cut(from, to);
-                self.at(for_ms, Later::Heal(from, to));
-                if is_two_way {
-                    self.network.cut(to, from);
-                    self.at(for_ms, Later::Heal(to, from));
-                }
-                "cut"
-            }
-            Fault::Delay { by_ms, for_ms } => {
-                self.network.delay(by_ms);
-                self.at(for_ms, Later::Undelay);
-                "delay"
-            }
-            Fault::Reset { from, to } => {
-                self.network.reset(from, to);
-                "reset"
-            }
-            Fault::Pause { host, for_ms } => {
-                self.paused_until.insert(host, self.now_ms + for_ms);
-                "pause"
-            }
-        };
-        *self.faults.entry(kind).or_default() += 1;
-    }
-
-    fn crash(&mut self, host: usize, away_ms: u64) {
-        if let Some(host) = self.hosts.get_mut(host).filter(|host| host.is_up()) {
-            host.die();
+        self.network.step();
+        for index in 0..self.hosts.len() {
+            let network = Arc::clone(&self.network);
+            self.host(index).run(&network, Duration::from_millis(TICK_MS));
+            self.look_after(index)?;
         }
-        self.at(away_ms, Later::Start(host));
+        self.journal.advance_to(now + TICK_MS);
+        Ok(())
     }
 
-    /// One request of a client, to a host that may be down.
-    fn ask(&mut self, number: usize) {
-        let host = self.rng.usize(0..self.hosts.len());
-        let (key, action, request) = self.draw_request(number);
-        let operation = Operation { key, action, host, began_ms: self.now_ms, ended: None };
-        let index = self.history.begin(operation);
-        let (history, clock, start) =
-            (self.history.clone(), self.clock.clone(), self.clock.wall_ms() - self.now_ms);
-        let asked = self.hosts.get(host).and_then(|host| {
-            host.enter(|node, runtime| match node.call(&KV, BucketId(0), request, CallOptions::default()) {
-                Call::Ready(result) => history.end(index, clock.wall_ms() - start, outcome(result)),
-                Call::Pending(pending) => {
-                    runtime.spawn(async move {
-                        let result = pending.await;
-                        history.end(index, clock.wall_ms() - start, outcome(result));
-                    });
-                }
-            })
+    /// Moves time on until `is_done`, at most for so long; whether it was.
+    pub(crate) fn run_until(
+        &mut self,
+        for_ms: u64,
+        mut is_done: impl FnMut(&mut Self) -> bool,
+    ) -> Result<bool, Violation> {
+        let end = self.journal.now_ms() + for_ms;
+        while self.journal.now_ms() < end {
+            if is_done(self) {
+                return Ok(true);
+            }
+            self.tick()?;
+        }
+        Ok(false)
+    }
+
+    /// Runs a task on a host while time moves on; `None` when it took longer than that.
+    pub(crate) fn run_task<T: Send + 'static>(
+        &mut self,
+        host: usize,
+        for_ms: u64,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Result<Option<T>, Violation> {
+        let result = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&result);
+        let Some(process) = &self.host(host).process else { return Ok(None) };
+        process.runtime.spawn(async move {
+            let value = task.await;
+            *slot.lock() = Some(value);
         });
-        if asked.is_none() {
-            self.history.end(index, self.now_ms, Outcome::Refused);
+        self.run_until(for_ms, |_| result.lock().is_some())?;
+        Ok(result.lock().take())
+    }
+
+    /// A host's node, when it is up.
+    pub(crate) fn node(&self, host: usize) -> Option<Node> {
+        self.hosts.get(host)?.node()
+    }
+
+    /// A client on a host, when its node is up.
+    pub(crate) fn client(&self, host: usize, name: &str) -> Option<Client> {
+        let node = self.node(host)?;
+        Some(Client::new(Arc::clone(&self.workload), node, format!("{name}-{host}"), self.seed))
+    }
+
+    fn host(&mut self, index: usize) -> &mut Host {
+        self.hosts.get_mut(index).expect("plans and loops stay within the hosts")
+    }
+
+    fn decide(&mut self, at: u64, event: Event) {
+        self.decisions += 1;
+        self.agenda.insert((at, self.decisions), event);
+    }
+
+    /// Puts clients on a node that has started; ends one that stopped for a reason.
+    fn look_after(&mut self, index: usize) -> Result<(), Violation> {
+        if let Some(reason) = self.host(index).failure() {
+            if !self.failing.contains(&index) {
+                return Err(Violation::new("no_stop", format!("host {index} stopped by itself: {reason}")));
+            }
+            self.journal.note(format_args!("host {index} stops: {reason}"));
+            self.journal.count("stops because of the disk", 1);
+            self.kill(index, true);
+        }
+        let life = self.host(index).lives();
+        let is_served = self.served.get(index) == Some(&life);
+        if self.is_storming
+            && !is_served
+            && let Some(node) = self.node(index)
+        {
+            self.put_clients(index, life, &node);
+        }
+        Ok(())
+    }
+
+    fn put_clients(&mut self, index: usize, life: u64, node: &Node) {
+        if let Some(served) = self.served.get_mut(index) {
+            *served = life;
+        }
+        let workload = Arc::clone(&self.workload);
+        let seed = self.seed;
+        let Some(process) = &self.host(index).process else { return };
+        for number in 0..CLIENTS_PER_HOST {
+            let name = format!("client-{index}-{life}-{number}");
+            let seed = seed.wrapping_mul(1_009).wrapping_add(index as u64 * 10_007 + life * 101 + number);
+            process.runtime.spawn(Client::new(Arc::clone(&workload), node.clone(), name, seed).run());
         }
     }
 
-    fn draw_request(&mut self, number: usize) -> (String, Action, Request) {
-        let hot = self.rng.usize(0..4);
-        if self.rng.u8(0..4) == 0 {
-            let key = format!("counter-{hot}");
-            let delta = self.rng.i64(1..10);
-            let request = Request::Add { key: key.clone().into(), delta };
-            return (key, Action::Add(delta), request);
+    fn happen(&mut self, now: u64, event: Event) {
+        match event {
+            Event::Fault(fault) => self.strike(now, fault),
+            Event::Start { host } => self.start(host),
+            Event::ReplaceDisk { host } => {
+                self.kill(host, true);
+                self.start(host);
+            }
+            Event::Unblock { from, to } => self.network.unblock(from, to),
+            Event::Hasten { from, to } => self.network.slow(from, to, 0),
+            Event::Resume { host, life } if self.host(host).lives() == life => self.resume(host),
+            Event::Resume { .. } => {}
         }
-        let key =
-            if self.rng.bool() { format!("hot-{hot}") } else { format!("cold-{}", self.rng.usize(0..60)) };
-        let bytes = bytes::Bytes::from(key.clone());
-        match self.rng.u8(0..10) {
-            0 => (key, Action::Delete, Request::Delete { key: bytes, seen: None }),
-            1..=4 => (key, Action::Get, Request::Get { key: bytes }),
-            _ => {
-                let value = format!("value-{number}");
-                (key, Action::Set(value.clone()), Request::set(bytes, value.into()))
+    }
+
+    fn strike(&mut self, now: u64, fault: Fault) {
+        self.journal.note(format_args!("{fault:?}"));
+        match fault {
+            Fault::Kill { host, down_ms, loses_power } => {
+                self.kill(host, loses_power);
+                self.decide(now + down_ms, Event::Start { host });
+            }
+            Fault::KillAll { down_ms, loses_power } => {
+                for host in 0..self.hosts.len() {
+                    self.kill(host, loses_power);
+                    self.decide(now + down_ms + host as u64 * 150, Event::Start { host });
+                }
+            }
+            Fault::Cut { from, to, for_ms } => self.cut(from, to, now + for_ms),
+            Fault::Isolate { host, for_ms } => {
+                for other in (0..self.hosts.len()).filter(|other| *other != host) {
+                    self.cut(host, other, now + for_ms);
+                    self.cut(other, host, now + for_ms);
+                }
+            }
+            Fault::Slow { from, to, by_ms, for_ms } => {
+                self.network.slow(from, to, by_ms);
+                self.journal.count("slow ways", 1);
+                self.decide(now + for_ms, Event::Hasten { from, to });
+            }
+            Fault::Reset { a, b } => self.network.reset(a, b),
+            Fault::Pause { host, for_ms } => self.pause(host, now + for_ms),
+            Fault::Skew { host, by_ms } => {
+                self.host(host).clock.set_skew(by_ms);
+                self.journal.count("clock jumps", 1);
+            }
+            Fault::FailDisk { host, down_ms } => {
+                let error = slipring_storage::Error::Stopped("the simulated disk failed".to_owned());
+                self.host(host).disk.fail_with(Some(error));
+                self.failing.insert(host);
+                self.journal.count("disk failures", 1);
+                self.decide(now + down_ms, Event::ReplaceDisk { host });
             }
         }
     }
-}
 
-fn outcome(result: Result<Response, slipring_model::Error>) -> Outcome {
-    match result {
-        Ok(Response::Value(found)) => {
-            Outcome::Found(found.map(|found| String::from_utf8_lossy(&found.value).into_owned()))
+    fn kill(&mut self, index: usize, loses_power: bool) {
+        let network = Arc::clone(&self.network);
+        let host = self.host(index);
+        if host.process.is_none() {
+            return;
         }
-        Ok(_) => Outcome::Acknowledged,
-        Err(error) if error.kind == ErrorKind::OutcomeUnknown => Outcome::Unknown,
-        Err(_) => Outcome::Refused,
+        let lost = host.kill(&network, loses_power);
+        self.journal.note(format_args!("host {index} is dead; {lost} records lost"));
+        self.journal.count("process deaths", 1);
+        self.journal.count("records lost", lost as u64);
+        if loses_power {
+            self.journal.count("power losses", 1);
+            self.lost_power.insert(index);
+        }
+    }
+
+    fn cut(&mut self, from: usize, to: usize, until: u64) {
+        self.network.block(from, to);
+        self.journal.count("ways cut", 1);
+        self.decide(until, Event::Unblock { from, to });
+    }
+
+    fn pause(&mut self, index: usize, until: u64) {
+        let host = self.host(index);
+        if host.process.is_none() || host.is_paused {
+            return;
+        }
+        host.is_paused = true;
+        let life = host.lives();
+        self.network.set_paused(index, true);
+        self.journal.count("pauses", 1);
+        self.decide(until, Event::Resume { host: index, life });
+    }
+
+    fn resume(&mut self, index: usize) {
+        self.host(index).is_paused = false;
+        self.network.set_paused(index, false);
     }
 }

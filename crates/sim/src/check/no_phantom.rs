@@ -1,25 +1,34 @@
-//! Every value that is read was written by somebody, to that key, and not after it was read.
+//! No phantom: every value that is read was written by a known attempt on that key, begun before the read
+//! ended and not refused.
 //!
-//! Source: "no values out of thin air", a part of every consistency model.
+//! Source: Burckhardt, "Principles of Eventual Consistency" (2014), 5: no values out of thin air.
 
-use super::{Values, Violation};
-use crate::history::{Action, Operation, Outcome};
+use crate::history::{Action, Operation};
+use crate::run::Violation;
 
-pub(super) fn check(operations: &[Operation], values: &Values) -> Result<(), Violation> {
-    let reads = operations.iter().filter_map(|operation| match &operation.ended {
-        Some((at, Outcome::Found(Some(value)))) => Some((&operation.key, value, *at)),
-        _ => None,
-    });
-    let last = values.iter().map(|(key, value)| (key, value, u64::MAX));
-    for (key, value, at) in reads.chain(last).filter(|(key, ..)| !key.starts_with("counter")) {
-        let wrote = |operation: &Operation| {
-            operation.key == *key
-                && operation.began_ms <= at
-                && operation.may_have_happened()
-                && operation.action == Action::Set(value.clone())
-        };
-        if !operations.iter().any(wrote) {
-            return Err(Violation(format!("\"{value}\" was read of \"{key}\", and nobody had written it")));
+use super::by_key;
+
+/// Checks a history.
+///
+/// # Errors
+/// The first read of a value that nobody can have written.
+pub fn check(operations: &[Operation]) -> Result<(), Violation> {
+    for operations in by_key(operations).values() {
+        for read in operations {
+            let Some((Some(seen), at)) = read.seen() else { continue };
+            let wrote =
+                |write: &&&Operation| matches!(&write.action, Action::Set { value, .. } if value == seen);
+            let can_have_written = |write: &Operation| write.may_have_written() && write.start_ms <= at;
+            match operations.iter().find(wrote) {
+                Some(write) if can_have_written(write) => {}
+                Some(write) => {
+                    let story = format!("{}, but {}", read.describe(), write.describe());
+                    return Err(Violation::new("no_phantom", story));
+                }
+                None => {
+                    return Err(Violation::new("no_phantom", format!("{}, never written", read.describe())));
+                }
+            }
         }
     }
     Ok(())
@@ -28,17 +37,27 @@ pub(super) fn check(operations: &[Operation], values: &Values) -> Result<(), Vio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::testing::{acknowledged, operation, set};
+    use crate::check::samples::{acked, get, refused, set, unknown};
 
     #[test]
     fn a_value_that_nobody_wrote_is_found() {
-        let read =
-            |value: &str, at| operation(Action::Get, at, Some((at, Outcome::Found(Some(value.to_owned())))));
-        let write = set("a", 5, acknowledged(6));
-        assert_eq!(check(&[write.clone(), read("a", 5)], &Values::new()), Ok(()));
-        assert!(check(&[write.clone(), read("b", 9)], &Values::new()).is_err());
-        assert!(check(&[write, read("a", 4)], &Values::new()).is_err(), "read before it was written");
-        let refused = set("a", 0, Some((1, Outcome::Refused)));
-        assert!(check(&[refused, read("a", 4)], &Values::new()).is_err(), "a refused write has no effect");
+        let known = [set("a", 0, acked(1)), set("b", 2, unknown(3)), set("c", 2, None)];
+        for value in ["a", "b", "c"] {
+            assert_eq!(check(&[&known[..], &[get(Some(value), 4, 5)]].concat()), Ok(()));
+        }
+        assert!(check(&[&known[..], &[get(Some("d"), 4, 5)]].concat()).is_err());
+    }
+
+    #[test]
+    fn a_refused_write_that_is_read_and_a_value_from_the_future_are_found() {
+        assert!(check(&[set("a", 0, refused(1)), get(Some("a"), 4, 5)]).is_err());
+        assert!(check(&[set("a", 6, acked(7)), get(Some("a"), 4, 5)]).is_err());
+    }
+
+    #[test]
+    fn another_key_does_not_excuse_a_value() {
+        let mut elsewhere = set("a", 0, acked(1));
+        elsewhere.key = "other".to_owned();
+        assert!(check(&[elsewhere, get(Some("a"), 4, 5)]).is_err());
     }
 }

@@ -1,0 +1,344 @@
+//! One run: form a cluster, let the storm loose, heal, and look whether every promise was kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::{Range, RangeInclusive};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use parking_lot::Mutex;
+use slipring_model::bucket::Durability;
+use slipring_model::{BucketPolicy, PartitionId, Position};
+use slipring_ring::Command;
+use slipring_storage::Engine;
+
+use crate::check::check;
+use crate::check::convergence::{Copy, converged};
+use crate::history::{Action, BucketKind, Operation, Outcome};
+use crate::journal::EPOCH_MS;
+use crate::plan::Plan;
+use crate::sabotage::Sabotage;
+use crate::world::World;
+
+/// How long a cluster may take to form, in simulated milliseconds.
+const FORMING_MS: u64 = 20_000;
+/// How long after the last fault everything must be served and equal again.
+const HEALING_MS: u64 = 20_000;
+/// How long one task of the run itself may take.
+const TASK_MS: u64 = 10_000;
+
+/// What nodes count of their repairs, and the name of each in a report.
+const REPAIRS: [(&str, &str); 3] = [
+    ("slipring_read_repairs_total ", "read repairs"),
+    ("slipring_hints_delivered_total ", "hints delivered"),
+    ("slipring_exchanged_keys_total ", "keys exchanged"),
+];
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many hosts; 3, and 5 for every fifth seed, when absent.
+    pub hosts: Option<usize>,
+    /// How long clients and faults are at work, in simulated milliseconds.
+    pub storm_ms: u64,
+    /// What goes wrong; drawn from the seed when absent.
+    pub plan: Option<Plan>,
+    /// A flaw to put into the nodes, to see it caught.
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { hosts: None, storm_ms: 8_000, plan: None, sabotage: None }
+    }
+}
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// How many hosts there were.
+    pub hosts: usize,
+    /// What was to go wrong.
+    pub plan: Plan,
+    /// What happened, line by line, with simulated milliseconds.
+    pub trace: Vec<String>,
+    /// A number over the trace and every byte that travelled.
+    pub fingerprint: u64,
+    /// How often each kind of thing happened, faults above all.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// How many operations clients began.
+    pub operations: usize,
+    /// Whether every promise was kept.
+    pub verdict: Result<(), Violation>,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The checker that found it.
+    pub checker: &'static str,
+    /// What happened.
+    pub story: String,
+}
+
+impl Violation {
+    pub(crate) fn new(checker: &'static str, story: impl Into<String>) -> Self {
+        Self { checker, story: story.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.checker, self.story)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {}: {} hosts, {} operations", self.seed, self.hosts, self.operations)?;
+        for (what, times) in &self.counts {
+            write!(f, ", {times} {what}")?;
+        }
+        match &self.verdict {
+            Ok(()) => write!(f, ": every promise kept"),
+            Err(violation) => write!(f, ": VIOLATION of {violation}"),
+        }
+    }
+}
+
+/// Runs one seed. The same seed and options give the same report.
+#[must_use]
+pub fn run(seed: u64, options: &Options) -> Report {
+    let hosts = options.hosts.unwrap_or(if seed % 5 == 4 { 5 } else { 3 });
+    let plan = options.plan.clone().unwrap_or_else(|| Plan::draw(seed, hosts, options.storm_ms));
+    let mut world = World::new(seed, hosts, options.sabotage);
+    let phases = catch_unwind(AssertUnwindSafe(|| world.run_phases(&plan, options.storm_ms)));
+    let verdict = phases.unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(Violation::new("no_panic", format!("a node or the simulator panicked: {message}")))
+    });
+    let operations = world.workload.history.operations();
+    for operation in &operations {
+        world.journal.count(outcome_name(operation), 1);
+    }
+    let record = world.journal.close();
+    Report {
+        seed,
+        hosts,
+        plan,
+        trace: record.lines,
+        fingerprint: record.fingerprint,
+        counts: record.counts,
+        operations: operations.len(),
+        verdict,
+    }
+}
+
+/// Runs many seeds on so many threads and hands over each report as it comes, in no order.
+pub fn run_all(seeds: Range<u64>, threads: usize, options: &Options, each: impl FnMut(Report) + Send) {
+    let (seeds, each) = (Mutex::new(seeds), Mutex::new(each));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let Some(seed) = seeds.lock().next() else { return };
+                    let report = run(seed, options);
+                    (*each.lock())(report);
+                }
+            });
+        }
+    });
+}
+
+fn outcome_name(operation: &Operation) -> &'static str {
+    match &operation.end {
+        None => "operations never answered",
+        Some((_, Outcome::Unknown(_))) => "outcomes unknown",
+        Some((_, Outcome::Refused(_))) => "refusals",
+        Some(_) => "operations answered",
+    }
+}
+
+impl World {
+    fn run_phases(&mut self, plan: &Plan, storm_ms: u64) -> Result<(), Violation> {
+        self.form()?;
+        self.storm(plan, storm_ms)?;
+        self.heal();
+        let terms = self.terms(plan);
+        self.serve()?;
+        let convergence = self.converge();
+        self.count_repairs();
+        self.read_everything()?;
+        check(&self.workload.history.operations(), &terms)?;
+        convergence
+    }
+
+    /// Founds a cluster on host 0, lets the others join in turn, and makes the third bucket.
+    fn form(&mut self) -> Result<(), Violation> {
+        let failed = |what: String| Violation::new("forming", what);
+        for host in 0..self.hosts.len() {
+            self.start(host);
+            if !self.run_until(FORMING_MS, |world| world.node(host).is_some())? {
+                return Err(failed(format!("host {host} did not start in time")));
+            }
+        }
+        let policy = BucketPolicy { durability: Durability::Fsync, ..BucketPolicy::durable() };
+        let bucket = BucketKind::Fsync.name().parse().expect("the name is valid");
+        let node = self.node(0).ok_or_else(|| failed("host 0 is gone".to_owned()))?;
+        let command = Command::CreateBucket { name: bucket, policy };
+        let created = self.run_task(0, TASK_MS, async move { node.propose(command).await })?;
+        if !matches!(created, Some(Ok(_))) {
+            return Err(failed(format!("a bucket could not be made: {created:?}")));
+        }
+        let is_formed = |world: &mut Self| (0..world.hosts.len()).all(|host| world.is_formed(host));
+        if self.run_until(FORMING_MS, is_formed)? {
+            return Ok(());
+        }
+        Err(failed("not every host has met every other in time".to_owned()))
+    }
+
+    fn is_formed(&self, host: usize) -> bool {
+        let nodes: Vec<_> = (0..self.hosts.len()).filter_map(|host| self.node(host)).collect();
+        self.node(host).is_some_and(|node| {
+            let knows = |bucket: BucketKind| node.bucket_named(bucket.name()) == Some(bucket.id());
+            nodes.len() == self.hosts.len()
+                && BucketKind::ALL.into_iter().all(knows)
+                && nodes.iter().all(|peer| node.is_connected(peer.id()))
+        })
+    }
+
+    /// Every node must take a write to every bucket again.
+    fn serve(&mut self) -> Result<(), Violation> {
+        let end = self.journal.now_ms() + HEALING_MS;
+        for host in 0..self.hosts.len() {
+            for bucket in BucketKind::ALL {
+                while !self.probe(host, bucket)? {
+                    if self.journal.now_ms() >= end {
+                        let story = format!(
+                            "host {host} takes no write to {bucket:?}, {HEALING_MS} ms after healing"
+                        );
+                        return Err(Violation::new("serving", story));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn probe(&mut self, host: usize, bucket: BucketKind) -> Result<bool, Violation> {
+        let label = format!("probe-{}", self.journal.now_ms());
+        let Some(mut client) = self.client(host, &label) else {
+            self.run_until(100, |_| false)?;
+            return Ok(false);
+        };
+        let action = Action::Set { value: client.fresh_value(), expires_at: None };
+        let task =
+            async move { client.perform(bucket, format!("register-probe-{host}"), action, false).await };
+        if self.run_task(host, TASK_MS, task)? == Some(Outcome::Written) {
+            return Ok(true);
+        }
+        self.run_until(100, |_| false)?;
+        Ok(false)
+    }
+
+    /// All replicas of each partition must come to hold the same.
+    fn converge(&mut self) -> Result<(), Violation> {
+        let end = self.journal.now_ms() + HEALING_MS;
+        loop {
+            let differing = match converged(&self.copies()?, EPOCH_MS + self.journal.now_ms()) {
+                Ok(()) => return Ok(()),
+                Err(violation) => violation,
+            };
+            if self.journal.now_ms() >= end {
+                return Err(differing);
+            }
+            self.run_until(250, |_| false)?;
+        }
+    }
+
+    /// What every replica of every partition holds.
+    fn copies(&self) -> Result<Vec<Copy>, Violation> {
+        let layout = self.node(0).ok_or_else(|| down(0))?.layout();
+        let mut copies = Vec::new();
+        for host in &self.hosts {
+            let (Some(node), Some(process)) = (host.node(), &host.process) else {
+                return Err(down(host.index));
+            };
+            for bucket in BucketKind::ALL {
+                let engine: &dyn Engine =
+                    if bucket == BucketKind::Cache { process.memory.as_ref() } else { &host.disk };
+                let is_held = |partition: &PartitionId| {
+                    let replicas = layout.replicas(bucket.id(), *partition);
+                    replicas.iter().any(|replica| replica.node == node.id())
+                };
+                for partition in (0..layout.partition_count()).map(PartitionId).filter(is_held) {
+                    let range = partition.start(layout.bits())..=partition.end(layout.bits());
+                    let records = records(engine, bucket, range)?;
+                    copies.push(Copy { host: host.index, bucket, partition, records });
+                }
+            }
+        }
+        Ok(copies)
+    }
+
+    /// Reads every key that any client ever named, on every host.
+    fn read_everything(&mut self) -> Result<(), Violation> {
+        let operations = self.workload.history.operations();
+        let keys: BTreeSet<(BucketKind, String)> =
+            operations.into_iter().map(|operation| (operation.bucket, operation.key)).collect();
+        for host in 0..self.hosts.len() {
+            let client = self.client(host, "reader").ok_or_else(|| down(host))?;
+            let keys = keys.clone();
+            let task = async move {
+                let read = |(bucket, key): (BucketKind, String)| {
+                    let action = if key.starts_with("counter") { Action::Total } else { Action::Get };
+                    client.perform(bucket, key, action, true)
+                };
+                futures::future::join_all(keys.into_iter().map(read)).await
+            };
+            let answers = self.run_task(host, TASK_MS, task)?.unwrap_or_default();
+            let is_answer = |outcome: &Outcome| matches!(outcome, Outcome::Found(_) | Outcome::Counted(_));
+            if answers.is_empty() || !answers.iter().all(is_answer) {
+                let other = answers.into_iter().find(|outcome| !is_answer(outcome));
+                let story = format!("host {host} does not answer every last read: {other:?}");
+                return Err(Violation::new("serving", story));
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what the nodes did to repair each other, since each last started.
+    fn count_repairs(&self) {
+        for node in (0..self.hosts.len()).filter_map(|host| self.node(host)) {
+            let metrics = node.metrics();
+            for (metric, what) in REPAIRS {
+                let lines =
+                    metrics.lines().filter_map(|line| line.strip_prefix(metric)?.trim().parse::<u64>().ok());
+                self.journal.count(what, lines.sum());
+            }
+        }
+    }
+}
+
+fn records(
+    engine: &dyn Engine,
+    bucket: BucketKind,
+    range: RangeInclusive<Position>,
+) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Violation> {
+    let mut records = BTreeMap::new();
+    engine
+        .scan(bucket.id(), range, None, &mut |_, key, record| {
+            records.insert(key.to_vec(), record.to_vec());
+            true
+        })
+        .map_err(|error| Violation::new("convergence", error.to_string()))?;
+    Ok(records)
+}
+
+fn down(host: usize) -> Violation {
+    Violation::new("serving", format!("host {host} is not up again"))
+}

@@ -1,11 +1,60 @@
 //! Any bytes of a peer are a frame, which survives its own encoding, or an error.
 #![no_main]
 
+mod seeds;
+
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use slipring_wire::{Frame, Hello};
+use slipring_model::{BucketId, ClusterId, ErrorKind, NodeId, StorageId};
+use slipring_wire::{Frame, Hello, Message, PROTOCOL_VERSION, Reply, Request};
 
-fuzz_target!(|bytes: &[u8]| {
+/// Frames with one message of many kinds, one with all of them, and a greeting.
+fn examples() -> Vec<Bytes> {
+    let (bucket, epoch, key, cell) = (BucketId(3), 7, Bytes::from("key"), Bytes::from("cell"));
+    let requests = [
+        Request::Store { bucket, epoch, key: key.clone(), cell: cell.clone() },
+        Request::Fetch { bucket, epoch, key: key.clone() },
+        Request::Execute {
+            bucket,
+            epoch,
+            read_acks: 2,
+            write_acks: 0,
+            deadline_ms: 500,
+            request: cell.clone(),
+        },
+        Request::Count { bucket, partitions: vec![1, 2] },
+        Request::Roots { bucket, roots: vec![(1, Bytes::from_static(&[7; 16]))] },
+        Request::Join(Bytes::from("{}")),
+        Request::Status,
+    ];
+    let replies = [
+        Reply::Stored,
+        Reply::Cell(Some(cell.clone())),
+        Reply::Digest(None),
+        Reply::Keys { keys: vec![key.clone()], next: None },
+        Reply::Digests { missing: vec![key.clone()], cells: vec![(key, cell)] },
+        Reply::Failed { kind: ErrorKind::Overloaded, message: "later".to_owned() },
+    ];
+    let requests = requests.map(|request| Message::Request { id: 1, request });
+    let replies = replies.map(|reply| Message::Reply { id: 1, reply });
+    let messages: Vec<Message> = requests.into_iter().chain(replies).collect();
+    let cluster = ClusterId([5; 16]);
+    let hello = Hello {
+        version: PROTOCOL_VERSION,
+        cluster: Some(cluster),
+        node: NodeId([1; 16]),
+        storage: StorageId([2; 16]),
+        incarnation: 3,
+        peer_address: "127.0.0.1:7946".to_owned(),
+        is_question: false,
+    };
+    let single = messages.iter().map(|message| Frame::new(cluster, 9, vec![message.clone()]).encode());
+    let mut all: Vec<Bytes> = single.collect();
+    all.extend([Frame::new(cluster, 9, messages).encode(), hello.encode()]);
+    all
+}
+
+fuzz_target!(init: seeds::plant(examples()), |bytes: &[u8]| {
     if let Ok(mut frame) = Frame::decode(Bytes::copy_from_slice(bytes)) {
         frame.unknown.clear();
         assert_eq!(Frame::decode(frame.encode()), Ok(frame));

@@ -1,21 +1,35 @@
-//! Tests of real processes: pytest in an environment of its own.
+//! End to end: real processes, real clients, driven by pytest in an environment of its own under `target`.
 
 use anyhow::{Context, Result};
 
-use crate::shell::{cargo, root, run_with};
+use crate::shell::{root, run_with, tests};
+use crate::steps::Tally;
 
-/// Builds the binary, makes the environment when there is none, and runs the tests.
-pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    cargo(&["build", "--release", "--package", "slipring"])?;
-    let environment = root().join("target/e2e-venv");
-    let python = environment.join("bin/python");
-    let python = python.to_str().context("the path of the workspace is not text")?;
-    if !environment.join("ready").exists() {
-        run_with("python3", &["-m", "venv", environment.to_str().unwrap_or_default()], &[])?;
-        run_with(python, &["-m", "pip", "install", "--quiet", "-r", "tests/e2e/requirements.txt"], &[])?;
-        std::fs::write(environment.join("ready"), "")?;
-    }
-    let mut line = vec!["-m", "pytest", "-q", "--durations=5", "tests/e2e"];
+const REQUIREMENTS: &str = "tests/e2e/requirements.txt";
+
+/// Builds the binary, makes the environment when it is not there or asks for something else, and runs the tests.
+pub(crate) fn run(arguments: &[String]) -> Result<Tally> {
+    crate::release()?;
+    let python = environment()?;
+    let mut line = vec!["-m", "pytest", "-q", "--durations=10", "-p", "no:cacheprovider"];
     line.extend(arguments.iter().map(String::as_str));
-    run_with(python, &line, &[])
+    if !arguments.iter().any(|argument| argument.starts_with("tests/")) {
+        line.push("tests/e2e");
+    }
+    tests(&python, &line, &[("PYTHONUNBUFFERED", "1")])
+}
+
+/// The path of an interpreter that has what the tests require.
+fn environment() -> Result<String> {
+    let folder = root().join("target/e2e-venv");
+    let ready = folder.join("ready");
+    let wanted = std::fs::read_to_string(root().join(REQUIREMENTS)).context(REQUIREMENTS)?;
+    let path = folder.to_str().context("the path of the workspace is not text")?;
+    let python = format!("{path}/bin/python");
+    if std::fs::read_to_string(&ready).ok().as_deref() != Some(&wanted) {
+        run_with("python3", &["-m", "venv", "--clear", path], &[])?;
+        run_with(&python, &["-m", "pip", "install", "--quiet", "-r", REQUIREMENTS], &[])?;
+        std::fs::write(ready, wanted)?;
+    }
+    Ok(python)
 }

@@ -1,12 +1,15 @@
 //! Fuzzing the parsers of untrusted bytes, on a stable compiler.
 //!
-//! The targets lie in a workspace of their own, so that only they are built with coverage counters.
+//! The targets lie in a workspace of their own, so that only they are built with coverage counters. Each
+//! begins with seeds that the crate in `fuzz` writes with the real encoders; what it learns stays in `target`.
 
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell::root;
+use crate::shell::{output, root};
+use crate::steps::Tally;
 
 const TARGETS: [&str; 2] = ["resp_command", "peer_frame"];
 /// What the coverage-guided fuzzer needs from the compiler.
@@ -15,43 +18,78 @@ const COUNTERS: &str = "--cfg tokio_unstable --cfg fuzzing -Cpasses=sancov-modul
     -Cllvm-args=-sanitizer-coverage-pc-table -Cdebug-assertions -Ccodegen-units=1";
 /// Megabytes a target may use: more means that an input made it allocate without bound.
 const MEMORY_MB: u32 = 1024;
+/// Bytes of the longest input that is tried.
+const INPUT_BYTES_MAX: u32 = 65_536;
+/// Seconds one input may take.
+const INPUT_SECONDS_MAX: u32 = 10;
 
-/// Builds every target and runs all of them beside each other.
-pub(crate) fn run(seconds: u64) -> Result<()> {
-    let folder = root().join("fuzz");
-    let host = host_triple()?;
+/// Builds every target and runs all of them beside each other. Each counts as one test.
+pub(crate) fn run(seconds: u64) -> Result<Tally> {
+    let folder = root().join("target/fuzz");
+    let binaries = build(&folder)?;
+    let mut running = Vec::new();
+    for target in TARGETS {
+        let crashes = folder.join("crashes").join(target);
+        if crashes.exists() {
+            std::fs::remove_dir_all(&crashes)?;
+        }
+        std::fs::create_dir_all(&crashes)?;
+        running.push((target, start(target, &binaries, &folder, &crashes, seconds)?, crashes));
+    }
+    let mut tally = Tally::default();
+    for (target, mut child, crashes) in running {
+        if child.wait()?.success() {
+            println!("fuzz {target}: no crash");
+            tally.passed += 1;
+        } else {
+            println!("fuzz {target}: CRASHED");
+            show(&crashes)?;
+            tally.failed += 1;
+        }
+    }
+    Ok(tally)
+}
+
+/// Builds the targets; returns the folder with their binaries.
+fn build(folder: &Path) -> Result<PathBuf> {
+    let version = output("rustc", &["-vV"])?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let host = host.context("rustc does not tell its host")?;
+    // With a target named, the flags are kept from build scripts, which must run without the counters.
     let mut build = Command::new("cargo");
-    build.args(["build", "--release", "--target", &host]).env("RUSTFLAGS", COUNTERS).current_dir(&folder);
+    build.args(["build", "--release", "--locked", "--target", host]).current_dir(root().join("fuzz"));
+    build.env("RUSTFLAGS", COUNTERS).env("CARGO_TARGET_DIR", folder);
     if !build.status().context("cargo cannot be run")?.success() {
         bail!("the fuzz targets do not build");
     }
-    let mut running = Vec::new();
-    for target in TARGETS {
-        let corpus = folder.join("corpus").join(target);
-        std::fs::create_dir_all(&corpus)?;
-        let binary = folder.join("target").join(&host).join("release").join(target);
-        let child = Command::new(binary)
-            .arg(format!("-max_total_time={seconds}"))
-            .arg(format!("-rss_limit_mb={MEMORY_MB}"))
-            .args(["-max_len=65536", "-print_final_stats=1", "-verbosity=0"])
-            .arg(corpus)
-            .current_dir(&folder)
-            .spawn()
-            .with_context(|| format!("{target} cannot be run"))?;
-        running.push((target, child));
-    }
-    for (target, mut child) in running {
-        let status = child.wait()?;
-        println!("fuzz {target}: {}", if status.success() { "no crash" } else { "CRASHED" });
-        if !status.success() {
-            bail!("{target} crashed; the input is in fuzz/ as crash-*");
-        }
-    }
-    Ok(())
+    Ok(folder.join(host).join("release"))
 }
 
-fn host_triple() -> Result<String> {
-    let version = crate::shell::output("rustc", &["-vV"])?;
-    let line = version.lines().find_map(|line| line.strip_prefix("host: "));
-    line.map(str::to_owned).context("rustc does not tell its host")
+fn start(target: &str, binaries: &Path, folder: &Path, crashes: &Path, seconds: u64) -> Result<Child> {
+    let corpus = folder.join("corpus").join(target);
+    let seeds = folder.join("seeds").join(target);
+    std::fs::create_dir_all(&corpus)?;
+    std::fs::create_dir_all(&seeds)?;
+    Command::new(binaries.join(target))
+        .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-rss_limit_mb={MEMORY_MB}"))
+        .arg(format!("-max_len={INPUT_BYTES_MAX}"))
+        .arg(format!("-timeout={INPUT_SECONDS_MAX}"))
+        .arg(format!("-artifact_prefix={}/", crashes.display()))
+        .args(["-print_final_stats=1", "-verbosity=0"])
+        .arg(corpus)
+        .arg(&seeds)
+        .env("SLIPRING_FUZZ_SEEDS", &seeds)
+        .spawn()
+        .with_context(|| format!("{target} cannot be run"))
+}
+
+/// Prints where the inputs are that crashed, and their bytes.
+fn show(crashes: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(crashes)? {
+        let path = entry?.path();
+        let hex: String = std::fs::read(&path)?.iter().map(|byte| format!("{byte:02x}")).collect();
+        println!("  {}\n  {hex}", path.display());
+    }
+    Ok(())
 }

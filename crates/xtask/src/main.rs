@@ -1,16 +1,26 @@
-//! The developer's one door: `cargo xtask check | fix | test | e2e | fuzz | bench`.
+//! The developer's one door: `cargo xtask check | fix | test | e2e | fuzz | sim | bench | cluster`.
 
 mod bench;
+mod cluster;
 mod e2e;
 mod edges;
 mod fuzz;
 mod shell;
+mod steps;
 mod tidy;
+mod tools;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use shell::{Timings, cargo};
+use shell::{cargo, run_with, tests};
+use steps::{Steps, Tally};
+
+/// Seeds of the simulator, and seconds for each fuzz target, that `test` spends.
+const SEEDS: u64 = 200;
+const FUZZ_SECONDS: u64 = 60;
 
 /// Builds, checks and measures Slipring.
 #[derive(Parser)]
@@ -25,67 +35,91 @@ enum Task {
     Check,
     /// Format, and apply what lints can mend by themselves.
     Fix,
-    /// Everything: check, end to end with real clients, fuzzing. Installs what is missing.
+    /// Everything: check, simulation, end to end with real clients, fuzzing. Installs what is missing.
     Test,
     /// Tests of real processes through real clients.
     E2e {
         /// Passed on to pytest.
+        #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
         arguments: Vec<String>,
     },
     /// Run every fuzz target.
     Fuzz {
         /// Seconds for each target.
-        #[arg(long, default_value_t = 60)]
+        #[arg(long, default_value_t = FUZZ_SECONDS)]
         seconds: u64,
-    },
-    /// Compare one node with redis-server, interleaved.
-    Bench {
-        /// Pairs of runs.
-        #[arg(long, default_value_t = 5)]
-        pairs: usize,
-        /// Requests in each run.
-        #[arg(long, default_value_t = 300_000)]
-        requests: usize,
     },
     /// Run simulated clusters.
     Sim {
         /// Replay one seed.
         #[arg(long)]
         seed: Option<u64>,
-        /// Run seeds 0 up to this one.
-        #[arg(long, default_value_t = 200)]
+        /// Run the seeds from 0 up to, but not including, this one.
+        #[arg(long, default_value_t = SEEDS)]
         seeds: u64,
+    },
+    /// Compare one node with redis-server, interleaved.
+    Bench {
+        /// Pairs of runs.
+        #[arg(long, default_value_t = 5)]
+        pairs: usize,
+        /// Requests in each run without pipelines; four times as many with.
+        #[arg(long, default_value_t = 300_000)]
+        requests: usize,
+        /// Keep the result in docs/benchmarks.md.
+        #[arg(long)]
+        write: bool,
+    },
+    /// Start nodes on this machine and leave them running until Ctrl-C.
+    Cluster {
+        /// How many.
+        #[arg(default_value_t = 3)]
+        nodes: usize,
     },
 }
 
-fn main() -> Result<()> {
-    let mut timings = Timings::default();
-    let result = match Cli::parse().task {
-        Task::Check => check(&mut timings),
+fn main() -> ExitCode {
+    let mut steps = Steps::default();
+    let done = match Cli::parse().task {
+        Task::Check => return check(&mut steps).finish(),
+        Task::Test => return test(&mut steps).finish(),
         Task::Fix => fix(),
-        Task::Test => test(&mut timings),
-        Task::E2e { arguments } => e2e::run(&arguments),
-        Task::Fuzz { seconds } => fuzz::run(seconds),
-        Task::Bench { pairs, requests } => bench::run(pairs, requests),
-        Task::Sim { seed, seeds } => sim(seed, seeds),
+        Task::E2e { arguments } => e2e::run(&arguments).and_then(Tally::verdict),
+        Task::Fuzz { seconds } => fuzz::run(seconds).and_then(Tally::verdict),
+        Task::Sim { seed, seeds } => sim(seed, seeds).and_then(Tally::verdict),
+        Task::Bench { pairs, requests, write } => bench::run(pairs, requests, write),
+        Task::Cluster { nodes } => cluster::run(nodes),
     };
-    timings.print();
-    result
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn check(timings: &mut Timings) -> Result<()> {
-    timings.time("format", || cargo(&["fmt", "--all", "--", "--check"]))?;
-    timings.time("crate edges", edges::check)?;
-    timings.time("tidy", tidy::check)?;
-    timings.time("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    timings.time("unit and property tests", || cargo(&["test", "--workspace"]))?;
-    timings.time("docs", || {
-        shell::run_with(
-            "cargo",
-            &["doc", "--workspace", "--no-deps", "--quiet"],
-            &[("RUSTDOCFLAGS", "-D warnings")],
-        )
-    })
+/// Every step runs, also after one has failed: one look shows all that is wrong.
+fn check(steps: &mut Steps) -> &mut Steps {
+    steps
+        .run("format", || cargo(&["fmt", "--all", "--", "--check"]))
+        .run("crate edges", edges::check)
+        .run("tidy", tidy::check)
+        .run("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+        .count("unit and property tests", || tests("cargo", &["test", "--workspace", "--no-fail-fast"], &[]))
+        .run("docs", || {
+            let arguments = ["doc", "--workspace", "--no-deps", "--quiet"];
+            run_with("cargo", &arguments, &[("RUSTDOCFLAGS", "-D warnings")])
+        })
+}
+
+fn test(steps: &mut Steps) -> &mut Steps {
+    steps.run("tools", tools::install);
+    check(steps)
+        .count("simulation", || sim(None, SEEDS))
+        .run("release build", release)
+        .count("end to end", || e2e::run(&[]))
+        .count("fuzzing", || fuzz::run(FUZZ_SECONDS))
 }
 
 fn fix() -> Result<()> {
@@ -93,20 +127,15 @@ fn fix() -> Result<()> {
     cargo(&["fmt", "--all"])
 }
 
-fn test(timings: &mut Timings) -> Result<()> {
-    check(timings)?;
-    timings.time("simulation, 200 seeds", || sim(None, 200))?;
-    timings.time("release build", || cargo(&["build", "--release", "--package", "slipring"]))?;
-    timings.time("end to end", || e2e::run(&[]))?;
-    timings.time("fuzzing", || fuzz::run(60))
+/// Builds the binary that users run.
+fn release() -> Result<()> {
+    cargo(&["build", "--release", "--package", "slipring"])
 }
 
-fn sim(seed: Option<u64>, seeds: u64) -> Result<()> {
+/// Tests of the simulator over a range of seeds. The whole workspace is named so that nothing is built anew.
+fn sim(seed: Option<u64>, seeds: u64) -> Result<Tally> {
     let (from, to) = seed.map_or((0, seeds), |seed| (seed, seed + 1));
     let range = format!("{from}..{to}");
-    shell::run_with(
-        "cargo",
-        &["test", "--workspace", "--test", "seeds", "--", "--nocapture"],
-        &[("SLIPRING_SEEDS", &range)],
-    )
+    let arguments = ["test", "--workspace", "--test", "seeds", "--", "--nocapture"];
+    tests("cargo", &arguments, &[("SLIPRING_SEEDS", &range)])
 }

@@ -1,15 +1,22 @@
-//! Running other programs from the root of the workspace, and telling how long each step took.
+//! Running other programs from the root of the workspace.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+
+use crate::steps::Tally;
 
 /// The root of the workspace.
 pub(crate) fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).expect("the crate lies two folders below the root").to_owned()
+}
+
+/// The binary that users run; `release` builds it.
+pub(crate) fn binary() -> PathBuf {
+    root().join("target/release/slipring")
 }
 
 /// Runs cargo; its output goes where ours goes.
@@ -19,15 +26,33 @@ pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
 
 /// Runs a program with some variables set.
 pub(crate) fn run_with(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
-    let line = format!("{program} {}", arguments.join(" "));
-    println!("\n> {line}");
-    let mut command = Command::new(program);
-    command.args(arguments).envs(variables.iter().copied()).current_dir(root());
+    let (line, mut command) = prepare(program, arguments, variables);
     let status = command.status().with_context(|| format!("{program} cannot be run; is it installed?"))?;
     if !status.success() {
         bail!("`{line}` failed: {status}");
     }
     Ok(())
+}
+
+/// Runs suites of tests, passes their output on, and adds up their closing lines.
+///
+/// A program that fails without counting a failure, because it did not even build, counts as one.
+pub(crate) fn tests(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Tally> {
+    let (line, mut command) = prepare(program, arguments, variables);
+    let child = command.stdout(Stdio::piped()).spawn();
+    let mut child = child.with_context(|| format!("{program} cannot be run; is it installed?"))?;
+    let mut tally = Tally::default();
+    for bytes in BufReader::new(child.stdout.take().expect("it was asked for")).split(b'\n') {
+        let text = String::from_utf8_lossy(&bytes?).into_owned();
+        println!("{text}");
+        tally = tally.plus(Tally::read(&text).unwrap_or_default());
+    }
+    let status = child.wait()?;
+    if !status.success() && tally.failed == 0 {
+        println!("`{line}` failed: {status}");
+        tally.failed = 1;
+    }
+    Ok(tally)
 }
 
 /// What a program prints.
@@ -40,24 +65,10 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// How long each step took.
-#[derive(Default)]
-pub(crate) struct Timings(Vec<(String, Duration, bool)>);
-
-impl Timings {
-    /// Runs a step and keeps its time.
-    pub(crate) fn time(&mut self, step: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
-        let began = Instant::now();
-        let result = run();
-        self.0.push((step.to_owned(), began.elapsed(), result.is_ok()));
-        result
-    }
-
-    /// Prints a table of them.
-    pub(crate) fn print(&self) {
-        println!();
-        for (step, took, is_good) in &self.0 {
-            println!("{:>7.1} s  {}  {step}", took.as_secs_f64(), if *is_good { "ok    " } else { "FAILED" });
-        }
-    }
+fn prepare(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (String, Command) {
+    let line = format!("{program} {}", arguments.join(" "));
+    println!("> {line}");
+    let mut command = Command::new(program);
+    command.args(arguments).envs(variables.iter().copied()).current_dir(root());
+    (line, command)
 }

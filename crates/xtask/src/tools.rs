@@ -1,0 +1,71 @@
+//! The programs that tests need beside cargo, and how to get those that are missing.
+//!
+//! Only what is missing is installed, and nothing is left running: a server that the system starts by itself
+//! when its package is installed is stopped again, for tests start their own, on ports of their own.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell::run_with;
+
+/// What to run to see whether a tool is there, and the Debian package that brings it.
+const TOOLS: &[(&[&str], &str)] = &[
+    (&["redis-server", "--version"], "redis-server"),
+    (&["redis-cli", "--version"], "redis-tools"),
+    (&["redis-benchmark", "--version"], "redis-tools"),
+    (&["curl", "--version"], "curl"),
+    (&["cc", "--version"], "gcc"),
+    (&["c++", "--version"], "g++"),
+    (&["python3", "-c", "import venv, ensurepip"], "python3-venv"),
+];
+
+/// Parts of the Rust toolchain.
+const COMPONENTS: &[(&str, &str)] = &[("fmt", "rustfmt"), ("clippy", "clippy")];
+
+/// Installs what is missing.
+pub(crate) fn install() -> Result<()> {
+    for (command, component) in COMPONENTS {
+        if !succeeds(&["cargo", command, "--version"]) {
+            run_with("rustup", &["component", "add", component], &[])?;
+        }
+    }
+    let mut missing: Vec<&str> =
+        TOOLS.iter().filter(|(line, _)| !succeeds(line)).map(|(_, package)| *package).collect();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !succeeds(&["apt-get", "--version"]) {
+        bail!("please install these, by the names Debian gives them: {list}");
+    }
+    as_root(&["apt-get", "update", "-qq"])?;
+    let mut line = vec!["apt-get", "install", "-y", "-qq", "--no-install-recommends"];
+    line.extend(&missing);
+    as_root(&line)?;
+    if missing.contains(&"redis-server") {
+        // It runs only where the system starts services by itself.
+        let _ = as_root(&["service", "redis-server", "stop"]);
+    }
+    match TOOLS.iter().find(|(line, _)| !succeeds(line)) {
+        Some((line, package)) => bail!("`{}` still fails after installing {package}", line.join(" ")),
+        None => Ok(()),
+    }
+}
+
+fn succeeds(line: &[&str]) -> bool {
+    let Some((program, arguments)) = line.split_first() else { return false };
+    let status = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+fn as_root(line: &[&str]) -> Result<()> {
+    let is_root = crate::shell::output("id", &["-u"])?.trim() == "0";
+    // Run level 1 tells Debian's scripts to start no service.
+    let settings = ["env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1"];
+    let prefix = if is_root { &[][..] } else { &["sudo"][..] };
+    let whole: Vec<&str> = prefix.iter().chain(&settings).chain(line).copied().collect();
+    let (program, arguments) = whole.split_first().context("the line has words")?;
+    run_with(program, arguments, &[])
+}

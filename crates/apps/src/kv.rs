@@ -3,6 +3,7 @@
 //! Increments use the mergeable running sums of cells, so those made on different replicas add up. Everything
 //! else that looks before it changes is decided by the replica that coordinates it, after a quorum read.
 
+mod decimal;
 mod execute;
 mod request;
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use slipring_model::{VersionVector, limits};
 use slipring_service::{Cell, Cells, Context};
 
+use super::decimal::{self, NoSum};
 use super::request::{Condition, ExpireIf, Expiry, Found, Request, Response};
 
 pub(super) fn execute(context: &Context, request: Request, cells: &mut Cells<'_>) -> Response {
@@ -37,9 +38,9 @@ pub(super) fn execute(context: &Context, request: Request, cells: &mut Cells<'_>
             Response::Value(taken)
         }
         Request::Add { delta, .. } => add(delta, cells),
-        Request::AddFloat { delta, .. } => add_float(&delta, cells),
-        Request::Append { tail, .. } => splice(cells, None, &tail),
-        Request::SetRange { offset, part, .. } => splice(cells, Some(offset), &part),
+        Request::AddFloat { delta, .. } => add_decimal(context, &delta, cells),
+        Request::Append { tail, .. } => splice(context, cells, None, &tail),
+        Request::SetRange { offset, part, .. } => splice(context, cells, Some(offset), &part),
         Request::Expire { at, only, .. } => expire(context, at, only, cells),
         Request::GetAndExpire { expiry, .. } => {
             let found = found(cells);
@@ -93,10 +94,15 @@ fn holds(condition: &Condition, cells: &Cells<'_>) -> bool {
 
 fn expires_at(context: &Context, expiry: Expiry, cells: &Cells<'_>) -> Option<u64> {
     match expiry {
-        Expiry::Default => context.default_ttl_ms.map(|ttl| context.now_ms.saturating_add(ttl)),
+        Expiry::Default => fresh_expiry(context),
         Expiry::Keep => cells.value().and_then(|value| value.expires_at),
         Expiry::At(at) => Some(at),
     }
+}
+
+/// When a new value expires whose request names no time.
+fn fresh_expiry(context: &Context) -> Option<u64> {
+    context.default_ttl_ms.map(|ttl| context.now_ms.saturating_add(ttl))
 }
 
 /// The context a writer has seen, when it may write: in a bucket that keeps siblings always, as long as there
@@ -135,27 +141,28 @@ fn add(delta: i64, cells: &mut Cells<'_>) -> Response {
     }
 }
 
-fn add_float(delta: &[u8], cells: &mut Cells<'_>) -> Response {
-    let number = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse::<f64>().ok();
-    let before = cells.value();
-    let expires_at = before.as_ref().and_then(|value| value.expires_at);
-    let before = before.map_or(Some(0.0), |value| number(&value.bytes));
-    let (Some(before), Some(delta)) = (before, number(delta)) else { return Response::NotANumber };
-    let after = before + delta;
-    if !after.is_finite() {
-        return Response::Overflow;
+fn add_decimal(context: &Context, delta: &[u8], cells: &mut Cells<'_>) -> Response {
+    let before = found(cells);
+    let expires_at = before.as_ref().map_or_else(|| fresh_expiry(context), |found| found.expires_at);
+    let before = before.map_or_else(|| Bytes::from_static(b"0"), |found| found.value);
+    match decimal::sum(&before, delta) {
+        Err(NoSum::NotANumber) => Response::NotANumber,
+        Err(NoSum::Overflow) => Response::Overflow,
+        Ok(sum) => {
+            let value = Bytes::from(sum);
+            cells.put(value.clone(), expires_at);
+            Response::Value(Some(Found { value, expires_at }))
+        }
     }
-    let value = Bytes::from(after.to_string());
-    cells.put(value.clone(), expires_at);
-    Response::Value(Some(Found { value, expires_at }))
 }
 
 /// Writes `part` at `offset`, or at the end.
-fn splice(cells: &mut Cells<'_>, offset: Option<u64>, part: &[u8]) -> Response {
+fn splice(context: &Context, cells: &mut Cells<'_>, offset: Option<u64>, part: &[u8]) -> Response {
     let before = cells.value();
-    let expires_at = before.as_ref().and_then(|value| value.expires_at);
+    let expires_at = before.as_ref().map_or_else(|| fresh_expiry(context), |value| value.expires_at);
+    let is_new_and_empty = before.is_none() && offset.is_none();
     let mut value = before.map(|value| value.bytes.into_owned()).unwrap_or_default();
-    if part.is_empty() {
+    if part.is_empty() && !is_new_and_empty {
         return Response::Integer(value.len() as i64);
     }
     let start = offset.unwrap_or(value.len() as u64);

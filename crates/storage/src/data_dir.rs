@@ -1,6 +1,7 @@
 //! A node's data directory: one process at a time, readable by its owner only.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -20,8 +21,7 @@ impl DataDir {
     /// # Errors
     /// [`Error::InUse`] when another process has it; [`Error::Io`] when it cannot be made or written to.
     pub fn claim(path: &Path) -> Result<Self, Error> {
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(path).map_err(|error| Error::io(path, &error))?;
+        make_directory(path)?;
         let lock_path = path.join("lock");
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
         let lock = lock.map_err(|error| Error::io(&lock_path, &error))?;
@@ -43,7 +43,9 @@ impl DataDir {
     /// # Errors
     /// Those of [`MetaStore::open`].
     pub fn meta(&self) -> Result<MetaStore, Error> {
-        MetaStore::open(&self.path.join("meta.redb"))
+        let store = MetaStore::open(&self.path.join("meta.redb"))?;
+        sync_entries(&self.path)?;
+        Ok(store)
     }
 
     /// Opens the disk engine in it.
@@ -53,4 +55,26 @@ impl DataDir {
     pub fn disk(&self) -> Result<DiskEngine, Error> {
         DiskEngine::open(&self.path.join("data"))
     }
+}
+
+/// Makes a directory that only its owner may enter, and those above it; they survive a loss of power.
+pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if parent != path {
+        make_directory(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        result => result.map_err(|error| Error::io(path, &error))?,
+    }
+    sync_entries(parent)
+}
+
+/// Forces the names in a directory to disk: a synced file is lost with the power if its name is.
+pub(crate) fn sync_entries(directory: &Path) -> Result<(), Error> {
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| Error::io(directory, &error))
 }

@@ -1,18 +1,22 @@
 //! The disk engine: records in an embedded log-structured merge tree, with checks of our own around it.
 //!
 //! Keys are `bucket, position, key`, big-endian, so the store's order is ours. Every record carries a checksum.
-//! A number written through the store and to a mark beside it shows when the store has lost its end.
+//! A count of batches, passed through the store and kept in a mark beside it, shows when the store has lost
+//! its end, or everything. Damage to the journal that takes only what was written after the last mark, together
+//! with the death of the process, looks like that death alone.
 //!
 //! Invariant: after a failed write or sync nothing more is acknowledged.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::Mutex;
 use slipring_model::{BucketId, Position};
 
+use crate::data_dir::make_directory;
 use crate::mark::Mark;
 use crate::{Engine, Error, RecordKey, Write};
 
@@ -20,20 +24,21 @@ use crate::{Engine, Error, RecordKey, Write};
 const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Block cache.
 const CACHE_BYTES: u64 = 128 * 1024 * 1024;
-/// The mark is raised at least once in so many batches: the most that damage to the very end can hide.
-const BATCHES_PER_MARK: u32 = 1000;
-/// The key under which the store holds the mark's number: no bucket of records has this prefix.
-const MARK_KEY: &[u8] = b"mark";
+/// Batches between marks when nothing is synced: the most that damage to the very end can hide.
+const BATCHES_PER_MARK: u64 = 1000;
+/// The key under which the store holds the count of batches: shorter than a record's, so before all of them.
+const COUNT_KEY: &[u8] = &[0];
 
 /// Records on disk.
 pub struct DiskEngine {
     dir: PathBuf,
     database: Database,
     records: Keyspace,
-    control: Keyspace,
     mark: Mutex<Mark>,
-    batches: AtomicU32,
-    is_stopped: AtomicBool,
+    /// Batches applied so far; those that a sudden death left uncounted are missing.
+    batches: AtomicU64,
+    /// Why no more writes are taken.
+    stopped: OnceLock<Error>,
 }
 
 impl DiskEngine {
@@ -42,56 +47,86 @@ impl DiskEngine {
     /// # Errors
     /// [`Error::Damaged`] when it has lost what it held, [`Error::Io`] and [`Error::Full`] from the system.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        std::fs::create_dir_all(dir).map_err(|error| Error::io(dir, &error))?;
+        make_directory(dir)?;
+        let (store_path, mark_path) = (dir.join("records"), dir.join("mark"));
+        let has_store = store_path.try_exists().map_err(|error| Error::io(&store_path, &error))?;
+        let mut mark = match Mark::open(&mark_path) {
+            // The mark is on disk before there is a store, so one that is missing beside a store was lost.
+            Err(Error::Damaged { .. }) if !has_store => Mark::create(&mark_path)?,
+            mark => mark?,
+        };
         let failed = |error: fjall::Error| failure(dir, error);
-        let database = Database::builder(dir.join("records"))
+        let database = Database::builder(&store_path)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .cache_size(CACHE_BYTES)
             .open()
             .map_err(failed)?;
         let records = database.keyspace("records", KeyspaceCreateOptions::default).map_err(failed)?;
-        let control = database.keyspace("control", KeyspaceCreateOptions::default).map_err(failed)?;
-        let mark = Mark::open(&dir.join("mark"))?;
-        let stored = control.get(MARK_KEY).map_err(failed)?;
-        let stored =
-            stored.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?))).unwrap_or(0);
-        if stored < mark.number() {
-            let detail = format!(
-                "it ends at mark {stored} but mark {} had been reached, so writes in between are missing",
-                mark.number()
-            );
+        let stored = records.get(COUNT_KEY).map_err(failed)?;
+        let stored = stored.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
+        let batches = stored.unwrap_or(0);
+        if batches < mark.floor() {
+            let missing = mark.floor() - batches;
+            let detail = format!("it has lost its last writes, {missing} batches or more");
             return Err(Error::Damaged { place: dir.display().to_string(), detail });
         }
+        mark.resume(batches);
         Ok(Self {
             dir: dir.to_owned(),
             database,
             records,
-            control,
             mark: Mutex::new(mark),
-            batches: AtomicU32::new(0),
-            is_stopped: AtomicBool::new(false),
+            batches: AtomicU64::new(batches),
+            stopped: OnceLock::new(),
         })
     }
 
-    /// Writes the next number through the store, then to the mark beside it.
-    fn raise_mark(&self) -> Result<(), Error> {
-        let mut mark = self.mark.lock();
-        let number = mark.number() + 1;
-        self.control.insert(MARK_KEY, number.to_be_bytes()).map_err(|error| self.stop(error))?;
-        mark.raise(number)
+    /// Passes the count through the store, behind all the batches that it counts.
+    ///
+    /// The mark stays locked meanwhile: a lower count must not come after a higher one.
+    fn pass_count(&self, _mark: &mut Mark) -> Result<u64, Error> {
+        let batches = self.batches.load(Ordering::Acquire);
+        self.records.insert(COUNT_KEY, batches.to_be_bytes()).map_err(|error| failure(&self.dir, error))?;
+        Ok(batches)
     }
 
-    /// No more writes from here on.
-    fn stop(&self, error: fjall::Error) -> Error {
-        self.is_stopped.store(true, Ordering::Release);
-        failure(&self.dir, error)
-    }
-
-    fn check_running(&self) -> Result<(), Error> {
-        if self.is_stopped.load(Ordering::Acquire) {
-            return Err(Error::Stopped(format!("an earlier write to {} failed", self.dir.display())));
+    /// Counts one batch, and marks every thousandth.
+    fn count_batch(&self) -> Result<(), Error> {
+        if !(self.batches.fetch_add(1, Ordering::AcqRel) + 1).is_multiple_of(BATCHES_PER_MARK) {
+            return Ok(());
         }
-        Ok(())
+        let mut mark = self.mark.lock();
+        let batches = self.pass_count(&mut mark)?;
+        mark.reached(batches)
+    }
+
+    fn write(&self, writes: &[Write<'_>]) -> Result<(), fjall::Error> {
+        if let [Write { at, record: Some(record) }] = writes {
+            return self.records.insert(store_key(*at), seal(record));
+        }
+        let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
+        for write in writes {
+            match write.record {
+                Some(record) => batch.insert(&self.records, store_key(write.at), seal(record)),
+                None => batch.remove(&self.records, store_key(write.at)),
+            }
+        }
+        batch.commit()
+    }
+
+    fn force(&self) -> Result<(), Error> {
+        let batches = self.pass_count(&mut self.mark.lock())?;
+        self.database.persist(PersistMode::SyncData).map_err(|error| failure(&self.dir, error))?;
+        self.mark.lock().synced(batches)
+    }
+
+    /// Runs a change unless an earlier one failed, and none after this one if it does.
+    fn change(&self, change: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        match self.stopped.get() {
+            None => change().inspect_err(|error| drop(self.stopped.set(error.clone()))),
+            Some(stopped @ Error::Stopped(_)) => Err(stopped.clone()),
+            Some(cause) => Err(Error::Stopped(cause.to_string())),
+        }
     }
 
     fn unseal<'r>(&self, bytes: &'r [u8], place: impl FnOnce() -> String) -> Result<&'r [u8], Error> {
@@ -118,26 +153,10 @@ impl Engine for DiskEngine {
     }
 
     fn apply(&self, writes: &[Write<'_>]) -> Result<(), Error> {
-        self.check_running()?;
-        match writes {
-            [Write { at, record: Some(record) }] => {
-                self.records.insert(store_key(*at), seal(record)).map_err(|error| self.stop(error))?;
-            }
-            _ => {
-                let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
-                for write in writes {
-                    match write.record {
-                        Some(record) => batch.insert(&self.records, store_key(write.at), seal(record)),
-                        None => batch.remove(&self.records, store_key(write.at)),
-                    }
-                }
-                batch.commit().map_err(|error| self.stop(error))?;
-            }
-        }
-        if self.batches.fetch_add(1, Ordering::Relaxed) % BATCHES_PER_MARK == BATCHES_PER_MARK - 1 {
-            self.raise_mark()?;
-        }
-        Ok(())
+        self.change(|| {
+            self.write(writes).map_err(|error| failure(&self.dir, error))?;
+            self.count_batch()
+        })
     }
 
     fn scan(
@@ -175,18 +194,14 @@ impl Engine for DiskEngine {
     }
 
     fn sync(&self) -> Result<(), Error> {
-        self.check_running()?;
-        self.raise_mark()?;
-        self.database.persist(PersistMode::SyncData).map_err(|error| self.stop(error))
+        self.change(|| self.force())
     }
 }
 
 impl Drop for DiskEngine {
     fn drop(&mut self) {
-        if !self.is_stopped.load(Ordering::Acquire) {
-            // What was applied is with the operating system already; only the mark would be a little older.
-            let _ = self.raise_mark();
-        }
+        // Nobody is left to be told of a failure, and nothing was promised that relies on this sync.
+        let _ = self.sync();
     }
 }
 

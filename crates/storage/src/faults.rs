@@ -98,6 +98,14 @@ pub struct FaultyFile(Arc<Mutex<FileState>>);
 struct FileState {
     written: Vec<u8>,
     synced: Vec<u8>,
+    /// What was done to the file since the last sync, in order.
+    unsynced: Vec<Change>,
+}
+
+#[derive(Debug)]
+enum Change {
+    Resize(usize),
+    Write(usize, Vec<u8>),
 }
 
 impl FaultyFile {
@@ -116,11 +124,43 @@ impl FaultyFile {
     /// The file as it is after the power failed: only what was synced.
     #[must_use]
     pub fn after_power_loss(&self) -> Self {
-        Self::of(self.0.lock().synced.clone())
+        self.after_power_loss_keeping(|_, _| 0)
+    }
+
+    /// The file as it is after the power failed, when some of what was not synced reached the disk: `keep`
+    /// is told the number and the bytes of each unsynced write and says how many of them did.
+    #[must_use]
+    pub fn after_power_loss_keeping(&self, mut keep: impl FnMut(usize, usize) -> usize) -> Self {
+        let state = self.0.lock();
+        let mut bytes = state.synced.clone();
+        // A larger file reads as zeros where nothing arrived, as on disk when only the length did.
+        bytes.resize(bytes.len().max(state.written.len()), 0);
+        let mut kept_any = false;
+        let writes = state.unsynced.iter().filter_map(|change| match change {
+            Change::Write(start, data) => Some((*start, data)),
+            Change::Resize(_) => None,
+        });
+        for (number, (start, data)) in writes.enumerate() {
+            let kept = data.get(..keep(number, data.len()).min(data.len())).unwrap_or_default();
+            kept_any |= !kept.is_empty();
+            if let Some(target) = bytes.get_mut(start..start + kept.len()) {
+                target.copy_from_slice(kept);
+            }
+        }
+        if !kept_any {
+            bytes.clone_from(&state.synced);
+        }
+        Self::of(bytes)
+    }
+
+    /// How many writes the last sync has not covered.
+    #[must_use]
+    pub fn unsynced(&self) -> usize {
+        self.0.lock().unsynced.iter().filter(|change| matches!(change, Change::Write(..))).count()
     }
 
     fn of(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Mutex::new(FileState { written: bytes.clone(), synced: bytes })))
+        Self(Arc::new(Mutex::new(FileState { written: bytes.clone(), synced: bytes, unsynced: Vec::new() })))
     }
 }
 
@@ -138,13 +178,24 @@ impl StorageBackend for FaultyFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.lock().written.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
+        let length = usize::try_from(len).map_err(io::Error::other)?;
+        let mut state = self.0.lock();
+        state.written.resize(length, 0);
+        state.unsynced.push(Change::Resize(length));
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.synced = state.written.clone();
+        for change in std::mem::take(&mut state.unsynced) {
+            match change {
+                Change::Resize(length) => state.synced.resize(length, 0),
+                Change::Write(start, data) => {
+                    let target = state.synced.get_mut(start..start + data.len());
+                    target.expect("writes lie inside the file").copy_from_slice(&data);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -153,6 +204,7 @@ impl StorageBackend for FaultyFile {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let target = start.checked_add(data.len()).and_then(|end| state.written.get_mut(start..end));
         target.ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
+        state.unsynced.push(Change::Write(start, data.to_vec()));
         Ok(())
     }
 }

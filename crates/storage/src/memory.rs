@@ -2,9 +2,10 @@
 //!
 //! A shard holds the positions that share their top eight bits. Two keys on one position are possible, if
 //! somebody looks for them; the second goes to a table of its own so that the first costs no space for it.
-//! A batch is atomic for readers of the same shard only, which is all that a partition's lock needs.
+//! A batch locks all its shards before it changes any: no read, and no scan within one shard, sees half of it.
+//! A scan over several shards may see one of them before a batch and the next one after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -80,9 +81,25 @@ impl MemoryEngine {
         run: impl FnOnce(&mut Shard) -> R,
     ) -> Option<R> {
         let buckets = self.buckets.load();
-        let (_, shards) = buckets.iter().find(|(id, _)| *id == bucket)?;
-        let shard = shards.get((position.0 >> (64 - SHARD_BITS)) as usize).expect("every shard exists");
-        Some(run(&mut shard.lock()))
+        Some(run(&mut shard_of(&buckets, bucket, shard_index(position))?.lock()))
+    }
+
+    /// Locks the shards in one order for all, so that batches cannot wait for each other in a circle.
+    fn apply_together(&self, writes: &[Write<'_>]) {
+        writes.iter().filter(|write| write.record.is_some()).for_each(|write| self.ensure(write.at.bucket));
+        let place = |write: &Write<'_>| (write.at.bucket, shard_index(write.at.position));
+        let places: BTreeSet<_> = writes.iter().map(place).collect();
+        let buckets = self.buckets.load();
+        let shards = places
+            .into_iter()
+            .filter_map(|(bucket, index)| Some(((bucket, index), shard_of(&buckets, bucket, index)?.lock())));
+        let mut locked: BTreeMap<_, _> = shards.collect();
+        for write in writes {
+            // A bucket without shards has nothing to remove.
+            if let Some(shard) = locked.get_mut(&place(write)) {
+                shard.change(write);
+            }
+        }
     }
 
     fn ensure(&self, bucket: BucketId) {
@@ -96,7 +113,23 @@ impl MemoryEngine {
     }
 }
 
+fn shard_index(position: Position) -> usize {
+    (position.0 >> (64 - SHARD_BITS)) as usize
+}
+
+fn shard_of(buckets: &[(BucketId, Arc<Shards>)], bucket: BucketId, index: usize) -> Option<&Mutex<Shard>> {
+    let (_, shards) = buckets.iter().find(|(id, _)| *id == bucket)?;
+    Some(shards.get(index).expect("every shard exists"))
+}
+
 impl Shard {
+    fn change(&mut self, write: &Write<'_>) {
+        match write.record {
+            Some(record) => self.set(write.at, record),
+            None => self.remove(write.at),
+        }
+    }
+
     fn get(&self, at: RecordKey<'_>) -> Option<&[u8]> {
         let (key, record) = self.first.get(&at.position.0)?.parts();
         if key == at.key {
@@ -136,14 +169,16 @@ impl Shard {
         after: Option<(Position, &[u8])>,
         with: &mut dyn FnMut(Position, &[u8], &[u8]) -> bool,
     ) -> bool {
-        let mut records = vec![block.parts()];
-        if !self.others.is_empty() {
-            let others =
-                self.others.range((position, Box::default())..).take_while(|((at, _), _)| *at == position);
-            records.extend(others.map(|((_, key), record)| (key.as_ref(), record.as_ref())));
-            records.sort_unstable();
-        }
         let is_after = |key: &[u8]| after.is_none_or(|after| (Position(position), key) > after);
+        let (key, record) = block.parts();
+        if self.others.is_empty() {
+            return !is_after(key) || with(Position(position), key, record);
+        }
+        let others =
+            self.others.range((position, Box::default())..).take_while(|((at, _), _)| *at == position);
+        let others = others.map(|((_, key), record)| (key.as_ref(), record.as_ref()));
+        let mut records: Vec<_> = std::iter::once((key, record)).chain(others).collect();
+        records.sort_unstable();
         records
             .into_iter()
             .filter(|(key, _)| is_after(key))
@@ -160,16 +195,12 @@ impl Engine for MemoryEngine {
     }
 
     fn apply(&self, writes: &[Write<'_>]) -> Result<(), Error> {
-        for write in writes {
-            let change = |shard: &mut Shard| match write.record {
-                Some(record) => shard.set(write.at, record),
-                None => shard.remove(write.at),
-            };
-            if self.with_shard(write.at.bucket, write.at.position, change).is_none() && write.record.is_some()
-            {
-                self.ensure(write.at.bucket);
-                self.with_shard(write.at.bucket, write.at.position, change);
-            }
+        let changed = match writes {
+            [write] => self.with_shard(write.at.bucket, write.at.position, |shard| shard.change(write)),
+            _ => None,
+        };
+        if changed.is_none() {
+            self.apply_together(writes);
         }
         Ok(())
     }

@@ -4,7 +4,9 @@
 //! replies at once. A command that this node can answer alone costs no task and no wait.
 
 mod admin;
+mod clients;
 mod cluster;
+mod connection;
 mod describe;
 mod glob;
 mod info;
@@ -15,9 +17,9 @@ mod strings;
 mod table;
 mod write;
 
+use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use slipring_model::limits;
@@ -26,48 +28,30 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use clients::Clients;
 pub use parse::{Command, Parser, ProtocolError};
 use run::Session;
 
-/// Room for what one read brings in; more only while a command needs it.
-const READ_BYTES: usize = 16 * 1024;
+/// The version of Redis whose commands these are.
+const REDIS_VERSION: &str = "7.4.0";
+
+/// Room for what one read brings in: of a connection that says little, and of one that fills it.
+const READ_BYTES: (usize, usize) = (4 * 1024, 16 * 1024);
 
 /// What is read and thrown away after the last reply of a connection, and how long each read may take.
 const LINGER_READS: usize = 64;
 const LINGER_TIME: Duration = Duration::from_millis(100);
 
-/// What all connections of this port share.
-#[derive(Clone)]
-pub(crate) struct Clients(Arc<Counts>);
-
-struct Counts {
-    began: Instant,
-    open: AtomicUsize,
-    total: AtomicU64,
-    commands: AtomicU64,
+/// An argument in lower case, for comparing; empty when it is not there.
+fn word(command: &Command, at: usize) -> String {
+    let bytes = command.get(at).map(AsRef::as_ref).unwrap_or_default();
+    String::from_utf8_lossy(bytes).to_ascii_lowercase()
 }
 
-impl Clients {
-    fn new() -> Self {
-        let (open, total, commands) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Self(Arc::new(Counts { began: Instant::now(), open, total, commands }))
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.0.open.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn total(&self) -> u64 {
-        self.0.total.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn commands(&self) -> u64 {
-        self.0.commands.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn uptime(&self) -> Duration {
-        self.0.began.elapsed()
-    }
+fn unknown_subcommand(session: &mut Session, command: &Command) {
+    let name = word(command, 0).to_ascii_uppercase();
+    let sub: String = String::from_utf8_lossy(&strings::argument(command, 1)).chars().take(128).collect();
+    session.writer.error(&format!("ERR unknown subcommand '{sub}'. Try {name} HELP."));
 }
 
 /// Serves Redis clients on `listener` until `stopping` holds `true`; connections finish what they have read.
@@ -80,12 +64,14 @@ pub async fn serve(listener: TcpListener, node: Node, mut stopping: watch::Recei
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, address)) => {
-                let (node, clients, stopping) = (node.clone(), clients.clone(), stopping.clone());
-                tokio::spawn(
-                    async move { welcome(stream, address.to_string(), node, clients, stopping).await },
-                );
-            }
+            Ok((stream, address)) => match clients.enter(address.to_string()) {
+                Some(presence) => {
+                    let client = Arc::clone(&presence.client);
+                    let session = Session::new(node.clone(), presence);
+                    client.served_by(tokio::spawn(talk(stream, session, stopping.clone())).abort_handle());
+                }
+                None => turn_away(stream),
+            },
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -94,25 +80,17 @@ pub async fn serve(listener: TcpListener, node: Node, mut stopping: watch::Recei
     }
 }
 
-async fn welcome(
-    mut stream: TcpStream,
-    address: String,
-    node: Node,
-    clients: Clients,
-    stopping: watch::Receiver<bool>,
-) {
-    let counts = Arc::clone(&clients.0);
-    if counts.open.fetch_add(1, Ordering::Relaxed) >= limits::CONNECTIONS_MAX {
-        // The client may be gone already.
-        let _ = stream.write_all(b"-ERR max number of clients reached\r\n").await;
-    } else {
-        let id = counts.total.fetch_add(1, Ordering::Relaxed) + 1;
-        let session = Session::new(node, clients, id, address);
-        if let Err(error) = converse(stream, session, stopping).await {
-            tracing::debug!(%error, "a Redis connection ended");
-        }
+fn turn_away(stream: TcpStream) {
+    let message = b"-ERR max number of clients reached\r\n";
+    if let Err(error) = stream.into_std().and_then(|mut stream| stream.write_all(message)) {
+        tracing::debug!(%error, "a client that was turned away does not know why");
     }
-    counts.open.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn talk(stream: TcpStream, session: Session, stopping: watch::Receiver<bool>) {
+    if let Err(error) = converse(stream, session, stopping).await {
+        tracing::debug!(%error, "a Redis connection ended");
+    }
 }
 
 async fn converse(
@@ -122,9 +100,11 @@ async fn converse(
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut parser = Parser::default();
-    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let mut buffer = BytesMut::new();
+    let mut room = READ_BYTES.0;
     while !session.is_closing {
-        buffer.reserve(parser.missing(&buffer).clamp(READ_BYTES / 4, limits::REPLY_BYTES_MAX));
+        buffer.reserve(parser.missing(&buffer).clamp(room, limits::REPLY_BYTES_MAX));
+        let spare = buffer.capacity() - buffer.len();
         let read = tokio::select! {
             biased;
             read = stream.read_buf(&mut buffer) => read?,
@@ -133,28 +113,14 @@ async fn converse(
         if read == 0 {
             return Ok(());
         }
+        room = if read == spare { READ_BYTES.1 } else { READ_BYTES.0 };
         run_all(&mut parser, &mut buffer, &mut session, &mut stream).await?;
-        session.settle().await;
-        flush(&mut session, &mut stream).await?;
     }
     stream.shutdown().await?;
     linger(&mut stream).await
 }
 
-/// Reads on for a moment after the last reply, so that what the client still sends does not make the system
-/// throw that reply away.
-async fn linger(stream: &mut TcpStream) -> std::io::Result<()> {
-    let mut ignored = vec![0; READ_BYTES];
-    for _ in 0..LINGER_READS {
-        match tokio::time::timeout(LINGER_TIME, stream.read(&mut ignored)).await {
-            Ok(Ok(1..)) => {}
-            _ => break,
-        }
-    }
-    Ok(())
-}
-
-/// Runs every complete command in the buffer.
+/// Runs every complete command in the buffer and sends the replies.
 async fn run_all(
     parser: &mut Parser,
     buffer: &mut BytesMut,
@@ -166,22 +132,36 @@ async fn run_all(
         match parser.next(buffer) {
             Ok(Some(command)) => {
                 count += 1;
-                session.run(&command).await;
+                let spec = command.first().and_then(|name| table::find(name));
+                if session.comes_after_pending(spec, &command) {
+                    settle(session, stream).await?;
+                }
+                session.run(spec, &command).await;
                 if session.writer.out.len() >= limits::REPLY_BYTES_MAX {
-                    session.settle().await;
-                    flush(session, stream).await?;
+                    settle(session, stream).await?;
                 }
             }
             Ok(None) => break,
             Err(ProtocolError(message)) => {
-                session.settle().await;
+                settle(session, stream).await?;
                 session.writer.error(&format!("ERR {message}"));
                 session.is_closing = true;
             }
         }
     }
-    session.clients.0.commands.fetch_add(count, Ordering::Relaxed);
+    settle(session, stream).await?;
+    session.account(count);
     Ok(())
+}
+
+/// Waits for what is pending and sends every reply, never holding many more bytes than one reply has.
+async fn settle(session: &mut Session, stream: &mut TcpStream) -> std::io::Result<()> {
+    while session.settle_one().await {
+        if session.writer.out.len() >= limits::REPLY_BYTES_MAX {
+            flush(session, stream).await?;
+        }
+    }
+    flush(session, stream).await
 }
 
 async fn flush(session: &mut Session, stream: &mut TcpStream) -> std::io::Result<()> {
@@ -189,6 +169,19 @@ async fn flush(session: &mut Session, stream: &mut TcpStream) -> std::io::Result
     session.writer.out.clear();
     if session.writer.out.capacity() > limits::REPLY_BYTES_MAX {
         session.writer.out = Vec::new();
+    }
+    Ok(())
+}
+
+/// Reads on for a moment after the last reply, so that what the client still sends does not make the system
+/// throw that reply away.
+async fn linger(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut ignored = vec![0; READ_BYTES.1];
+    for _ in 0..LINGER_READS {
+        match tokio::time::timeout(LINGER_TIME, stream.read(&mut ignored)).await {
+            Ok(Ok(1..)) => {}
+            _ => break,
+        }
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Commands about the connection, the server and whole buckets.
+//! Commands about the server and whole buckets.
 
 use std::time::Duration;
 
@@ -10,165 +10,7 @@ use super::parse::{Command, decimal};
 use super::reply::error_text;
 use super::run::Session;
 use super::strings::argument;
-use super::{glob, info};
-
-/// The version of Redis whose commands these are.
-pub(crate) const REDIS_VERSION: &str = "7.4.0";
-
-fn word(command: &Command, at: usize) -> String {
-    String::from_utf8_lossy(&argument(command, at)).to_ascii_lowercase()
-}
-
-fn unknown_subcommand(session: &mut Session, command: &Command) {
-    let (name, sub) =
-        (word(command, 0).to_uppercase(), String::from_utf8_lossy(&argument(command, 1)).into_owned());
-    session.writer.error(&format!("ERR unknown subcommand '{sub}'. Try {name} HELP."));
-}
-
-pub(crate) fn ok(session: &mut Session, _command: &Command) {
-    session.writer.ok();
-}
-
-pub(crate) fn ping(session: &mut Session, command: &Command) {
-    match command.len() {
-        1 => session.writer.simple("PONG"),
-        2 => session.writer.bulk(&argument(command, 1)),
-        _ => session.writer.error("ERR wrong number of arguments for 'ping' command"),
-    }
-}
-
-pub(crate) fn echo(session: &mut Session, command: &Command) {
-    session.writer.bulk(&argument(command, 1));
-}
-
-pub(crate) fn quit(session: &mut Session, _command: &Command) {
-    session.writer.ok();
-    session.is_closing = true;
-}
-
-pub(crate) fn reset(session: &mut Session, _command: &Command) {
-    session.bucket = BucketId(0);
-    session.name = Bytes::new();
-    session.writer.is_resp3 = false;
-    session.writer.simple("RESET");
-}
-
-pub(crate) fn select(session: &mut Session, command: &Command) {
-    match decimal(&argument(command, 1)).map(u32::try_from) {
-        None => session.writer.error("ERR value is not an integer or out of range"),
-        Some(Ok(number)) if session.node.has_bucket(BucketId(number)) => {
-            session.bucket = BucketId(number);
-            session.writer.ok();
-        }
-        Some(_) => session.writer.error("ERR DB index is out of range"),
-    }
-}
-
-pub(crate) fn auth(session: &mut Session, _command: &Command) {
-    session.writer.error(
-        "ERR AUTH <password> called without any password configured for the default user. Are you sure your \
-         configuration is correct?",
-    );
-}
-
-pub(crate) fn hello(session: &mut Session, command: &Command) {
-    let mut at = 1;
-    if let Some(version) = command.get(1) {
-        match decimal(version) {
-            Some(2) => session.writer.is_resp3 = false,
-            Some(3) => session.writer.is_resp3 = true,
-            Some(_) => return session.writer.error("NOPROTO unsupported protocol version"),
-            None => return session.writer.error("ERR Protocol version is not an integer or out of range"),
-        }
-        at = 2;
-    }
-    while at < command.len() {
-        match word(command, at).as_str() {
-            // Whoever reaches the port may use it: there are no passwords to check yet.
-            "auth" if at + 2 < command.len() => at += 3,
-            "setname" if at + 1 < command.len() => {
-                session.name = argument(command, at + 1);
-                at += 2;
-            }
-            other => {
-                let message = format!("ERR Syntax error in HELLO option '{other}'");
-                return session.writer.error(&message);
-            }
-        }
-    }
-    let protocol = if session.writer.is_resp3 { 3 } else { 2 };
-    let writer = &mut session.writer;
-    writer.map(7);
-    for (name, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
-        writer.bulk(name.as_bytes());
-        writer.bulk(value.as_bytes());
-    }
-    writer.bulk(b"proto");
-    writer.integer(protocol);
-    writer.bulk(b"id");
-    writer.integer(session.id as i64);
-    for (name, value) in [("mode", "standalone"), ("role", "master")] {
-        writer.bulk(name.as_bytes());
-        writer.bulk(value.as_bytes());
-    }
-    writer.bulk(b"modules");
-    writer.array(0);
-}
-
-pub(crate) fn client(session: &mut Session, command: &Command) {
-    match (word(command, 1).as_str(), command.len()) {
-        ("id", 2) => session.writer.integer(session.id as i64),
-        ("getname", 2) if session.name.is_empty() => session.writer.null(),
-        ("getname", 2) => {
-            let name = session.name.clone();
-            session.writer.bulk(&name);
-        }
-        ("setname", 3) => {
-            session.name = argument(command, 2);
-            session.writer.ok();
-        }
-        ("setinfo", 4) => {
-            match word(command, 2).as_str() {
-                "lib-name" => session.library.0 = argument(command, 3),
-                "lib-ver" => session.library.1 = argument(command, 3),
-                other => return session.writer.error(&format!("ERR Unrecognized option '{other}'")),
-            }
-            session.writer.ok();
-        }
-        ("info", 2) => {
-            let line = info::client_line(session);
-            session.writer.verbatim(&line);
-        }
-        ("list", _) => {
-            let line = info::client_line(session);
-            session.writer.verbatim(&line);
-        }
-        ("no-evict" | "no-touch", 3) => session.writer.ok(),
-        ("reply", 3) if word(command, 2) == "on" => session.writer.ok(),
-        ("reply", 3) => session.writer.error("ERR only CLIENT REPLY ON is supported"),
-        ("pause" | "unpause", _) => session.writer.error("ERR pausing clients is not supported"),
-        ("unblock", _) => session.writer.integer(0),
-        ("kill", _) => session.writer.error("ERR No such client"),
-        ("capa", _) => session.writer.ok(),
-        ("tracking", 3) if word(command, 2) == "off" => session.writer.ok(),
-        ("tracking", _) => session.writer.error("ERR client-side caching is not supported"),
-        ("trackinginfo", 2) => {
-            session.writer.map(3);
-            session.writer.bulk(b"flags");
-            session.writer.set(1);
-            session.writer.bulk(b"off");
-            session.writer.bulk(b"redirect");
-            session.writer.integer(-1);
-            session.writer.bulk(b"prefixes");
-            session.writer.set(0);
-        }
-        ("getredir", 2) => session.writer.integer(-1),
-        ("help", 2) => session
-            .writer
-            .bulks(&["CLIENT ID|INFO|LIST|GETNAME|SETNAME|SETINFO|NO-EVICT|NO-TOUCH|TRACKINGINFO"]),
-        _ => unknown_subcommand(session, command),
-    }
-}
+use super::{REDIS_VERSION, describe, glob, info, unknown_subcommand, word};
 
 pub(crate) fn config(session: &mut Session, command: &Command) {
     match (word(command, 1).as_str(), command.len()) {
@@ -200,7 +42,10 @@ pub(crate) fn config(session: &mut Session, command: &Command) {
         ("set", 4..) => session.writer.error(
             "ERR settings are read from the node's configuration file, environment and flags: see `slipring config`",
         ),
-        ("resetstat", 2) => session.writer.ok(),
+        ("resetstat", 2) => {
+            session.presence.clients.reset();
+            session.writer.ok();
+        }
         ("rewrite", 2) => session.writer.error("ERR The server is running without a config file"),
         ("help", 2) => session.writer.bulks(&["CONFIG GET <pattern>", "CONFIG RESETSTAT"]),
         _ => unknown_subcommand(session, command),
@@ -287,7 +132,7 @@ pub(crate) fn acl(session: &mut Session, command: &Command) {
         "whoami" => session.writer.bulk(b"default"),
         "list" => session.writer.bulks(&[USER]),
         "users" => session.writer.bulks(&["default"]),
-        "cat" => session.writer.bulks(&["read", "write", "keyspace", "string", "connection", "admin"]),
+        "cat" => describe::categories(session, command),
         "getuser" if word(command, 2) == "default" => {
             session.writer.map(4);
             session.writer.bulk(b"flags");

@@ -1,6 +1,7 @@
 //! The cluster as Redis Cluster clients see it: every slot, its first replica as master, the others as
 //! replicas. All of them take writes, and every node serves every key, so nobody is ever redirected.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use futures::future::BoxFuture;
@@ -57,7 +58,7 @@ pub(crate) fn cluster<'s>(session: &'s mut Session, command: &'s Command) -> Box
                 session.writer.verbatim(&text);
             }
             ("info", 2) => {
-                let text = info(&layout);
+                let text = info(session, &layout);
                 session.writer.verbatim(&text);
             }
             ("myid" | "myshardid", 2) => {
@@ -108,36 +109,45 @@ fn slots(session: &mut Session, layout: &Layout) {
     }
 }
 
+/// One shard for each list of nodes that hold the same slots.
 fn shards(session: &mut Session, layout: &Layout) {
-    let ranges = ranges(layout, session.bucket);
-    let writer = &mut session.writer;
-    writer.array(ranges.len());
-    for range in ranges {
+    let mut shards: BTreeMap<Vec<NodeId>, Vec<(u16, u16)>> = BTreeMap::new();
+    for range in ranges(layout, session.bucket) {
+        shards.entry(range.nodes).or_default().push((range.first, range.last));
+    }
+    session.writer.array(shards.len());
+    for (nodes, slots) in shards {
+        let writer = &mut session.writer;
         writer.map(2);
         writer.bulk(b"slots");
-        writer.array(2);
-        writer.integer(i64::from(range.first));
-        writer.integer(i64::from(range.last));
+        writer.array(slots.len() * 2);
+        slots
+            .iter()
+            .flat_map(|(first, last)| [first, last])
+            .for_each(|slot| writer.integer(i64::from(*slot)));
         writer.bulk(b"nodes");
-        writer.array(range.nodes.len());
-        for (place, node) in range.nodes.into_iter().enumerate() {
-            let (host, port) = address(layout, node);
-            let role = if place == 0 { "master" } else { "replica" };
-            let is_up = session.node.is_connected(node);
-            writer.map(7);
-            writer.bulk(b"id");
-            writer.bulk(id(node).as_bytes());
-            writer.bulk(b"port");
-            writer.integer(port);
-            for (name, value) in [("ip", host.as_str()), ("endpoint", &host), ("role", role)] {
-                writer.bulk(name.as_bytes());
-                writer.bulk(value.as_bytes());
-            }
-            writer.bulk(b"replication-offset");
-            writer.integer(0);
-            writer.bulk(b"health");
-            writer.bulk(if is_up { b"online" } else { b"fail" });
+        writer.array(nodes.len());
+        for (place, node) in nodes.into_iter().enumerate() {
+            shard_node(session, layout, node, if place == 0 { "master" } else { "replica" });
         }
+    }
+}
+
+fn shard_node(session: &mut Session, layout: &Layout, node: NodeId, role: &str) {
+    let (host, port) = address(layout, node);
+    let health = if session.node.is_connected(node) { "online" } else { "fail" };
+    let writer = &mut session.writer;
+    writer.map(7);
+    for (name, number) in [("port", port), ("replication-offset", 0)] {
+        writer.bulk(name.as_bytes());
+        writer.integer(number);
+    }
+    let texts = [("id", id(node)), ("ip", host.clone()), ("endpoint", host)];
+    for (name, text) in
+        texts.iter().map(|(name, text)| (*name, text.as_str())).chain([("role", role), ("health", health)])
+    {
+        writer.bulk(name.as_bytes());
+        writer.bulk(text.as_bytes());
     }
 }
 
@@ -162,11 +172,12 @@ fn nodes(session: &Session, layout: &Layout) -> String {
     text
 }
 
-fn info(layout: &Layout) -> String {
+fn info(session: &Session, layout: &Layout) -> String {
     let (nodes, epoch) = (layout.nodes().len(), layout.epoch());
+    let state = if session.node.is_ready().is_ok() { "ok" } else { "fail" };
     [
         "cluster_enabled:1".to_owned(),
-        "cluster_state:ok".to_owned(),
+        format!("cluster_state:{state}"),
         format!("cluster_slots_assigned:{SLOT_COUNT}"),
         format!("cluster_slots_ok:{SLOT_COUNT}"),
         "cluster_slots_pfail:0".to_owned(),

@@ -2,24 +2,21 @@
 
 use super::parse::Command;
 use super::run::{Session, keys};
-use super::strings::argument;
-use super::table::{COMMANDS, Spec, find};
+use super::table::{COMMANDS, Group, Spec, find};
 use super::write::Writer;
+use super::{glob, unknown_subcommand, word};
 
 pub(crate) fn command(session: &mut Session, command: &Command) {
-    let sub = argument(command, 1).to_ascii_lowercase();
     let writer = &mut session.writer;
-    match (sub.as_slice(), command.len()) {
-        (b"", 1) => {
+    match (word(command, 1).as_str(), command.len()) {
+        ("", 1) | ("info", 2) => {
             writer.array(COMMANDS.len());
             COMMANDS.iter().for_each(|spec| entry(spec, writer));
         }
-        (b"count", 2) => writer.integer(COMMANDS.len() as i64),
-        (b"list", 2) => {
-            writer.array(COMMANDS.len());
-            COMMANDS.iter().for_each(|spec| writer.bulk(spec.name.as_bytes()));
-        }
-        (b"info", _) => {
+        ("count", 2) => writer.integer(COMMANDS.len() as i64),
+        ("list", 2) => names(|_| true, writer),
+        ("list", 5) if word(command, 2) == "filterby" => list(command, writer),
+        ("info", _) => {
             writer.array(command.len() - 2);
             for name in command.iter().skip(2) {
                 match find(name) {
@@ -28,13 +25,26 @@ pub(crate) fn command(session: &mut Session, command: &Command) {
                 }
             }
         }
-        (b"docs", _) => docs(command, writer),
-        (b"getkeys" | b"getkeysandflags", 3..) => get_keys(command, writer),
-        (b"help", 2) => writer.bulks(&["COMMAND COUNT|DOCS|GETKEYS|INFO|LIST"]),
-        _ => {
-            let sub = String::from_utf8_lossy(&sub).into_owned();
-            writer.error(&format!("ERR unknown subcommand '{sub}'. Try COMMAND HELP."));
-        }
+        ("docs", _) => docs(command, writer),
+        ("getkeys", 3..) => get_keys(command, writer, false),
+        ("getkeysandflags", 3..) => get_keys(command, writer, true),
+        ("help", 2) => writer.bulks(&["COMMAND COUNT|DOCS|GETKEYS|GETKEYSANDFLAGS|INFO|LIST"]),
+        _ => unknown_subcommand(session, command),
+    }
+}
+
+fn names(is_wanted: impl Fn(&Spec) -> bool, writer: &mut Writer) {
+    let names: Vec<_> = COMMANDS.iter().filter(|spec| is_wanted(spec)).map(|spec| spec.name).collect();
+    writer.bulks(&names);
+}
+
+fn list(command: &Command, writer: &mut Writer) {
+    let pattern = word(command, 4);
+    match word(command, 3).as_str() {
+        "pattern" => names(|spec| glob::matches(pattern.as_bytes(), spec.name.as_bytes()), writer),
+        "aclcat" => names(|spec| categories_of(spec).any(|name| name == pattern), writer),
+        "module" => names(|_| false, writer),
+        _ => writer.error("ERR syntax error"),
     }
 }
 
@@ -43,14 +53,48 @@ fn entry(spec: &Spec, writer: &mut Writer) {
     writer.array(10);
     writer.bulk(spec.name.as_bytes());
     writer.integer(spec.arity);
-    writer.set(1);
-    writer.simple(if spec.is_write { "write" } else { "readonly" });
+    let flags = flags_of(spec);
+    writer.set(flags.len());
+    flags.iter().for_each(|flag| writer.simple(flag));
     writer.integer(spec.keys.0);
     writer.integer(spec.keys.1);
     writer.integer(spec.keys.2);
-    writer.set(1);
-    writer.simple(if spec.is_write { "@write" } else { "@read" });
+    writer.set(categories_of(spec).count());
+    categories_of(spec).for_each(|name| writer.simple(&format!("@{name}")));
     (0..3).for_each(|_| writer.array(0));
+}
+
+fn flags_of(spec: &Spec) -> &'static [&'static str] {
+    match spec.group {
+        _ if spec.is_write => &["write"],
+        Group::String | Group::Generic => &["readonly"],
+        Group::Connection => &["loading", "stale", "fast"],
+        Group::Server | Group::Cluster => &["loading", "stale"],
+    }
+}
+
+fn categories_of(spec: &Spec) -> impl Iterator<Item = &'static str> {
+    let about = match spec.group {
+        Group::String => "string",
+        Group::Generic => "keyspace",
+        Group::Connection => "connection",
+        Group::Server | Group::Cluster => "admin",
+    };
+    let is_about_keys = matches!(spec.group, Group::String | Group::Generic);
+    let access = if spec.is_write { Some("write") } else { is_about_keys.then_some("read") };
+    [Some(about), access].into_iter().flatten()
+}
+
+/// ACL CAT: the categories, or the commands in one.
+pub(crate) fn categories(session: &mut Session, command: &Command) {
+    const ALL: [&str; 6] = ["keyspace", "read", "write", "string", "admin", "connection"];
+    match word(command, 2).as_str() {
+        "" => session.writer.bulks(&ALL),
+        name if ALL.contains(&name) => {
+            names(|spec| categories_of(spec).any(|category| category == name), &mut session.writer);
+        }
+        name => session.writer.error(&format!("ERR Unknown category '{name}'")),
+    }
 }
 
 fn docs(command: &Command, writer: &mut Writer) {
@@ -64,20 +108,43 @@ fn docs(command: &Command, writer: &mut Writer) {
         writer.bulk(spec.name.as_bytes());
         writer.map(2);
         writer.bulk(b"summary");
-        writer.bulk(if spec.is_write { b"Changes what is stored." } else { b"Changes nothing." });
+        writer.bulk(if spec.is_write {
+            b"Changes what is stored."
+        } else {
+            b"Changes nothing that is stored."
+        });
         writer.bulk(b"group");
-        writer.bulk(if spec.keys.0 > 0 { b"string" } else { b"server" });
+        writer.bulk(match spec.group {
+            Group::String => b"string",
+            Group::Generic => b"generic",
+            Group::Connection => b"connection",
+            Group::Server => b"server",
+            Group::Cluster => b"cluster",
+        });
     }
 }
 
-fn get_keys(command: &Command, writer: &mut Writer) {
+fn get_keys(command: &Command, writer: &mut Writer, with_flags: bool) {
     let inner: Command = command.iter().skip(2).cloned().collect();
     match inner.first().and_then(|name| find(name)) {
         None => writer.error("ERR Invalid command specified"),
         Some(spec) if spec.keys.0 == 0 => writer.error("ERR The command has no key arguments"),
+        Some(spec) if !spec.accepts(inner.len()) => {
+            writer.error("ERR Invalid number of arguments specified for command");
+        }
         Some(spec) => {
             let keys: Vec<_> = keys(spec, &inner).collect();
-            writer.bulks(&keys);
+            if !with_flags {
+                return writer.bulks(&keys);
+            }
+            writer.array(keys.len());
+            for key in keys {
+                writer.array(2);
+                writer.bulk(key);
+                writer.set(2);
+                let flags = if spec.is_write { ["RW", "update"] } else { ["RO", "access"] };
+                flags.iter().for_each(|flag| writer.simple(flag));
+            }
         }
     }
 }

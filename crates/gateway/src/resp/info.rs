@@ -1,10 +1,10 @@
-//! What INFO and CLIENT INFO tell.
+//! What INFO tells.
 
 use std::fmt::Write as _;
 
 use slipring_model::limits;
 
-use super::admin::REDIS_VERSION;
+use super::REDIS_VERSION;
 use super::run::Session;
 
 /// The sections asked for; all of them when none is named.
@@ -40,7 +40,7 @@ pub(crate) async fn text(session: &Session, sections: &[String]) -> String {
 }
 
 async fn section(session: &Session, name: &str) -> Vec<(String, String)> {
-    let node = &session.node;
+    let (node, clients) = (&session.node, &session.presence.clients);
     let fields: Vec<(&str, String)> = match name {
         "server" => vec![
             ("redis_version", REDIS_VERSION.to_owned()),
@@ -51,10 +51,11 @@ async fn section(session: &Session, name: &str) -> Vec<(String, String)> {
             ("process_id", std::process::id().to_string()),
             ("run_id", node.id().to_string().chars().take(40).collect()),
             ("tcp_port", node.addresses().redis.rsplit(':').next().unwrap_or_default().to_owned()),
-            ("uptime_in_seconds", session.clients.uptime().as_secs().to_string()),
+            ("uptime_in_seconds", clients.uptime().as_secs().to_string()),
         ],
         "clients" => vec![
-            ("connected_clients", session.clients.count().to_string()),
+            ("connected_clients", clients.count().to_string()),
+            ("blocked_clients", "0".to_owned()),
             ("maxclients", limits::CONNECTIONS_MAX.to_string()),
         ],
         "memory" => {
@@ -68,11 +69,18 @@ async fn section(session: &Session, name: &str) -> Vec<(String, String)> {
             ]
         }
         "persistence" => vec![("loading", "0".to_owned()), ("aof_enabled", "0".to_owned())],
-        "stats" => vec![
-            ("total_connections_received", session.clients.total().to_string()),
-            ("total_commands_processed", session.clients.commands().to_string()),
-            ("evicted_keys", "0".to_owned()),
-        ],
+        "stats" => {
+            let (hits, misses) = clients.hits_and_misses();
+            vec![
+                ("total_connections_received", clients.accepted().to_string()),
+                ("total_commands_processed", clients.commands().to_string()),
+                ("instantaneous_ops_per_sec", clients.commands_per_second().to_string()),
+                ("keyspace_hits", hits.to_string()),
+                ("keyspace_misses", misses.to_string()),
+                ("expired_keys", counter(&node.metrics(), "slipring_expired_keys_total")),
+                ("evicted_keys", "0".to_owned()),
+            ]
+        }
         "replication" => vec![
             ("role", "master".to_owned()),
             ("connected_slaves", "0".to_owned()),
@@ -96,19 +104,10 @@ async fn keyspace(session: &Session) -> Vec<(String, String)> {
     lines
 }
 
-/// One line about this connection, as CLIENT LIST gives it.
-pub(crate) fn client_line(session: &Session) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    format!(
-        "id={} addr={} name={} db={} lib-name={} lib-ver={} resp={}\n",
-        session.id,
-        session.address,
-        text(&session.name),
-        session.bucket.0,
-        text(&session.library.0),
-        text(&session.library.1),
-        if session.writer.is_resp3 { 3 } else { 2 },
-    )
+/// One of the node's counters.
+fn counter(metrics: &str, name: &str) -> String {
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or("0").to_owned()
 }
 
 /// The process's memory in bytes; 0 where the system does not tell.

@@ -1,10 +1,13 @@
 //! Commands out of bytes: RESP arrays of bulk strings, and inline commands.
 //!
-//! Nothing is copied: arguments are slices of the bytes read. Every length is checked before anything is
-//! reserved for it, and an incomplete command says how many bytes it waits for, so that a large one is not
-//! looked through again and again.
+//! Nothing is copied: arguments are slices of the bytes read; only quoted inline arguments are built anew.
+//! Every length is checked before anything is reserved for it. What has been read of an incomplete command is
+//! kept, so that one that comes in small pieces is not looked through again and again.
 //!
+//! Invariant: between calls the bytes of an incomplete command stay in front of the buffer.
 //! Source: the Redis serialization protocol specification.
+
+mod inline;
 
 use bytes::{Bytes, BytesMut};
 use slipring_model::limits;
@@ -25,13 +28,14 @@ pub struct ProtocolError(pub &'static str);
 /// Reads commands from a connection's bytes.
 #[derive(Debug, Default)]
 pub struct Parser {
-    /// Bytes the next command needs before it can be complete.
+    /// Bytes that must be there before it is worth reading on.
     needed: usize,
-}
-
-struct Parsed {
-    length: usize,
-    arguments: SmallVec<[(usize, usize); 4]>,
+    /// Arguments of the array under way; 0 outside of one.
+    expected: usize,
+    /// Where to read on.
+    at: usize,
+    /// Where the arguments found so far lie.
+    found: SmallVec<[(usize, usize); 4]>,
 }
 
 enum Progress<T> {
@@ -44,30 +48,30 @@ impl Parser {
     /// Takes the next complete command off `buffer`; `None` when it is not all there yet.
     ///
     /// # Errors
-    /// [`ProtocolError`] when it can never be one.
+    /// [`ProtocolError`] when it can never be one; nothing more can be read then.
     pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Command>, ProtocolError> {
-        loop {
-            if buffer.is_empty() || buffer.len() < self.needed {
-                return Ok(None);
-            }
-            let parsed =
-                if buffer.first() == Some(&b'*') { parse_array(buffer)? } else { parse_inline(buffer)? };
-            match parsed {
+        while !buffer.is_empty() && buffer.len() >= self.needed {
+            let is_inline = self.expected == 0 && buffer.first() != Some(&b'*');
+            let progress = if is_inline { self.find_line(buffer)? } else { self.read_array(buffer)? };
+            let length = match progress {
+                Progress::Done(length) => length,
                 Progress::Needs(needed) => {
                     self.needed = needed;
                     return Ok(None);
                 }
-                Progress::Done(parsed) => {
-                    self.needed = 0;
-                    let bytes = buffer.split_to(parsed.length).freeze();
-                    if !parsed.arguments.is_empty() {
-                        return Ok(Some(
-                            parsed.arguments.iter().map(|(from, to)| bytes.slice(*from..*to)).collect(),
-                        ));
-                    }
-                }
+            };
+            let bytes = buffer.split_to(length).freeze();
+            let found = std::mem::take(self).found;
+            let command = if is_inline {
+                inline::split(&bytes)?
+            } else {
+                found.iter().map(|(from, to)| bytes.slice(*from..*to)).collect()
+            };
+            if !command.is_empty() {
+                return Ok(Some(command));
             }
         }
+        Ok(None)
     }
 
     /// How many more bytes are worth reserving room for.
@@ -75,44 +79,68 @@ impl Parser {
     pub fn missing(&self, buffer: &BytesMut) -> usize {
         self.needed.saturating_sub(buffer.len())
     }
+
+    /// Reads on in an array; how long it is once it is whole.
+    fn read_array(&mut self, buffer: &[u8]) -> Result<Progress<usize>, ProtocolError> {
+        if self.expected == 0 {
+            let (count, at) = match length_line(buffer, 1, "Protocol error: invalid multibulk length")? {
+                Progress::Done(line) => line,
+                Progress::Needs(needed) => return Ok(Progress::Needs(needed)),
+            };
+            // Fewer than none are none.
+            self.expected = usize::try_from(count).unwrap_or(0);
+            self.at = at;
+            if self.expected > limits::COMMAND_ARGUMENTS_MAX {
+                return Err(ProtocolError("Protocol error: invalid multibulk length"));
+            }
+        }
+        while self.found.len() < self.expected {
+            match bulk(buffer, self.at)? {
+                Progress::Needs(needed) => return Ok(Progress::Needs(needed)),
+                Progress::Done((from, to)) => {
+                    self.found.push((from, to));
+                    self.at = to + 2;
+                }
+            }
+        }
+        Ok(Progress::Done(self.at))
+    }
+
+    /// How long an inline command is, with the end of its line.
+    fn find_line(&mut self, buffer: &[u8]) -> Result<Progress<usize>, ProtocolError> {
+        let rest = buffer.get(self.at..).unwrap_or_default();
+        match rest.iter().position(|byte| *byte == b'\n') {
+            Some(end) if self.at + end <= limits::INLINE_BYTES_MAX => Ok(Progress::Done(self.at + end + 1)),
+            None if buffer.len() <= limits::INLINE_BYTES_MAX => {
+                self.at = buffer.len();
+                Ok(Progress::Needs(buffer.len() + 1))
+            }
+            _ => Err(ProtocolError("Protocol error: too big inline request")),
+        }
+    }
 }
 
-fn parse_array(buffer: &[u8]) -> Result<Progress<Parsed>, ProtocolError> {
-    let (count, mut at) = match length_line(buffer, 1, "Protocol error: invalid multibulk length")? {
+/// Where the bytes of the bulk string that begins at `at` lie.
+fn bulk(buffer: &[u8], at: usize) -> Result<Progress<(usize, usize)>, ProtocolError> {
+    match buffer.get(at) {
+        None => return Ok(Progress::Needs(at + 1)),
+        Some(b'$') => {}
+        Some(_) => return Err(ProtocolError("Protocol error: expected '$'")),
+    }
+    let (length, start) = match length_line(buffer, at + 1, "Protocol error: invalid bulk length")? {
         Progress::Done(line) => line,
         Progress::Needs(needed) => return Ok(Progress::Needs(needed)),
     };
-    if count > limits::COMMAND_ARGUMENTS_MAX as i64 {
-        return Err(ProtocolError("Protocol error: invalid multibulk length"));
+    let length = usize::try_from(length).ok().filter(|length| *length <= limits::VALUE_BYTES_MAX);
+    let end = start + length.ok_or(ProtocolError("Protocol error: invalid bulk length"))?;
+    if end + 2 > COMMAND_BYTES_MAX {
+        return Err(ProtocolError("Protocol error: too big mbulk count string"));
     }
-    let mut arguments = SmallVec::new();
-    for _ in 0..count.max(0) {
-        match buffer.get(at) {
-            None => return Ok(Progress::Needs(at + 1)),
-            Some(b'$') => {}
-            Some(_) => return Err(ProtocolError("Protocol error: expected '$'")),
-        }
-        let (length, start) = match length_line(buffer, at + 1, "Protocol error: invalid bulk length")? {
-            Progress::Done(line) => line,
-            Progress::Needs(needed) => return Ok(Progress::Needs(needed)),
-        };
-        if !(0..=limits::VALUE_BYTES_MAX as i64).contains(&length) {
-            return Err(ProtocolError("Protocol error: invalid bulk length"));
-        }
-        let end = start + length as usize;
-        if end + 2 > COMMAND_BYTES_MAX {
-            return Err(ProtocolError("Protocol error: too big mbulk count string"));
-        }
-        if buffer.len() < end + 2 {
-            return Ok(Progress::Needs(end + 2));
-        }
-        if buffer.get(end..end + 2) != Some(b"\r\n") {
-            return Err(ProtocolError("Protocol error: a bulk string must end with CRLF"));
-        }
-        arguments.push((start, end));
-        at = end + 2;
+    match buffer.get(end..end + 2) {
+        None => Ok(Progress::Needs(end + 2)),
+        Some(b"\r\n") => Ok(Progress::Done((start, end))),
+        Some(_) => Err(ProtocolError("Protocol error: a bulk string must end with CRLF")),
     }
-    Ok(Progress::Done(Parsed { length: at, arguments }))
 }
 
 /// A decimal number from `from` to the end of its line; the number and where the next line begins.
@@ -155,40 +183,6 @@ pub(crate) fn decimal(digits: &[u8]) -> Option<i64> {
     Some(number)
 }
 
-fn parse_inline(buffer: &[u8]) -> Result<Progress<Parsed>, ProtocolError> {
-    let Some(end) = buffer.iter().take(limits::INLINE_BYTES_MAX + 1).position(|byte| *byte == b'\n') else {
-        return if buffer.len() > limits::INLINE_BYTES_MAX {
-            Err(ProtocolError("Protocol error: too big inline request"))
-        } else {
-            Ok(Progress::Needs(buffer.len() + 1))
-        };
-    };
-    let line = buffer.get(..end).unwrap_or_default();
-    let mut arguments = SmallVec::new();
-    let mut start = None;
-    for (at, byte) in line.iter().chain(b" ").enumerate() {
-        match (start, byte.is_ascii_whitespace()) {
-            (None, false) => start = Some(at),
-            (Some(from), true) => {
-                arguments.push((from, at));
-                start = None;
-            }
-            _ => {}
-        }
-    }
-    let first = arguments.first().and_then(|(from, to)| line.get(*from..*to)).unwrap_or_default();
-    let is_http =
-        [&b"post"[..], b"get", b"put", b"head", b"host:"].iter().any(|verb| first.eq_ignore_ascii_case(verb));
-    if is_http
-        && (first.eq_ignore_ascii_case(b"host:")
-            || line.ends_with(b"\r") && line.windows(5).any(|part| part == b"HTTP/"))
-    {
-        // A browser was talked into sending a request here; it must not be able to run commands.
-        return Err(ProtocolError("Protocol error: this port speaks the Redis protocol, not HTTP"));
-    }
-    Ok(Progress::Done(Parsed { length: end + 1, arguments }))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -227,6 +221,23 @@ mod tests {
         assert_eq!(refused(&vec![b'x'; 70_000]), "Protocol error: too big inline request");
         assert!(refused(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").contains("not HTTP"));
         assert!(refused(b"Host: x\r\n").contains("not HTTP"));
+    }
+
+    #[test]
+    fn a_long_command_in_small_pieces_is_read_once() {
+        let arguments: Vec<Vec<u8>> = (0..1_000).map(|number| number.to_string().into_bytes()).collect();
+        let (mut parser, mut buffer) = (Parser::default(), BytesMut::new());
+        let bytes = encode(&arguments);
+        for byte in &bytes {
+            assert!(buffer.len() >= parser.at, "what was read is never read again");
+            assert!(parser.found.len() < arguments.len() || buffer.len() + 1 == bytes.len());
+            buffer.extend_from_slice(&[*byte]);
+            if let Some(command) = parser.next(&mut buffer).expect("valid") {
+                assert_eq!(command.iter().map(|argument| argument.to_vec()).collect::<Vec<_>>(), arguments);
+                return;
+            }
+        }
+        panic!("the command was never complete");
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub(crate) enum Shape {
     Value,
     /// `OK`, or null when nothing was written.
     Okay,
+    /// The value, a decimal number that was added to.
+    Decimal,
     /// The value before, or null.
     Previous,
     /// 1 when it was done, else 0.
@@ -46,12 +48,18 @@ impl Shape {
         match (self, result) {
             (Self::Values, result) => self.write_all(vec![result], writer),
             (_, Err(error)) => writer.error(&error_text(&error)),
+            (Self::Decimal, Ok(Response::NotANumber)) => writer.error("ERR value is not a valid float"),
+            (Self::Decimal, Ok(Response::Overflow)) => {
+                writer.error("ERR increment would produce NaN or Infinity");
+            }
             (_, Ok(Response::NotANumber)) => writer.error("ERR value is not an integer or out of range"),
             (_, Ok(Response::Overflow)) => writer.error("ERR increment or decrement would overflow"),
             (_, Ok(Response::TooLarge)) => {
                 writer.error("ERR string exceeds maximum allowed size (proto-max-bulk-len)");
             }
-            (_, Ok(Response::Conflict)) => writer.error("ERR somebody has written since the value was read"),
+            (_, Ok(Response::Conflict)) => {
+                writer.error("CONFLICT somebody has written since the value was read")
+            }
             (Self::Integer, Ok(Response::Integer(number))) => writer.integer(number),
             (Self::Okay, Ok(Response::Written { done: true, .. })) => writer.ok(),
             (Self::Okay, Ok(Response::Written { done: false, .. })) => writer.null(),
@@ -63,6 +71,10 @@ impl Shape {
     }
 
     fn write_value(self, found: Option<Found>, writer: &mut Writer) {
+        match &found {
+            Some(_) => writer.hits += 1,
+            None => writer.misses += 1,
+        }
         match (self, &found) {
             (Self::Done | Self::Count, found) => writer.integer(i64::from(found.is_some())),
             (Self::Length, found) => {

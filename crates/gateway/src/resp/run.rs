@@ -5,6 +5,7 @@
 //! own commands in order.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::mem::take;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -13,7 +14,7 @@ use slipring_apps::kv::{Request, Response};
 use slipring_model::{BucketId, Error, limits};
 use slipring_node::{Call, CallOptions, Node, Pending};
 
-use super::Clients;
+use super::clients::Presence;
 use super::parse::Command;
 use super::reply::Shape;
 use super::table::{self, Spec};
@@ -30,16 +31,14 @@ pub(crate) enum Handler {
 /// One client's connection.
 pub(crate) struct Session {
     pub(crate) node: Node,
-    pub(crate) clients: Clients,
-    pub(crate) id: u64,
-    pub(crate) address: String,
+    pub(crate) presence: Presence,
     pub(crate) bucket: BucketId,
-    pub(crate) name: Bytes,
-    pub(crate) library: (Bytes, Bytes),
     pub(crate) writer: Writer,
     pub(crate) is_closing: bool,
     /// Replies that wait for one another: in front one that is pending.
     waiting: VecDeque<Slot>,
+    /// Bytes of finished replies among them.
+    waiting_bytes: usize,
     busy_keys: BTreeSet<Bytes>,
 }
 
@@ -54,48 +53,43 @@ enum Waiting {
 }
 
 impl Session {
-    pub(crate) fn new(node: Node, clients: Clients, id: u64, address: String) -> Self {
+    pub(crate) fn new(node: Node, presence: Presence) -> Self {
         Self {
             node,
-            clients,
-            id,
-            address,
+            presence,
             bucket: BucketId(0),
-            name: Bytes::new(),
-            library: (Bytes::new(), Bytes::new()),
             writer: Writer::default(),
             is_closing: false,
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             busy_keys: BTreeSet::new(),
         }
     }
 
+    /// Whether what is pending must be settled before a command may run: it touches a key that is waited for,
+    /// it concerns more than keys, or enough is waiting.
+    pub(crate) fn comes_after_pending(&self, spec: Option<&Spec>, command: &Command) -> bool {
+        if self.waiting.is_empty() {
+            return false;
+        }
+        let is_full = self.waiting.len() >= limits::PIPELINE_IN_FLIGHT_MAX
+            || self.waiting_bytes >= limits::REPLY_BYTES_MAX;
+        is_full
+            || spec.is_some_and(|spec| {
+                spec.keys.0 == 0 || keys(spec, command).any(|key| self.busy_keys.contains(key))
+            })
+    }
+
     /// Runs one command; its reply is in the writer, or behind what is pending.
-    pub(crate) async fn run(&mut self, command: &Command) {
-        let Some(spec) = command.first().and_then(|name| table::find(name)) else {
-            return self.apart(|session| session.unknown(command));
-        };
-        let is_right = match usize::try_from(spec.arity) {
-            Ok(exact) => command.len() == exact,
-            Err(_) => command.len() as i64 >= -spec.arity,
-        };
-        if !is_right {
+    pub(crate) async fn run(&mut self, spec: Option<&Spec>, command: &Command) {
+        let Some(spec) = spec else { return self.apart(|session| session.unknown(command)) };
+        if !spec.accepts(command.len()) {
             let message = format!("ERR wrong number of arguments for '{}' command", spec.name);
             return self.apart(|session| session.writer.error(&message));
         }
         match spec.handler {
-            Handler::Now(run) if self.waiting.is_empty() => run(self, command),
-            Handler::Now(run) => {
-                let is_independent = spec.keys.0 > 0 && self.waiting.len() < limits::PIPELINE_IN_FLIGHT_MAX;
-                if !is_independent || keys(spec, command).any(|key| self.busy_keys.contains(key)) {
-                    self.settle().await;
-                }
-                self.apart(|session| run(session, command));
-            }
-            Handler::Wait(run) => {
-                self.settle().await;
-                run(self, command).await;
-            }
+            Handler::Now(run) => self.apart(|session| run(session, command)),
+            Handler::Wait(run) => run(self, command).await,
         }
     }
 
@@ -109,6 +103,7 @@ impl Session {
         reply(self);
         let written = self.writer.out.split_off(before);
         if !written.is_empty() && self.waiting.len() == slots {
+            self.waiting_bytes += written.len();
             self.waiting.push_back(Slot::Reply(written));
         }
     }
@@ -151,27 +146,41 @@ impl Session {
         }
     }
 
-    /// Waits for everything pending and writes the replies in order.
-    pub(crate) async fn settle(&mut self) {
-        while let Some(slot) = self.waiting.pop_front() {
-            match slot {
-                Slot::Reply(bytes) => self.writer.out.extend_from_slice(&bytes),
-                Slot::Calls { calls, shape } => {
-                    let mut results = Vec::with_capacity(calls.len());
-                    for call in calls {
-                        results.push(match call {
-                            Waiting::Done(result) => result,
-                            Waiting::Pending(pending) => pending.await,
-                        });
-                    }
-                    shape.write_all(results, &mut self.writer);
+    /// Waits for the reply that is next and writes it; `false` when there was none.
+    pub(crate) async fn settle_one(&mut self) -> bool {
+        match self.waiting.pop_front() {
+            None => {
+                self.busy_keys.clear();
+                return false;
+            }
+            Some(Slot::Reply(bytes)) => {
+                self.waiting_bytes -= bytes.len();
+                self.writer.out.extend_from_slice(&bytes);
+            }
+            Some(Slot::Calls { calls, shape }) => {
+                let mut results = Vec::with_capacity(calls.len());
+                for call in calls {
+                    results.push(match call {
+                        Waiting::Done(result) => result,
+                        Waiting::Pending(pending) => pending.await,
+                    });
                 }
+                shape.write_all(results, &mut self.writer);
             }
         }
-        self.busy_keys.clear();
+        true
+    }
+
+    /// Counts commands that were run, and the values they found.
+    pub(crate) fn account(&mut self, commands: u64) {
+        let (hits, misses) = (take(&mut self.writer.hits), take(&mut self.writer.misses));
+        self.presence.clients.account(commands, hits, misses);
     }
 
     fn unknown(&mut self, command: &Command) {
+        if let Some(why) = command.first().and_then(|name| table::refusal(name)) {
+            return self.writer.error(why);
+        }
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).chars().take(128).collect::<String>();
         let name = command.first().map(text).unwrap_or_default();
         let arguments: String =

@@ -274,7 +274,7 @@ pub(crate) fn incrbyfloat(session: &mut Session, command: &Command) {
     if !is_number {
         return session.writer.error("ERR value is not a valid float");
     }
-    session.call(Request::AddFloat { key: argument(command, 1), delta }, Shape::Value);
+    session.call(Request::AddFloat { key: argument(command, 1), delta }, Shape::Decimal);
 }
 
 pub(crate) fn append(session: &mut Session, command: &Command) {
@@ -298,22 +298,22 @@ pub(crate) fn persist(session: &mut Session, command: &Command) {
 }
 
 pub(crate) fn expire(session: &mut Session, command: &Command) {
-    expire_in(session, command, 1_000, true);
+    expire_in(session, command, 1_000, true, "expire");
 }
 
 pub(crate) fn pexpire(session: &mut Session, command: &Command) {
-    expire_in(session, command, 1, true);
+    expire_in(session, command, 1, true, "pexpire");
 }
 
 pub(crate) fn expireat(session: &mut Session, command: &Command) {
-    expire_in(session, command, 1_000, false);
+    expire_in(session, command, 1_000, false, "expireat");
 }
 
 pub(crate) fn pexpireat(session: &mut Session, command: &Command) {
-    expire_in(session, command, 1, false);
+    expire_in(session, command, 1, false, "pexpireat");
 }
 
-fn expire_in(session: &mut Session, command: &Command, unit_ms: i64, is_relative: bool) {
+fn expire_in(session: &mut Session, command: &Command, unit_ms: i64, is_relative: bool, name: &str) {
     let Some(time) = number(session, command, 2) else { return };
     let mut only = ExpireIf { none: false, some: false, later: false, earlier: false };
     for option in command.iter().skip(3) {
@@ -336,7 +336,7 @@ fn expire_in(session: &mut Session, command: &Command, unit_ms: i64, is_relative
     }
     let base = if is_relative { session.node.wall_ms() as i64 } else { 0 };
     match time.checked_mul(unit_ms).and_then(|ms| ms.checked_add(base)) {
-        None => session.writer.error("ERR invalid expire time in 'expire' command"),
+        None => session.writer.error(&format!("ERR invalid expire time in '{name}' command")),
         Some(at) => {
             let at = u64::try_from(at).unwrap_or(0);
             session.call(Request::Expire { key: argument(command, 1), at, only }, Shape::Done);

@@ -6,6 +6,9 @@ pub(crate) struct Writer {
     pub(crate) out: Vec<u8>,
     /// Whether the client has asked for RESP3.
     pub(crate) is_resp3: bool,
+    /// Values replies told of since this was last counted, and how often there was none to tell of.
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
 }
 
 impl Writer {

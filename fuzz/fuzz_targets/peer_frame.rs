@@ -42,7 +42,7 @@ fn examples() -> Vec<Bytes> {
     let hello = Hello {
         version: PROTOCOL_VERSION,
         cluster: Some(cluster),
-        node: NodeId([1; 16]),
+        node: NodeId([1; 32]),
         storage: StorageId([2; 16]),
         incarnation: 3,
         peer_address: "127.0.0.1:7946".to_owned(),

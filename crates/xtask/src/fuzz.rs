@@ -57,7 +57,7 @@ fn build(folder: &Path) -> Result<PathBuf> {
     let host = host.context("rustc does not tell its host")?;
     // With a target named, the flags are kept from build scripts, which must run without the counters.
     let mut build = Command::new("cargo");
-    build.args(["build", "--release", "--locked", "--target", host]).current_dir(root().join("fuzz"));
+    build.args(["build", "--release", "--target", host]).current_dir(root().join("fuzz"));
     build.env("RUSTFLAGS", COUNTERS).env("CARGO_TARGET_DIR", folder);
     if !build.status().context("cargo cannot be run")?.success() {
         bail!("the fuzz targets do not build");
@@ -76,7 +76,7 @@ fn start(target: &str, binaries: &Path, folder: &Path, crashes: &Path, seconds: 
         .arg(format!("-max_len={INPUT_BYTES_MAX}"))
         .arg(format!("-timeout={INPUT_SECONDS_MAX}"))
         .arg(format!("-artifact_prefix={}/", crashes.display()))
-        .args(["-print_final_stats=1", "-verbosity=0"])
+        .args(["-print_final_stats=1", "-print_funcs=0", "-verbosity=0"])
         .arg(corpus)
         .arg(&seeds)
         .env("SLIPRING_FUZZ_SEEDS", &seeds)

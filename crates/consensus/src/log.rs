@@ -11,6 +11,7 @@ use openraft::{LogState, OptionalSend, RaftLogReader};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use slipring_model::Mutant;
 
 use crate::protocol::{Entry, Group, LogId, Vote, decode, encode};
 
@@ -123,6 +124,9 @@ impl RaftLogStorage<Group> for Log {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if Mutant::ForgetVote.is_planted() {
+            return Ok(());
+        }
         self.put(VOTE, vote)
     }
 

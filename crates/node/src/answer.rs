@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use slipring_model::{BucketId, Error, ErrorKind, NodeId, PartitionId, Position, limits};
+use slipring_model::{BucketId, Error, ErrorKind, Mutant, NodeId, PartitionId, Position, limits};
 use slipring_wire::{Reply, Request};
 
 use crate::core::Core;
@@ -129,7 +129,9 @@ impl Core {
         if key.len() > limits::KEY_BYTES_MAX {
             return Err(Error::new(ErrorKind::Invalid, "the key is longer than 4096 bytes"));
         }
-        bucket.bucket.merge(position, key, cell, || self.admit(epoch))?;
+        if !Mutant::AckBeforeStored.is_planted() {
+            bucket.bucket.merge(position, key, cell, || self.admit(epoch))?;
+        }
         self.syncer.mark_dirty();
         self.persist(bucket, Waiter::Peer { node: from, id });
         Ok(())

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use slipring_model::{
-    Actor, BucketId, BucketName, BucketPolicy, Dot, Error, ErrorKind, PartitionId, Position, Timestamp,
-    limits,
+    Actor, BucketId, BucketName, BucketPolicy, Dot, Error, ErrorKind, Mutant, PartitionId, Position,
+    Timestamp, limits,
 };
 use slipring_replication::{PageEntry, root_of};
 use slipring_service::{Cell, Cells, Context};
@@ -304,7 +304,8 @@ impl Bucket {
                 if let Some(expired) = cell.and_then(|cell| cell.expired(now_ms)) {
                     partition.scratch.clear();
                     expired.encode(&mut partition.scratch);
-                    kept = Some(!(is_alone && expired.is_bare()));
+                    let is_last = is_alone || Mutant::DropExpired.is_planted();
+                    kept = Some(!(is_last && expired.is_bare()));
                 }
             })
             .map_err(stored)?;
@@ -366,16 +367,22 @@ impl Partition {
         self.note(was_live, &changed);
         self.scratch.clear();
         changed.encode(&mut self.scratch);
-        Ok((response, Some(!(locus.is_alone && changed.is_bare()))))
+        let is_last = locus.is_alone || Mutant::DropTombstone.is_planted();
+        Ok((response, Some(!(is_last && changed.is_bare()))))
     }
 
     /// Merges; leaves a changed cell in `scratch` and says whether there is one.
     fn merge(&mut self, record: Option<&[u8]>, theirs: &[u8]) -> Result<bool, Error> {
         let ours = decode(record)?;
         let was_live = !ours.is_bare();
-        let merged = ours.merge(Cell::decode(theirs).map_err(|_| {
+        let mut theirs = Cell::decode(theirs).map_err(|_| {
             Error::new(ErrorKind::Invalid, "a peer sent bytes that are not a cell; nothing was stored")
-        })?);
+        })?;
+        if Mutant::RestampOnReplay.is_planted() {
+            self.last_stamp = Timestamp::next(0, self.last_stamp, theirs.last_stamp());
+            theirs.siblings.iter_mut().for_each(|sibling| sibling.stamp = self.last_stamp);
+        }
+        let merged = ours.merge(theirs);
         self.scratch.clear();
         merged.encode(&mut self.scratch);
         if record == Some(self.scratch.as_slice()) {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use slipring_model::{Error, ErrorKind, NodeId};
+use slipring_model::{Error, ErrorKind, Mutant, NodeId};
 use slipring_replication::{
     ReadCoordinator, ReadEffect, ReadInput, ReadOutcome, WriteCoordinator, WriteEffect, WriteInput,
     WriteOutcome,
@@ -84,6 +84,7 @@ impl Core {
         match work.access {
             Access::Read if !is_late => self.submit_avoiding(work, tried),
             Access::Read => self.reply(work.reply_to, Err(unavailable("no replica answered in time"))),
+            _ if Mutant::RetryUnknownWrite.is_planted() && !is_late => self.submit_avoiding(work, tried),
             Access::BlindWrite | Access::ReadModifyWrite => {
                 let message = "the node that coordinated the write did not answer; it may have happened";
                 self.reply(work.reply_to, Err(Error::new(ErrorKind::OutcomeUnknown, message)));
@@ -286,7 +287,8 @@ impl Core {
 
     /// Tells `waiter` once what was applied is as durable as the bucket promises.
     pub(crate) fn persist(&self, bucket: &BucketView, waiter: Waiter) {
-        if bucket.bucket.policy.durability == slipring_model::bucket::Durability::Fsync {
+        let waits = bucket.bucket.policy.durability == slipring_model::bucket::Durability::Fsync;
+        if waits && !Mutant::AckBeforeSync.is_planted() {
             self.syncer.wait(waiter);
         } else {
             self.persisted(waiter);
@@ -365,6 +367,9 @@ fn acks(place: &Place, work: &Work) -> (u8, u8) {
 fn settled(outcome: WriteOutcome, needed: u8, response: Bytes) -> Result<Bytes, Error> {
     match outcome {
         WriteOutcome::Stored => Ok(response),
+        WriteOutcome::Unknown { acks } if Mutant::TimeOutIsFailure.is_planted() => {
+            Err(unavailable(format!("{acks} of {needed} replicas acknowledged in time")))
+        }
         WriteOutcome::Unknown { acks } => {
             let message =
                 format!("{acks} of {needed} replicas acknowledged in time; the write may have happened");

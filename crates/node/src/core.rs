@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use slipring_consensus::LayoutGroup;
-use slipring_model::{Actor, ClusterId, Error, ErrorKind, Moment, NodeId};
+use slipring_model::{Actor, ClusterId, Error, ErrorKind, Moment, Mutant, NodeId};
 use slipring_ring::Addresses;
 use slipring_service::Context;
 use slipring_storage::{Engine, MetaStore};
@@ -64,7 +64,8 @@ impl Core {
     }
 
     pub(crate) fn actor(&self, assignment: u64) -> Actor {
-        Actor { assignment, incarnation: self.incarnation }
+        let incarnation = if Mutant::ReuseDots.is_planted() { 0 } else { self.incarnation };
+        Actor { assignment, incarnation }
     }
 
     pub(crate) fn context(&self, policy: &slipring_model::BucketPolicy) -> Context {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use slipring_model::{BucketId, Error, NodeId, PartitionId, Position, limits};
+use slipring_model::{BucketId, Error, Mutant, NodeId, PartitionId, Position, limits};
 use slipring_replication::{PageEntry, compare};
 use slipring_wire::{Reply, Request};
 
@@ -28,7 +28,7 @@ impl Core {
         let interval = Duration::from_millis(self.settings.exchange_interval_ms);
         loop {
             tokio::time::sleep(interval).await;
-            let Some(view) = self.view() else { continue };
+            let Some(view) = self.view().filter(|_| !Mutant::SkipExchange.is_planted()) else { continue };
             let peers =
                 view.layout.nodes().keys().filter(|node| **node > self.me && self.is_reachable(**node));
             for peer in peers {

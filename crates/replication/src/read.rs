@@ -8,7 +8,7 @@
 //! Source: Dynamo (SOSP 2007), 4.5; blocking read repair as in Cassandra 4.
 
 use bytes::Bytes;
-use slipring_model::NodeId;
+use slipring_model::{Mutant, NodeId};
 use slipring_service::Cell;
 use smallvec::SmallVec;
 
@@ -116,6 +116,7 @@ impl ReadCoordinator {
     pub fn new(needed: u8, own: Option<(Bytes, u64)>, others: impl IntoIterator<Item = NodeId>) -> Self {
         let (merged, merged_digest) = own.map_or((None, None), |(cell, digest)| (Some(cell), Some(digest)));
         let others = others.into_iter().map(|node| (node, Progress::Unasked)).collect();
+        let needed = if Mutant::ReadOneFewer.is_planted() { needed.saturating_sub(1) } else { needed };
         Self { needed, merged, merged_digest, is_merged_here: true, others, is_settled: false }
     }
 
@@ -237,7 +238,7 @@ impl ReadCoordinator {
     }
 
     fn repair(&mut self, effects: &mut Vec<ReadEffect>) {
-        let Some(cell) = self.merged.clone() else { return };
+        let Some(cell) = self.merged.clone().filter(|_| !Mutant::SkipReadRepair.is_planted()) else { return };
         if !self.is_merged_here {
             self.is_merged_here = true;
             effects.push(ReadEffect::RepairHere { cell: cell.clone() });

@@ -13,7 +13,7 @@ mod resolve;
 
 use std::borrow::Cow;
 
-use slipring_model::{Actor, Dot, Timestamp, VersionVector};
+use slipring_model::{Actor, Dot, Mutant, Timestamp, VersionVector};
 
 pub use codec::InvalidCell;
 pub(crate) use resolve::integer;
@@ -63,7 +63,9 @@ impl<'a> Cell<'a> {
     #[must_use]
     pub fn merge(self, other: Self) -> Self {
         let survives = |sibling: &Sibling<'_>, there: &Cell<'_>| {
-            !there.context.covers(sibling.dot) || there.siblings.iter().any(|held| held.dot == sibling.dot)
+            !there.context.covers(sibling.dot)
+                || there.siblings.iter().any(|held| held.dot == sibling.dot)
+                || Mutant::AddOnMerge.is_planted() && matches!(sibling.content, Content::Sum(_))
         };
         let from_other: Vec<Sibling<'a>> = other
             .siblings

@@ -11,16 +11,14 @@ use slipring_apps::KV;
 use slipring_discovery::StaticSeeds;
 use slipring_node::{DiskWaits, Entropy, Node, Settings};
 use slipring_ring::Addresses;
-use slipring_service::Cell;
 use slipring_storage::faults::{FaultyEngine, FaultyFile};
 use slipring_storage::{Engine, MemoryEngine, MetaStore};
 use slipring_transport::{Inbox, Transport};
-use slipring_wire::{Frame, Message, Request};
+use slipring_wire::Frame;
 use tokio::runtime::{Builder, RngSeed, Runtime, UnhandledPanic};
 
 use crate::journal::{HostClock, Journal};
 use crate::network::{Delivery, Network, address};
-use crate::sabotage::{LyingDisk, Sabotage};
 
 /// A host.
 pub(crate) struct Host {
@@ -34,7 +32,6 @@ pub(crate) struct Host {
     pub(crate) is_paused: bool,
     /// Time that has passed while it was paused.
     missed: Duration,
-    sabotage: Option<Sabotage>,
 }
 
 /// A process.
@@ -45,7 +42,7 @@ pub(crate) struct Process {
 }
 
 impl Host {
-    pub(crate) fn new(index: usize, seed: u64, sabotage: Option<Sabotage>, journal: Arc<Journal>) -> Self {
+    pub(crate) fn new(index: usize, seed: u64, journal: Arc<Journal>) -> Self {
         Self {
             index,
             clock: Arc::new(HostClock::new(journal)),
@@ -56,7 +53,6 @@ impl Host {
             process: None,
             is_paused: false,
             missed: Duration::ZERO,
-            sabotage,
         }
     }
 
@@ -95,10 +91,7 @@ impl Host {
         seeds: Vec<String>,
         memory: Arc<MemoryEngine>,
     ) -> impl Future<Output = Result<Node, String>> + Send + use<> {
-        let disk: Arc<dyn Engine> = match self.sabotage {
-            Some(Sabotage::SyncNothing) => Arc::new(LyingDisk(self.disk.clone())),
-            _ => Arc::new(self.disk.clone()),
-        };
+        let disk: Arc<dyn Engine> = Arc::new(self.disk.clone());
         let (index, network, clock) = (self.index, Arc::clone(network), Arc::clone(&self.clock));
         let file = self.file.clone();
         async move {
@@ -154,13 +147,12 @@ impl Host {
             return;
         }
         let missed = std::mem::take(&mut self.missed);
-        let sabotage = self.sabotage;
         process.runtime.block_on(async {
             if !missed.is_zero() {
                 tokio::time::advance(missed).await;
             }
             if let Some((inbox, deliveries)) = network.deliveries(self.index) {
-                deliveries.into_iter().for_each(|delivery| deliver(&inbox, delivery, sabotage));
+                deliveries.into_iter().for_each(|delivery| deliver(&inbox, delivery));
             }
             tokio::time::sleep(tick).await;
         });
@@ -168,16 +160,13 @@ impl Host {
     }
 }
 
-fn deliver(inbox: &Arc<dyn Inbox>, delivery: Delivery, sabotage: Option<Sabotage>) {
+fn deliver(inbox: &Arc<dyn Inbox>, delivery: Delivery) {
     match delivery {
         Delivery::Connected(hello) => inbox.connected(&hello),
         Delivery::Disconnected(peer) => inbox.disconnected(peer),
         Delivery::Frame { from, bytes } => {
-            let mut frame = Frame::decode(bytes).expect("a node's own frame");
+            let frame = Frame::decode(bytes).expect("a node's own frame");
             assert!(frame.unknown.is_empty(), "a node's own requests are known");
-            if sabotage == Some(Sabotage::AckWithoutStoring) {
-                frame.messages.iter_mut().for_each(hollow);
-            }
             inbox.messages(from, frame.messages);
         }
         Delivery::Question { asker, answerer, request, reply } => {
@@ -188,15 +177,6 @@ fn deliver(inbox: &Arc<dyn Inbox>, delivery: Delivery, sabotage: Option<Sabotage
                 let _ = reply.send((answerer, answer));
             });
         }
-    }
-}
-
-/// Takes what is to be stored out of a message; a replica acknowledges it all the same.
-fn hollow(message: &mut Message) {
-    if let Message::Request { request: Request::Store { cell, .. }, .. } = message {
-        let mut nothing = Vec::new();
-        Cell::default().encode(&mut nothing);
-        *cell = nothing.into();
     }
 }
 

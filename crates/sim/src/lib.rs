@@ -11,11 +11,10 @@ mod journal;
 mod network;
 mod plan;
 mod run;
-mod sabotage;
 mod workload;
 mod world;
 
 pub use history::{Action, BucketKind, Operation, Outcome};
 pub use plan::{Fault, Plan};
-pub use run::{Options, Report, Violation, run, run_all};
-pub use sabotage::Sabotage;
+pub use run::{Options, Report, Violation, find_failure, run, run_all};
+pub use slipring_model::Mutant;

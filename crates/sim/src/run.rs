@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parking_lot::Mutex;
 use slipring_model::bucket::Durability;
-use slipring_model::{BucketPolicy, PartitionId, Position};
+use slipring_model::{BucketPolicy, Mutant, PartitionId, Position};
 use slipring_ring::Command;
 use slipring_storage::Engine;
 
@@ -16,7 +16,6 @@ use crate::check::convergence::{Copy, converged};
 use crate::history::{Action, BucketKind, Operation, Outcome};
 use crate::journal::EPOCH_MS;
 use crate::plan::Plan;
-use crate::sabotage::Sabotage;
 use crate::world::World;
 
 /// How long a cluster may take to form, in simulated milliseconds.
@@ -42,13 +41,13 @@ pub struct Options {
     pub storm_ms: u64,
     /// What goes wrong; drawn from the seed when absent.
     pub plan: Option<Plan>,
-    /// A flaw to put into the nodes, to see it caught.
-    pub sabotage: Option<Sabotage>,
+    /// A mistake to plant in the nodes, to see it caught.
+    pub mutant: Option<Mutant>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { hosts: None, storm_ms: 8_000, plan: None, sabotage: None }
+        Self { hosts: None, storm_ms: 8_000, plan: None, mutant: None }
     }
 }
 
@@ -114,7 +113,8 @@ impl fmt::Display for Report {
 pub fn run(seed: u64, options: &Options) -> Report {
     let hosts = options.hosts.unwrap_or(if seed % 5 == 4 { 5 } else { 3 });
     let plan = options.plan.clone().unwrap_or_else(|| Plan::draw(seed, hosts, options.storm_ms));
-    let mut world = World::new(seed, hosts, options.sabotage);
+    Mutant::plant(options.mutant);
+    let mut world = World::new(seed, hosts);
     let phases = catch_unwind(AssertUnwindSafe(|| world.run_phases(&plan, options.storm_ms)));
     let verdict = phases.unwrap_or_else(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str);
@@ -126,6 +126,8 @@ pub fn run(seed: u64, options: &Options) -> Report {
         world.journal.count(outcome_name(operation), 1);
     }
     let record = world.journal.close();
+    drop(world);
+    Mutant::plant(None);
     Report {
         seed,
         hosts,
@@ -136,6 +138,12 @@ pub fn run(seed: u64, options: &Options) -> Report {
         operations: operations.len(),
         verdict,
     }
+}
+
+/// The first of these seeds whose run breaks a promise.
+#[must_use]
+pub fn find_failure(mut seeds: Range<u64>, options: &Options) -> Option<Report> {
+    seeds.find_map(|seed| Some(run(seed, options)).filter(|report| report.verdict.is_err()))
 }
 
 /// Runs many seeds on so many threads and hands over each report as it comes, in no order.

@@ -15,7 +15,6 @@ use crate::journal::Journal;
 use crate::network::{Network, address};
 use crate::plan::{Fault, Plan};
 use crate::run::Violation;
-use crate::sabotage::Sabotage;
 use crate::workload::{Client, Workload};
 
 /// How far time moves at once, in milliseconds.
@@ -52,9 +51,9 @@ enum Event {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, hosts: usize, sabotage: Option<Sabotage>) -> Self {
+    pub(crate) fn new(seed: u64, hosts: usize) -> Self {
         let journal = Arc::new(Journal::default());
-        let host = |index| Host::new(index, seed, sabotage, Arc::clone(&journal));
+        let host = |index| Host::new(index, seed, Arc::clone(&journal));
         Self {
             seed,
             hosts: (0..hosts).map(host).collect(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use slipring_sim::{Fault, Options, Plan, Sabotage, run, run_all};
+use slipring_sim::{Fault, Mutant, Options, Plan, run, run_all};
 
 /// The seeds asked for in the environment as `from..to`, or a handful.
 fn seeds() -> Range<u64> {
@@ -52,8 +52,8 @@ fn the_same_seed_gives_the_same_trace() {
 
 #[test]
 fn replicas_that_acknowledge_without_storing_are_caught() {
-    let (plan, sabotage) = (Some(Plan::default()), Some(Sabotage::AckWithoutStoring));
-    let caught = run(1, &Options { plan, sabotage, ..Options::default() }).verdict.expect_err("the flaw");
+    let (plan, mutant) = (Some(Plan::default()), Some(Mutant::AckBeforeStored));
+    let caught = run(1, &Options { plan, mutant, ..Options::default() }).verdict.expect_err("the flaw");
     assert!(["no_lost_write", "counters"].contains(&caught.checker), "{caught}");
 }
 
@@ -63,7 +63,7 @@ fn disks_that_do_not_sync_are_caught() {
     let plan = Some(Plan { faults: vec![(4_000, blackout)] });
     let options = Options { plan, ..Options::default() };
     assert_eq!(run(1, &options).verdict, Ok(()), "honest disks survive the same blackout");
-    let caught = run(1, &Options { sabotage: Some(Sabotage::SyncNothing), ..options });
+    let caught = run(1, &Options { mutant: Some(Mutant::SyncNothing), ..options });
     let caught = caught.verdict.expect_err("the flaw");
     assert!(["no_lost_write", "counters"].contains(&caught.checker), "{caught}");
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redb::StorageBackend;
-use slipring_model::{BucketId, Position};
+use slipring_model::{BucketId, Mutant, Position};
 
 use crate::{Engine, Error, MemoryEngine, RecordKey, Write};
 
@@ -85,7 +85,9 @@ impl Engine for FaultyEngine {
 
     fn sync(&self) -> Result<(), Error> {
         self.check()?;
-        self.0.unsynced.lock().clear();
+        if !Mutant::SyncNothing.is_planted() {
+            self.0.unsynced.lock().clear();
+        }
         Ok(())
     }
 }

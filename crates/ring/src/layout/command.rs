@@ -1,7 +1,7 @@
 //! Commands that change the layout, and what became of them.
 
 use serde::{Deserialize, Serialize};
-use slipring_model::{BucketId, BucketName, BucketPolicy, NodeId, StorageId, limits};
+use slipring_model::{BucketId, BucketName, BucketPolicy, Mutant, NodeId, StorageId, limits};
 use thiserror::Error;
 
 use super::{Addresses, BucketEntry, Layout, NodeEntry};
@@ -172,7 +172,7 @@ impl Layout {
         if entry.storage != storage {
             return Err(Refused::OtherStorage { node });
         }
-        if incarnation < entry.incarnation {
+        if incarnation < entry.incarnation && !Mutant::AcceptRollback.is_planted() {
             return Err(Refused::RolledBack { registered: entry.incarnation, incarnation });
         }
         let is_known = entry.incarnation == incarnation;

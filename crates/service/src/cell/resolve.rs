@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use slipring_model::Mutant;
+
 use super::{Cell, Content, Sibling};
 
 /// The value of a cell at one instant.
@@ -60,7 +62,11 @@ impl Cell<'_> {
     /// The register or tombstone that wins among the siblings.
     fn base(&self) -> Option<&Sibling<'_>> {
         let is_base = |sibling: &&Sibling<'_>| !matches!(sibling.content, Content::Sum(_));
-        self.siblings.iter().filter(is_base).max_by_key(|sibling| (sibling.stamp, sibling.dot))
+        let bases = self.siblings.iter().filter(is_base);
+        if Mutant::OldestWins.is_planted() {
+            return bases.min_by_key(|sibling| (sibling.stamp, sibling.dot));
+        }
+        bases.max_by_key(|sibling| (sibling.stamp, sibling.dot))
     }
 
     /// How far the running sums grew beyond the baselines of `base`; `None` when there are none.

@@ -1,0 +1,80 @@
+//! Broken promises to order: each mutant is one mistake that a store like this could make.
+//!
+//! A simulator is only worth what it would catch, so it plants these one at a time. The switch exists only
+//! with the feature `mutants`, which the simulator asks for and the server never does; without it every
+//! question here is answered `false` when the program is built.
+//!
+//! A mutant belongs to the thread that plants it: simulated clusters on other threads stay sound.
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mutant {
+    /// A replica acknowledges a cell that it does not store.
+    AckBeforeStored,
+    /// A write to a bucket that promises a sync is acknowledged before it.
+    AckBeforeSync,
+    /// A hint for a silent replica counts as its acknowledgement.
+    CountHintAsAck,
+    /// A read is answered by one replica fewer than it needs.
+    ReadOneFewer,
+    /// A read leaves the replicas that it found behind as they are.
+    SkipReadRepair,
+    /// Replicas never compare what they hold.
+    SkipExchange,
+    /// A node counts its dots from one again after each start.
+    ReuseDots,
+    /// A delete leaves no tombstone on the replica that coordinated it.
+    DropTombstone,
+    /// What has expired is removed without a trace.
+    DropExpired,
+    /// A write whose outcome is unknown is reported as one that did not happen.
+    TimeOutIsFailure,
+    /// A write whose coordinator fell silent is sent to the next one.
+    RetryUnknownWrite,
+    /// What another replica sends is stamped as if it had been written on arrival.
+    RestampOnReplay,
+    /// Of concurrent values the oldest wins.
+    OldestWins,
+    /// Merging adds up what two replicas know of the same increments.
+    AddOnMerge,
+    /// A record that fails its check is served all the same.
+    ServeDamaged,
+    /// A disk says that it has synced and has not.
+    SyncNothing,
+    /// A data directory that was rolled back is taken for a good one.
+    AcceptRollback,
+    /// A vote in the layout group is not kept.
+    ForgetVote,
+}
+
+impl Mutant {
+    /// Whether this thread has planted it.
+    #[cfg(feature = "mutants")]
+    #[must_use]
+    pub fn is_planted(self) -> bool {
+        planted::MUTANT.get() == Some(self)
+    }
+
+    /// Whether this thread has planted it: never.
+    #[cfg(not(feature = "mutants"))]
+    #[must_use]
+    #[inline]
+    pub const fn is_planted(self) -> bool {
+        false
+    }
+
+    /// Plants a mutant on this thread, in place of the one before.
+    #[cfg(feature = "mutants")]
+    pub fn plant(mutant: Option<Self>) {
+        planted::MUTANT.set(mutant);
+    }
+}
+
+#[cfg(feature = "mutants")]
+mod planted {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(super) static MUTANT: Cell<Option<super::Mutant>> = const { Cell::new(None) };
+    }
+}

@@ -45,6 +45,7 @@ fn examples() -> Vec<Bytes> {
         node: NodeId([1; 32]),
         storage: StorageId([2; 16]),
         incarnation: 3,
+        boot: 4,
         peer_address: "127.0.0.1:7946".to_owned(),
         is_question: false,
     };

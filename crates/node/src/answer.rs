@@ -17,6 +17,11 @@ use crate::view::{BucketView, View};
 impl Core {
     /// Answers one request of a peer, inline when it is short.
     pub(crate) fn serve(self: &Arc<Self>, from: NodeId, id: u64, request: Request) {
+        if needs_copies(&request)
+            && let Err(error) = self.check_may_serve()
+        {
+            return self.answer(from, id, failed(error));
+        }
         let reply = match request {
             Request::Store { bucket, epoch, key, cell } => {
                 match self.store(from, id, bucket, epoch, &key, &cell) {
@@ -194,4 +199,23 @@ impl Core {
 
 pub(crate) fn no_bucket() -> Error {
     Error::new(ErrorKind::Unavailable, "this node does not know that bucket yet")
+}
+
+/// Whether a request is answered from this node's copies of data.
+fn needs_copies(request: &Request) -> bool {
+    match request {
+        Request::Store { .. }
+        | Request::Fetch { .. }
+        | Request::Digest { .. }
+        | Request::Execute { .. }
+        | Request::Scan { .. }
+        | Request::Count { .. }
+        | Request::Roots { .. }
+        | Request::Digests { .. } => true,
+        Request::Layout(_)
+        | Request::Join(_)
+        | Request::Fence { .. }
+        | Request::Status
+        | Request::Goodbye => false,
+    }
 }

@@ -27,6 +27,7 @@ use crate::hints::HintLog;
 use crate::identity::{Identity, Membership};
 use crate::inbox::Receiver;
 use crate::metrics::Metrics;
+use crate::muster::Muster;
 use crate::node::Node;
 use crate::requests::Requests;
 use crate::settings::Settings;
@@ -183,6 +184,7 @@ impl Builder {
         let core = Arc::new(Core {
             me: identity.node,
             incarnation: identity.incarnation,
+            boot: u64::from_le_bytes(self.entropy.bytes()),
             addresses: self.addresses,
             cluster: OnceLock::new(),
             clock: self.clock,
@@ -193,6 +195,7 @@ impl Builder {
             handlers: self.handlers,
             view: ArcSwapOption::empty(),
             fence: AtomicU64::new(0),
+            muster: Muster::default(),
             transport: OnceLock::new(),
             group: OnceLock::new(),
             requests: Requests::new(),
@@ -230,6 +233,7 @@ impl Core {
             node: self.me,
             storage: self.identity.storage,
             incarnation: self.incarnation,
+            boot: self.boot,
             peer_address: self.addresses.peer.clone(),
             is_question: false,
         }
@@ -240,6 +244,7 @@ impl Core {
             node: self.me,
             storage: self.identity.storage,
             incarnation: self.incarnation,
+            boot: self.boot,
             addresses: self.addresses.clone(),
             zone: self.settings.zone.clone(),
             weight: self.settings.weight,

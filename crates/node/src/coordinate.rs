@@ -26,10 +26,11 @@ use crate::view::{BucketView, Place, View};
 impl Core {
     /// Takes a request on; its answer goes to `work.reply_to`, now or later.
     pub(crate) fn submit(&self, work: Work) {
-        self.submit_avoiding(work, SmallVec::new());
+        self.submit_avoiding(work, SmallVec::new(), None);
     }
 
-    fn submit_avoiding(&self, work: Work, tried: SmallVec<[NodeId; 3]>) {
+    /// Takes a request to a replica that has not been tried yet; `refusal` is why the last one did nothing.
+    pub(crate) fn submit_avoiding(&self, work: Work, tried: SmallVec<[NodeId; 3]>, refusal: Option<Error>) {
         let Some(view) = self.view() else {
             return self.reply(work.reply_to, Err(unavailable("this node has not joined its cluster yet")));
         };
@@ -45,15 +46,21 @@ impl Core {
         match self.coordinator(place, &work, &tried) {
             Some(node) if node == self.me => self.coordinate(&view, bucket, place, work),
             Some(node) => self.forward(work, node, tried, view.epoch()),
-            None => self.reply(work.reply_to, Err(unavailable("no replica of the key can be reached"))),
+            None => {
+                let error = refusal.unwrap_or_else(|| unavailable("no replica of the key can be reached"));
+                self.reply(work.reply_to, Err(error));
+            }
         }
     }
 
     fn coordinator(&self, place: &Place, work: &Work, tried: &[NodeId]) -> Option<NodeId> {
-        if place.mine.is_some() && (work.is_forwarded || work.access != Access::ReadModifyWrite) {
+        let may_serve = self.may_serve();
+        let is_free = work.is_forwarded || work.access != Access::ReadModifyWrite;
+        if place.mine.is_some() && may_serve && is_free && !tried.contains(&self.me) {
             return Some(self.me);
         }
-        let usable = |node: &&NodeId| self.is_reachable(**node) && !tried.contains(node);
+        let is_up = |node: NodeId| if node == self.me { may_serve } else { self.is_reachable(node) };
+        let usable = |node: &&NodeId| is_up(**node) && !tried.contains(node);
         place.replicas.iter().find(usable).copied().filter(|node| *node == self.me || !work.is_forwarded)
     }
 
@@ -75,16 +82,18 @@ impl Core {
         if !self.send(to, Message::Request { id, request })
             && let Some(Entry::Forward { work, tried, .. }) = self.requests.remove(id)
         {
-            self.submit_avoiding(work, tried);
+            self.submit_avoiding(work, tried, None);
         }
     }
 
     /// A forwarded request's peer was lost, or its time is up.
     pub(crate) fn forward_failed(&self, work: Work, tried: SmallVec<[NodeId; 3]>, is_late: bool) {
         match work.access {
-            Access::Read if !is_late => self.submit_avoiding(work, tried),
+            Access::Read if !is_late => self.submit_avoiding(work, tried, None),
             Access::Read => self.reply(work.reply_to, Err(unavailable("no replica answered in time"))),
-            _ if Mutant::RetryUnknownWrite.is_planted() && !is_late => self.submit_avoiding(work, tried),
+            _ if Mutant::RetryUnknownWrite.is_planted() && !is_late => {
+                self.submit_avoiding(work, tried, None)
+            }
             Access::BlindWrite | Access::ReadModifyWrite => {
                 let message = "the node that coordinated the write did not answer; it may have happened";
                 self.reply(work.reply_to, Err(Error::new(ErrorKind::OutcomeUnknown, message)));

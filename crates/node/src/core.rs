@@ -21,6 +21,7 @@ use crate::handler::Handler;
 use crate::hints::HintLog;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
+use crate::muster::Muster;
 use crate::requests::{Entry, Requests, Timer};
 use crate::settings::Settings;
 use crate::sync::Syncer;
@@ -31,6 +32,8 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     pub(crate) me: NodeId,
     pub(crate) incarnation: u64,
+    /// Drawn at this start.
+    pub(crate) boot: u64,
     pub(crate) identity: Identity,
     pub(crate) addresses: Addresses,
     pub(crate) cluster: OnceLock<ClusterId>,
@@ -43,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) view: ArcSwapOption<View>,
     /// Writes under a layout older than this are refused.
     pub(crate) fence: AtomicU64,
+    pub(crate) muster: Muster,
     pub(crate) transport: OnceLock<Arc<dyn Transport>>,
     pub(crate) group: OnceLock<LayoutGroup>,
     pub(crate) requests: Requests,

@@ -28,7 +28,10 @@ impl Core {
         let interval = Duration::from_millis(self.settings.exchange_interval_ms);
         loop {
             tokio::time::sleep(interval).await;
-            let Some(view) = self.view().filter(|_| !Mutant::SkipExchange.is_planted()) else { continue };
+            let Some(view) = self.view().filter(|_| self.may_serve() && !Mutant::SkipExchange.is_planted())
+            else {
+                continue;
+            };
             let peers =
                 view.layout.nodes().keys().filter(|node| **node > self.me && self.is_reachable(**node));
             for peer in peers {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use slipring_consensus::{Courier, CourierError, ProposeError};
+use slipring_consensus::{Courier, CourierError};
 use slipring_model::bucket::EngineKind;
-use slipring_model::{BucketId, Mutant, NodeId};
-use slipring_ring::{Command, Layout, Refused};
+use slipring_model::{BucketId, NodeId};
+use slipring_ring::Layout;
 use slipring_wire::{Reply, Request};
 
 use bytes::Bytes;
@@ -16,9 +16,6 @@ use futures::future::BoxFuture;
 use crate::bucket::Bucket;
 use crate::core::Core;
 use crate::view::View;
-
-/// How long to rest before registering this start is tried again.
-const REGISTRATION_REST: Duration = Duration::from_millis(200);
 
 impl Core {
     /// Works with each new layout as it is agreed.
@@ -42,9 +39,8 @@ impl Core {
         if before.as_ref().is_some_and(|view| view.epoch() >= layout.epoch()) {
             return;
         }
-        let is_rolled_back =
-            layout.nodes().get(&self.me).is_some_and(|entry| entry.incarnation > self.incarnation);
-        if is_rolled_back && !Mutant::AcceptRollback.is_planted() {
+        let own = layout.nodes().get(&self.me);
+        if own.is_some_and(|entry| entry.is_rolled_back(self.incarnation, self.boot)) {
             return self.give_up(
                 "the cluster has seen a later start of this node: its data directory was rolled back to an older \
                  copy and must not be used; remove it and join as a new node"
@@ -60,6 +56,7 @@ impl Core {
                 });
                 self.view.store(Some(Arc::new(view)));
                 self.metrics.epoch.set(layout.epoch() as i64);
+                self.muster.review(layout);
                 self.meet_peers(layout);
             }
             Err(error) => self.give_up(format!("a bucket could not be opened: {error}")),
@@ -90,28 +87,6 @@ impl Core {
             peers.map(|(node, entry)| (*node, entry.addresses.peer.clone())).collect();
         if let Some(transport) = self.transport.get() {
             transport.set_peers(peers);
-        }
-    }
-
-    /// Tells the cluster of this start: incarnation and addresses. Tries until it is agreed.
-    pub(crate) async fn run_registration(self: Arc<Self>) {
-        let command = Command::UpdateNode {
-            node: self.me,
-            storage: self.identity.storage,
-            incarnation: self.incarnation,
-            addresses: self.addresses.clone(),
-        };
-        loop {
-            match self.propose_to_group(command.clone()).await {
-                Ok(_) => return,
-                Err(ProposeError::Refused(Refused::UnknownNode { .. }))
-                | Err(ProposeError::Unavailable(_)) => {}
-                Err(ProposeError::Refused(refused)) => {
-                    return self.give_up(format!("the cluster refused this start: {refused}"));
-                }
-                Err(ProposeError::Unknown(_)) => {}
-            }
-            tokio::time::sleep(REGISTRATION_REST).await;
         }
     }
 }

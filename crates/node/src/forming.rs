@@ -33,6 +33,7 @@ pub(crate) struct Descriptor {
     pub(crate) node: NodeId,
     pub(crate) storage: StorageId,
     pub(crate) incarnation: u64,
+    pub(crate) boot: u64,
     pub(crate) addresses: Addresses,
     pub(crate) zone: String,
     pub(crate) weight: u32,
@@ -51,6 +52,7 @@ impl Descriptor {
         NodeEntry {
             storage: self.storage,
             incarnation: self.incarnation,
+            boot: self.boot,
             raft_id,
             addresses: self.addresses.clone(),
             zone: self.zone.clone(),

@@ -129,7 +129,7 @@ impl Core {
 
     /// Delivers until the target has all, or a delivery fails.
     async fn deliver(&self, target: NodeId, engine: &Arc<dyn Engine>) {
-        while self.hints.count(target) > 0 && self.is_reachable(target) {
+        while self.hints.count(target) > 0 && self.is_reachable(target) && self.may_serve() {
             let hints = match self.hints.some(engine.as_ref(), target) {
                 Ok(hints) if !hints.is_empty() => hints,
                 Ok(_) => return,

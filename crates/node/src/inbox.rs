@@ -18,6 +18,10 @@ impl Inbox for Receiver {
     fn connected(&self, peer: &Hello) {
         tracing::info!(peer = %peer.node.short(), incarnation = peer.incarnation, "connected");
         if let Some(core) = self.0.upgrade() {
+            core.muster.met(peer);
+            if let Some(view) = core.view() {
+                core.muster.review(&view.layout);
+            }
             core.hints.wake();
         }
     }
@@ -31,8 +35,11 @@ impl Inbox for Receiver {
 
     fn messages(&self, from: NodeId, messages: Vec<Message>) {
         let Some(core) = self.0.upgrade() else { return };
+        let is_refused = core.muster.refuses(from);
         for message in messages {
             match message {
+                Message::Request { id, .. } if is_refused => core.refuse_rolled_back(from, id),
+                Message::Reply { .. } if is_refused => drop(core.metrics.replies_late.inc()),
                 Message::Request { id, request } => core.serve(from, id, request),
                 Message::Reply { id, reply } => core.replied(from, id, reply),
             }
@@ -79,11 +86,23 @@ impl Core {
                 self.drive_write(id, input);
             }
             Some((Waiting::Other, Some(Entry::Ask { reply: sender, .. }))) => drop(sender.send(Some(reply))),
-            Some((Waiting::Other, Some(Entry::Forward { work, .. }))) => {
-                self.reply(work.reply_to, crate::failure::executed(reply));
+            Some((Waiting::Other, Some(Entry::Forward { work, tried, .. }))) => {
+                match crate::failure::executed(reply) {
+                    Err(error) if error.kind == ErrorKind::Unavailable => {
+                        self.submit_avoiding(work, tried, Some(error));
+                    }
+                    result => self.reply(work.reply_to, result),
+                }
             }
             Some((Waiting::Other, _)) => drop(self.metrics.replies_late.inc()),
         }
+    }
+
+    fn refuse_rolled_back(&self, peer: NodeId, id: u64) {
+        let message =
+            "your data directory was rolled back to an older copy; remove it and join as a new node";
+        let error = slipring_model::Error::new(ErrorKind::Conflict, message);
+        self.answer(peer, id, crate::failure::failed(error));
     }
 
     /// Fails whatever waits for a peer whose connection is gone.

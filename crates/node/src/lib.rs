@@ -20,6 +20,7 @@ mod hints;
 mod identity;
 mod inbox;
 mod metrics;
+mod muster;
 mod node;
 mod requests;
 mod scan;

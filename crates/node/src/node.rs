@@ -101,7 +101,7 @@ impl Node {
         let access = service.access(&request);
         let waits_for_disk = access != Access::Read && bucket.bucket.policy.durability == Durability::Fsync;
         match place.alone() {
-            Some(assignment) if !waits_for_disk => {
+            Some(assignment) if !waits_for_disk && self.core.may_serve() => {
                 Call::Ready(self.execute_alone(view, bucket, assignment, position, service, request))
             }
             _ => self.submit(bucket, place, position, access, service, request, options),

@@ -152,6 +152,7 @@ impl Core {
         if let Some(reason) = self.stop.borrow().as_ref() {
             return Err(reason.clone());
         }
+        self.check_may_serve().map_err(|error| error.message.into_owned())?;
         let nodes = view.layout.nodes();
         let reachable = nodes.keys().filter(|node| self.is_reachable(**node)).count();
         if reachable * 2 <= nodes.len() && nodes.len() > 1 {

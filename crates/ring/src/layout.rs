@@ -11,7 +11,9 @@ mod command;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use slipring_model::{BucketId, BucketName, BucketPolicy, ClusterId, NodeId, PartitionId, StorageId, limits};
+use slipring_model::{
+    BucketId, BucketName, BucketPolicy, ClusterId, Mutant, NodeId, PartitionId, StorageId, limits,
+};
 
 pub use command::{Applied, Command, Refused};
 
@@ -51,6 +53,8 @@ pub struct NodeEntry {
     pub storage: StorageId,
     /// Its latest start.
     pub incarnation: u64,
+    /// Drawn at that start.
+    pub boot: u64,
     /// Its number in the layout group.
     pub raft_id: u64,
     /// Where it can be reached.
@@ -59,6 +63,15 @@ pub struct NodeEntry {
     pub zone: String,
     /// Its share, relative to the others'.
     pub weight: u32,
+}
+
+impl NodeEntry {
+    /// Whether a start of this member came from an older copy of its data directory than one known already.
+    #[must_use]
+    pub fn is_rolled_back(&self, incarnation: u64, boot: u64) -> bool {
+        let is_older = incarnation < self.incarnation || incarnation == self.incarnation && boot != self.boot;
+        is_older && !Mutant::AcceptRollback.is_planted()
+    }
 }
 
 /// A bucket.

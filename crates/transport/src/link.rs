@@ -144,6 +144,7 @@ mod tests {
             node: NodeId::default(),
             storage: StorageId::default(),
             incarnation: 1,
+            boot: 1,
             peer_address: String::new(),
             is_question: false,
         };

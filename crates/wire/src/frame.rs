@@ -46,6 +46,8 @@ pub struct Hello {
     pub storage: StorageId,
     /// How often it has started.
     pub incarnation: u64,
+    /// Drawn at this start: another one with the same incarnation began from a copy of the directory.
+    pub boot: u64,
     /// Where its peers reach it.
     pub peer_address: String,
     /// Whether the sender will be a peer, or only asks one question.

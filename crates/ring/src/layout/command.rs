@@ -1,7 +1,7 @@
 //! Commands that change the layout, and what became of them.
 
 use serde::{Deserialize, Serialize};
-use slipring_model::{BucketId, BucketName, BucketPolicy, Mutant, NodeId, StorageId, limits};
+use slipring_model::{BucketId, BucketName, BucketPolicy, NodeId, StorageId, limits};
 use thiserror::Error;
 
 use super::{Addresses, BucketEntry, Layout, NodeEntry};
@@ -26,6 +26,8 @@ pub enum Command {
         storage: StorageId,
         /// How often it has started.
         incarnation: u64,
+        /// Drawn at this start.
+        boot: u64,
         /// Where it can be reached now.
         addresses: Addresses,
     },
@@ -80,9 +82,9 @@ pub enum Refused {
         /// Which.
         node: NodeId,
     },
-    /// The node has started more often before: its directory is an older copy.
+    /// The node has started more often before, or as often from the same copy: its directory is an older one.
     #[error(
-        "the data directory was rolled back: start {registered} is registered and this is start {incarnation}; remove it and join as a new node"
+        "the data directory was rolled back: start {registered} is registered and this is another start {incarnation}; remove it and join as a new node"
     )]
     RolledBack {
         /// The start that is registered.
@@ -121,8 +123,8 @@ impl Layout {
             Command::AddNode { node, entry, expected_epoch } => {
                 next.add_node(index, *node, entry, *expected_epoch)?
             }
-            Command::UpdateNode { node, storage, incarnation, addresses } => {
-                next.update_node(*node, *storage, *incarnation, addresses)?
+            Command::UpdateNode { node, storage, incarnation, boot, addresses } => {
+                next.update_node(*node, *storage, (*incarnation, *boot), addresses)?
             }
             Command::CreateBucket { name, policy } => next.create_bucket(index, name, policy)?,
             Command::DeleteBucket { name } => next.delete_bucket(index, name)?,
@@ -165,22 +167,18 @@ impl Layout {
         &mut self,
         node: NodeId,
         storage: StorageId,
-        incarnation: u64,
+        (incarnation, boot): (u64, u64),
         addresses: &Addresses,
     ) -> Result<Applied, Refused> {
         let entry = self.nodes.get_mut(&node).ok_or(Refused::UnknownNode { node })?;
         if entry.storage != storage {
             return Err(Refused::OtherStorage { node });
         }
-        if incarnation < entry.incarnation && !Mutant::AcceptRollback.is_planted() {
+        if entry.is_rolled_back(incarnation, boot) {
             return Err(Refused::RolledBack { registered: entry.incarnation, incarnation });
         }
-        let is_known = entry.incarnation == incarnation;
-        if is_known && entry.addresses != *addresses {
-            return Err(Refused::RolledBack { registered: entry.incarnation, incarnation });
-        }
-        if !is_known {
-            entry.incarnation = incarnation;
+        if (entry.incarnation, entry.boot) != (incarnation, boot) {
+            (entry.incarnation, entry.boot) = (incarnation, boot);
             entry.addresses = addresses.clone();
             self.epoch += 1;
         }

@@ -12,6 +12,7 @@ fn entry(byte: u8, zone: &str) -> NodeEntry {
     NodeEntry {
         storage: StorageId([byte; 16]),
         incarnation: 1,
+        boot: 1,
         raft_id: 0,
         addresses: Addresses::default(),
         zone: zone.to_owned(),
@@ -60,12 +61,19 @@ fn an_older_start_of_a_node_is_refused() {
         node: node(1),
         storage: StorageId([storage; 16]),
         incarnation,
+        boot: 7 * incarnation,
         addresses: Addresses::default(),
     };
     assert_eq!(layout.apply(2, &update(3, 1)), Ok(Applied::Done));
     assert_eq!(layout.apply(3, &update(2, 1)), Err(Refused::RolledBack { registered: 3, incarnation: 2 }));
     assert_eq!(layout.apply(4, &update(4, 9)), Err(Refused::OtherStorage { node: node(1) }));
     assert_eq!(layout.epoch(), 2);
+    assert_eq!(layout.apply(5, &update(3, 1)), Ok(Applied::Done), "told again");
+    let Command::UpdateNode { node: who, storage, incarnation, addresses, .. } = update(3, 1) else {
+        panic!("an update");
+    };
+    let copied = Command::UpdateNode { node: who, storage, incarnation, boot: 1, addresses };
+    assert_eq!(layout.apply(6, &copied), Err(Refused::RolledBack { registered: 3, incarnation: 3 }));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //!
 //! Invariant: each change gets a dot higher than every dot this actor issued before in this partition.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use slipring_service::{Cell, Cells, Context};
 use slipring_storage::{Engine, RecordKey, Write};
 
 use crate::failure::{damaged, stored};
+use crate::heal::is_damage;
 
 /// Scratch space a partition keeps between writes; larger writes give theirs back.
 const SCRATCH_BYTES_MAX: usize = 4 * 1024;
@@ -30,6 +32,8 @@ pub(crate) struct Bucket {
     pub(crate) engine: Arc<dyn Engine>,
     bits: u8,
     partitions: Box<[Mutex<Partition>]>,
+    /// Keys whose records fail their check.
+    damaged: Mutex<BTreeSet<(Position, Bytes)>>,
 }
 
 #[derive(Default)]
@@ -75,7 +79,7 @@ impl Bucket {
         bits: u8,
     ) -> Result<Self, Error> {
         let partitions = (0..1_u32 << bits).map(|_| Mutex::default()).collect();
-        let bucket = Self { id, name, policy, engine, bits, partitions };
+        let bucket = Self { id, name, policy, engine, bits, partitions, damaged: Mutex::default() };
         bucket.take_stock()?;
         Ok(bucket)
     }
@@ -96,13 +100,11 @@ impl Bucket {
         context.random = partition.draw(locus.actor);
         let mut run = Some(run);
         let mut outcome = Err(Error::new(ErrorKind::Internal, "the engine did not answer"));
-        self.engine
-            .read(self.at(locus.position, locus.key), &mut |record| {
-                if let Some(run) = run.take() {
-                    outcome = partition.execute(record, locus, &context, run);
-                }
-            })
-            .map_err(stored)?;
+        self.read(locus.position, locus.key, &mut |record| {
+            if let Some(run) = run.take() {
+                outcome = partition.execute(record, locus, &context, run);
+            }
+        })?;
         let (response, change) = outcome?;
         let Some(stored_now) = change else {
             return Ok(Executed { response, cell: None, is_changed: false });
@@ -127,9 +129,7 @@ impl Bucket {
         let partition = &mut *guard;
         admit()?;
         let mut outcome = Ok(false);
-        self.engine
-            .read(self.at(position, key), &mut |record| outcome = partition.merge(record, cell))
-            .map_err(stored)?;
+        self.read(position, key, &mut |record| outcome = partition.merge(record, cell))?;
         if outcome? {
             let record = Some(partition.scratch.as_slice());
             self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
@@ -142,20 +142,16 @@ impl Bucket {
     /// The bytes of a cell.
     pub(crate) fn cell(&self, position: Position, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let mut cell = None;
-        self.engine
-            .read(self.at(position, key), &mut |record| cell = record.map(Bytes::copy_from_slice))
-            .map_err(stored)?;
+        self.read(position, key, &mut |record| cell = record.map(Bytes::copy_from_slice))?;
         Ok(cell)
     }
 
     /// The digest of a cell.
     pub(crate) fn digest(&self, position: Position, key: &[u8]) -> Result<Option<u64>, Error> {
         let mut digest = Ok(None);
-        self.engine
-            .read(self.at(position, key), &mut |record| {
-                digest = record.map(|bytes| Cell::decode(bytes).map(|cell| cell.digest())).transpose();
-            })
-            .map_err(stored)?;
+        self.read(position, key, &mut |record| {
+            digest = record.map(|bytes| Cell::decode(bytes).map(|cell| cell.digest())).transpose();
+        })?;
         digest.map_err(damaged)
     }
 
@@ -170,7 +166,6 @@ impl Bucket {
     ) -> Result<(Vec<Bytes>, Option<Position>), Error> {
         let (mut keys, mut next) = (Vec::new(), None);
         let (mut visited, mut last) = (0, None);
-        let mut outcome = Ok(());
         self.engine
             .scan(self.id, range, None, &mut |position, key, record| {
                 let is_full = keys.len() >= limit || visited >= limits::PAGE_RECORDS_MAX;
@@ -179,15 +174,15 @@ impl Bucket {
                     return false;
                 }
                 (visited, last) = (visited + 1, Some(position));
-                match Cell::decode(record) {
-                    Ok(cell) if cell.value(now_ms).is_some() => keys.push(Bytes::copy_from_slice(key)),
-                    Ok(_) => {}
-                    Err(error) => outcome = Err(damaged(error)),
+                if let Some(cell) = self.decode(position, key, record)
+                    && cell.value(now_ms).is_some()
+                {
+                    keys.push(Bytes::copy_from_slice(key));
                 }
-                outcome.is_ok()
+                true
             })
             .map_err(stored)?;
-        outcome.map(|()| (keys, next))
+        Ok((keys, next))
     }
 
     /// A page of keys and digests from `range` on, and the position to go on from, if any is left.
@@ -198,27 +193,20 @@ impl Bucket {
     ) -> Result<(Vec<PageEntry<Bytes>>, Option<Position>), Error> {
         let mut page: Vec<PageEntry<Bytes>> = Vec::new();
         let mut next = None;
-        let mut outcome = Ok(());
         self.engine
             .scan(self.id, range, None, &mut |position, key, record| {
                 if page.len() >= limit && page.last().is_some_and(|entry| entry.position != position) {
                     next = Some(position);
                     return false;
                 }
-                match Cell::decode(record) {
-                    Ok(cell) => {
-                        page.push(PageEntry {
-                            position,
-                            key: Bytes::copy_from_slice(key),
-                            digest: cell.digest(),
-                        });
-                    }
-                    Err(error) => outcome = Err(damaged(error)),
+                if let Some(cell) = self.decode(position, key, record) {
+                    let key = Bytes::copy_from_slice(key);
+                    page.push(PageEntry { position, key, digest: cell.digest() });
                 }
-                outcome.is_ok()
+                true
             })
             .map_err(stored)?;
-        outcome.map(|()| (page, next))
+        Ok((page, next))
     }
 
     /// The sum over all cells of a partition; equal on replicas that hold the same.
@@ -275,7 +263,7 @@ impl Bucket {
         let range = partition.start(self.bits)..=partition.end(self.bits);
         self.engine
             .scan(self.id, range, None, &mut |position, key, record| {
-                if let Ok(cell) = Cell::decode(record) {
+                if let Some(cell) = self.decode(position, key, record) {
                     has_mortals |= is_mortal(&cell);
                     if cell.expired(now_ms).is_some() {
                         expired.push((position, Bytes::copy_from_slice(key)));
@@ -298,17 +286,15 @@ impl Bucket {
         let mut guard = self.partition(position);
         let partition = &mut *guard;
         let mut kept = None;
-        self.engine
-            .read(self.at(position, key), &mut |record| {
-                let cell = record.and_then(|bytes| Cell::decode(bytes).ok());
-                if let Some(expired) = cell.and_then(|cell| cell.expired(now_ms)) {
-                    partition.scratch.clear();
-                    expired.encode(&mut partition.scratch);
-                    let is_last = is_alone || Mutant::DropExpired.is_planted();
-                    kept = Some(!(is_last && expired.is_bare()));
-                }
-            })
-            .map_err(stored)?;
+        self.read(position, key, &mut |record| {
+            let cell = record.and_then(|bytes| Cell::decode(bytes).ok());
+            if let Some(expired) = cell.and_then(|cell| cell.expired(now_ms)) {
+                partition.scratch.clear();
+                expired.encode(&mut partition.scratch);
+                let is_last = is_alone || Mutant::DropExpired.is_planted();
+                kept = Some(!(is_last && expired.is_bare()));
+            }
+        })?;
         if let Some(is_kept) = kept {
             let record = is_kept.then_some(partition.scratch.as_slice());
             self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
@@ -319,21 +305,70 @@ impl Bucket {
     }
 
     fn take_stock(&self) -> Result<(), Error> {
-        let mut outcome = Ok(());
         self.engine
-            .scan(self.id, Position(0)..=Position(u64::MAX), None, &mut |position, _, record| {
-                match Cell::decode(record) {
-                    Ok(cell) => {
-                        let mut partition = self.partition(position);
-                        partition.live += u64::from(!cell.is_bare());
-                        partition.is_mortal |= is_mortal(&cell);
-                    }
-                    Err(error) => outcome = Err(damaged(error)),
-                }
-                outcome.is_ok()
+            .scan(self.id, Position(0)..=Position(u64::MAX), None, &mut |position, key, record| {
+                let cell = self.decode(position, key, record);
+                let mut partition = self.partition(position);
+                // A damaged record counts until it is healed.
+                partition.live += u64::from(cell.as_ref().is_none_or(|cell| !cell.is_bare()));
+                partition.is_mortal |= cell.as_ref().is_none_or(is_mortal);
+                true
             })
-            .map_err(stored)?;
-        outcome
+            .map_err(stored)
+    }
+
+    /// Up to `limit` keys whose records were found damaged.
+    pub(crate) fn damaged(&self, limit: usize) -> Vec<(Position, Bytes)> {
+        self.damaged.lock().iter().take(limit).cloned().collect()
+    }
+
+    /// Writes a damaged record anew as the merge of `cells`; there is no record when there are none.
+    pub(crate) fn restore<'c>(
+        &self,
+        position: Position,
+        key: &Bytes,
+        cells: impl Iterator<Item = &'c [u8]>,
+    ) -> Result<(), Error> {
+        let mut guard = self.partition(position);
+        let partition = &mut *guard;
+        let mut merged: Option<Cell<'c>> = None;
+        for cell in cells {
+            let cell = Cell::decode(cell).map_err(|_| not_a_cell())?;
+            merged = Some(match merged {
+                None => cell,
+                Some(before) => before.merge(cell),
+            });
+        }
+        partition.scratch.clear();
+        if let Some(cell) = &merged {
+            cell.encode(&mut partition.scratch);
+            partition.note(true, cell);
+        }
+        let record = merged.is_some().then_some(partition.scratch.as_slice());
+        self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
+        partition.commit();
+        partition.tidy();
+        self.damaged.lock().remove(&(position, key.clone()));
+        Ok(())
+    }
+
+    /// Reads one record; damage is noted for healing.
+    fn read(&self, position: Position, key: &[u8], with: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), Error> {
+        let read = self.engine.read(self.at(position, key), with).map_err(stored);
+        read.inspect_err(|error| {
+            if is_damage(error) {
+                self.damaged.lock().insert((position, Bytes::copy_from_slice(key)));
+            }
+        })
+    }
+
+    /// A scanned record as a cell; damage is noted for healing.
+    fn decode<'r>(&self, position: Position, key: &[u8], record: Option<&'r [u8]>) -> Option<Cell<'r>> {
+        let cell = record.and_then(|record| Cell::decode(record).ok());
+        if cell.is_none() {
+            self.damaged.lock().insert((position, Bytes::copy_from_slice(key)));
+        }
+        cell
     }
 
     fn at<'k>(&self, position: Position, key: &'k [u8]) -> RecordKey<'k> {
@@ -375,9 +410,7 @@ impl Partition {
     fn merge(&mut self, record: Option<&[u8]>, theirs: &[u8]) -> Result<bool, Error> {
         let ours = decode(record)?;
         let was_live = !ours.is_bare();
-        let mut theirs = Cell::decode(theirs).map_err(|_| {
-            Error::new(ErrorKind::Invalid, "a peer sent bytes that are not a cell; nothing was stored")
-        })?;
+        let mut theirs = Cell::decode(theirs).map_err(|_| not_a_cell())?;
         if Mutant::RestampOnReplay.is_planted() {
             self.last_stamp = Timestamp::next(0, self.last_stamp, theirs.last_stamp());
             theirs.siblings.iter_mut().for_each(|sibling| sibling.stamp = self.last_stamp);
@@ -424,6 +457,10 @@ impl Partition {
 
 fn decode(record: Option<&[u8]>) -> Result<Cell<'_>, Error> {
     record.map_or_else(|| Ok(Cell::default()), |bytes| Cell::decode(bytes).map_err(damaged))
+}
+
+fn not_a_cell() -> Error {
+    Error::new(ErrorKind::Invalid, "a peer sent bytes that are not a cell; nothing was stored")
 }
 
 fn is_mortal(cell: &Cell<'_>) -> bool {

@@ -19,6 +19,7 @@ use crate::bucket::Locus;
 use crate::core::Core;
 use crate::failure::{damaged, unavailable};
 use crate::handler::Handler;
+use crate::heal::is_damage;
 use crate::requests::{Entry, ReplyTo, Timer, Work, WriteEntry};
 use crate::sync::Waiter;
 use crate::view::{BucketView, Place, View};
@@ -119,32 +120,23 @@ impl Core {
         if work.access == Access::BlindWrite || reads == 1 && work.access == Access::ReadModifyWrite {
             return self.write(view, bucket, place, work);
         }
-        if let Err((reply_to, error)) = self.read(bucket, place, work, reads) {
-            self.reply(reply_to, Err(error));
-        }
+        self.read(bucket, place, work, reads);
     }
 
-    fn read(
-        &self,
-        bucket: &BucketView,
-        place: &Place,
-        work: Work,
-        needed: u8,
-    ) -> Result<(), (ReplyTo, Error)> {
-        let own = match bucket.bucket.cell(work.position, &work.key) {
+    fn read(&self, bucket: &BucketView, place: &Place, work: Work, needed: u8) {
+        let own = bucket.bucket.cell(work.position, &work.key).and_then(|own| {
+            let digest = own.as_deref().map(|bytes| Cell::decode(bytes).map(|cell| cell.digest()));
+            Ok((own, digest.transpose().map_err(damaged)?))
+        });
+        let (own, digest) = match own {
             Ok(own) => own,
-            Err(error) => return Err((work.reply_to, error)),
+            Err(error) if is_damage(&error) => return self.pass_on(work, &error),
+            Err(error) => return self.reply(work.reply_to, Err(error)),
         };
         if needed == 1 {
             let response = self.execute_on_snapshot(bucket, &work, own.as_deref());
-            self.reply(work.reply_to, response);
-            return Ok(());
+            return self.reply(work.reply_to, response);
         }
-        let digest = own.as_deref().map(|bytes| Cell::decode(bytes).map(|cell| cell.digest())).transpose();
-        let digest = match digest {
-            Ok(digest) => digest,
-            Err(error) => return Err((work.reply_to, damaged(error))),
-        };
         let mut others: SmallVec<[NodeId; 3]> = place.others(self.me).collect();
         others.sort_by_key(|node| !self.is_reachable(*node));
         let machine = ReadCoordinator::new(needed, own.zip(digest), others);
@@ -153,7 +145,6 @@ impl Core {
         self.requests.arm(deadline, id, Timer::Deadline);
         self.requests.arm(self.now().after(self.settings.hedge()), id, Timer::Hedge);
         self.drive_read(id, ReadInput::Started);
-        Ok(())
     }
 
     /// Hands one input to a read under way and does what it asks for.
@@ -273,6 +264,7 @@ impl Core {
         });
         let (_, needed) = acks(place, &work);
         match executed.map(|executed| (executed.response, executed.is_changed, executed.cell)) {
+            Err(error) if is_damage(&error) => self.pass_on(work, &error),
             Err(error) | Ok((Err(error), ..)) => self.reply(work.reply_to, Err(error)),
             Ok((Ok(response), false, _)) => self.reply(work.reply_to, Ok(response)),
             Ok((Ok(response), true, cell)) => {

@@ -13,6 +13,7 @@ use slipring_wire::{Reply, Request};
 
 use crate::answer::no_bucket;
 use crate::core::Core;
+use crate::heal::is_damage;
 use crate::view::BucketView;
 
 /// Partitions whose roots travel in one request.
@@ -88,9 +89,13 @@ impl Core {
                 return Ok(());
             };
             self.metrics.exchanged.inc_by((missing.len() + cells.len()) as u64);
-            let is_page_settled = cells.is_empty();
+            let mut is_page_settled = true;
             for (key, cell) in &cells {
-                bucket.bucket.merge(Position::of(key), key, cell, || Ok(()))?;
+                match bucket.bucket.merge(Position::of(key), key, cell, || Ok(())) {
+                    Ok(()) => is_page_settled = false,
+                    Err(error) if is_damage(&error) => {}
+                    Err(error) => return Err(error),
+                }
                 self.syncer.mark_dirty();
             }
             for key in missing {
@@ -110,7 +115,12 @@ impl Core {
     /// Sends this node's cell of a key; `false` when the peer did not take it.
     async fn send_cell(&self, peer: NodeId, bucket: &BucketView, key: Bytes) -> Result<bool, Error> {
         let epoch = self.view().map_or(0, |view| view.epoch());
-        let Some(cell) = bucket.bucket.cell(Position::of(&key), &key)? else { return Ok(true) };
+        let cell = match bucket.bucket.cell(Position::of(&key), &key) {
+            Ok(Some(cell)) => cell,
+            Ok(None) => return Ok(true),
+            Err(error) if is_damage(&error) => return Ok(true),
+            Err(error) => return Err(error),
+        };
         let request = Request::Store { bucket: bucket.bucket.id, epoch, key, cell };
         Ok(self.ask(peer, request, self.settings.request_timeout()).await == Some(Reply::Stored))
     }
@@ -153,7 +163,7 @@ impl Core {
             if bytes >= ANSWER_BYTES_MAX {
                 break;
             }
-            if let Some(cell) = bucket.bucket.cell(Position::of(&key), &key)? {
+            if let Ok(Some(cell)) = bucket.bucket.cell(Position::of(&key), &key) {
                 bytes += key.len() + cell.len();
                 cells.push((key, cell));
             }

@@ -16,6 +16,7 @@ mod failure;
 mod follow;
 mod forming;
 mod handler;
+mod heal;
 mod hints;
 mod identity;
 mod inbox;

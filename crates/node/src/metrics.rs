@@ -15,6 +15,7 @@ pub(crate) struct Metrics {
     pub(crate) rejected: Counter,
     pub(crate) unknown: Counter,
     pub(crate) read_repairs: Counter,
+    pub(crate) healed: Counter,
     pub(crate) hints_stored: Counter,
     pub(crate) hints_delivered: Counter,
     pub(crate) hints_overflowed: Counter,
@@ -44,6 +45,7 @@ impl Metrics {
         let rejected = counter("requests_rejected", "Requests refused without effect");
         let unknown = counter("requests_unknown", "Writes whose outcome could not be told");
         let read_repairs = counter("read_repairs", "Copies brought up to date by reads");
+        let healed = counter("healed_records", "Damaged records written anew from other replicas");
         let hints_stored = counter("hints_stored", "Hints kept for absent replicas");
         let hints_delivered = counter("hints_delivered", "Hints whose replicas hold the cell now");
         let hints_overflowed = counter("hints_overflowed", "Hints without room, left to the exchange");
@@ -68,6 +70,7 @@ impl Metrics {
             rejected,
             unknown,
             read_repairs,
+            healed,
             hints_stored,
             hints_delivered,
             hints_overflowed,

@@ -123,7 +123,7 @@ impl Host {
         drop(process);
         self.is_paused = false;
         self.missed = Duration::ZERO;
-        if loses_power { self.disk.lose_power() } else { 0 }
+        if loses_power { self.disk.lose_power(0) } else { 0 }
     }
 
     /// The node, once it has started.

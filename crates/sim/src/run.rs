@@ -340,7 +340,7 @@ fn records(
     let mut records = BTreeMap::new();
     engine
         .scan(bucket.id(), range, None, &mut |_, key, record| {
-            records.insert(key.to_vec(), record.to_vec());
+            records.insert(key.to_vec(), record.unwrap_or_default().to_vec());
             true
         })
         .map_err(|error| Violation::new("convergence", error.to_string()))?;

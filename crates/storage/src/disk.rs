@@ -164,7 +164,7 @@ impl Engine for DiskEngine {
         bucket: BucketId,
         range: RangeInclusive<Position>,
         after: Option<(Position, &[u8])>,
-        with: &mut dyn FnMut(Position, &[u8], &[u8]) -> bool,
+        with: &mut dyn FnMut(Position, &[u8], Option<&[u8]>) -> bool,
     ) -> Result<(), Error> {
         let start = match after {
             Some((position, key)) if position >= *range.start() => {
@@ -186,7 +186,7 @@ impl Engine for DiskEngine {
                 return Err(Error::Damaged { place, detail: "it holds a key that nobody wrote".to_owned() });
             };
             let place = || format!("a record of bucket {} at position {:016x}", bucket.0, position.0);
-            if !with(position, key, self.unseal(&bytes, place)?) {
+            if !with(position, key, self.unseal(&bytes, place).ok()) {
                 break;
             }
         }

@@ -42,16 +42,17 @@ pub trait Engine: Send + Sync + 'static {
     fn apply(&self, writes: &[Write<'_>]) -> Result<(), Error>;
 
     /// Visits a bucket's records of a range of positions in order, strictly after `after`, until `with`
-    /// returns `false`. `with` must not call the engine.
+    /// returns `false`. `with` must not call the engine; it gets `None` for a record whose bytes are not what
+    /// was written.
     ///
     /// # Errors
-    /// [`Error::Damaged`] at the first record whose bytes are not what was written.
+    /// Whatever the disk said; [`Error::Damaged`] when it cannot even tell which keys are in the range.
     fn scan(
         &self,
         bucket: BucketId,
         range: RangeInclusive<Position>,
         after: Option<(Position, &[u8])>,
-        with: &mut dyn FnMut(Position, &[u8], &[u8]) -> bool,
+        with: &mut dyn FnMut(Position, &[u8], Option<&[u8]>) -> bool,
     ) -> Result<(), Error>;
 
     /// Forces everything applied before the call to the disk. Does nothing in memory.

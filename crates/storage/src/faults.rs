@@ -1,6 +1,6 @@
 //! Stores whose disks fail on demand: for simulations and for tests of what a loss of power leaves.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -14,16 +14,30 @@ use crate::{Engine, Error, MemoryEngine, RecordKey, Write};
 /// The key of a record, owned.
 type OwnedKey = (BucketId, Position, Vec<u8>);
 
+/// Shorter records are not cells of data, whose loss would show.
+const RECORD_BYTES_WORTH_FLIPPING: usize = 16;
+
 /// An engine that keeps in memory what a disk would, and forgets what was not synced when the power fails.
+///
+/// A batch is on disk whole or not at all, as behind a journal with checksums, and none before those ahead of it.
 #[derive(Clone, Default)]
 pub struct FaultyEngine(Arc<FaultyState>);
 
 #[derive(Default)]
 struct FaultyState {
     now: MemoryEngine,
-    /// What each record was at the last sync, for those that changed since.
-    unsynced: Mutex<BTreeMap<OwnedKey, Option<Vec<u8>>>>,
+    /// Batches since the last sync, oldest first.
+    unsynced: Mutex<Vec<Vec<Before>>>,
     failure: Mutex<Option<Error>>,
+    /// Records of which a bit has flipped.
+    damaged: Mutex<BTreeSet<OwnedKey>>,
+}
+
+/// A record as it was before a batch changed it.
+struct Before {
+    at: OwnedKey,
+    record: Option<Vec<u8>>,
+    was_damaged: bool,
 }
 
 impl FaultyEngine {
@@ -33,15 +47,53 @@ impl FaultyEngine {
         Self::default()
     }
 
-    /// The power fails: every record is as it was at the last sync. How many changes are gone.
+    /// How many batches the last sync has not covered.
     #[must_use]
-    pub fn lose_power(&self) -> usize {
-        let lost = std::mem::take(&mut *self.0.unsynced.lock());
-        for ((bucket, position, key), before) in &lost {
-            let at = RecordKey { bucket: *bucket, position: *position, key };
-            self.0.now.apply(&[Write { at, record: before.as_deref() }]).expect("memory takes every write");
+    pub fn unsynced(&self) -> usize {
+        self.0.unsynced.lock().len()
+    }
+
+    /// The power fails: of the batches since the last sync only the first `kept` are on disk. How many are gone.
+    pub fn lose_power(&self, kept: usize) -> usize {
+        let mut unsynced = std::mem::take(&mut *self.0.unsynced.lock());
+        let lost = unsynced.split_off(kept.min(unsynced.len()));
+        for Before { at, record, was_damaged } in lost.iter().rev().flat_map(|batch| batch.iter().rev()) {
+            let (bucket, position, key) = (at.0, at.1, &at.2);
+            let write = Write { at: RecordKey { bucket, position, key }, record: record.as_deref() };
+            self.0.now.apply(&[write]).expect("memory takes every write");
+            if *was_damaged {
+                self.0.damaged.lock().insert(at.clone());
+            }
         }
         lost.len()
+    }
+
+    /// A disk that holds the same.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let copy = Self::new();
+        for (bucket, position, key, record) in self.records() {
+            let at = RecordKey { bucket, position, key: &key };
+            copy.0.now.apply(&[Write { at, record: Some(&record) }]).expect("memory takes every write");
+        }
+        *copy.0.damaged.lock() = self.0.damaged.lock().clone();
+        copy
+    }
+
+    /// Flips one bit of one record, both chosen by `draw`; `false` when there is no record of some length.
+    pub fn flip_bit(&self, draw: u64) -> bool {
+        let mut records = self.records();
+        records.retain(|(.., record)| record.len() > RECORD_BYTES_WORTH_FLIPPING);
+        let Some(chosen) = (draw as usize).checked_rem(records.len()) else { return false };
+        let (bucket, position, key, mut record) = records.swap_remove(chosen);
+        let bit = (draw >> 32) as usize % (record.len() * 8);
+        if let Some(byte) = record.get_mut(bit / 8) {
+            *byte ^= 1 << (bit % 8);
+        }
+        let at = RecordKey { bucket, position, key: &key };
+        self.0.now.apply(&[Write { at, record: Some(&record) }]).expect("memory takes every write");
+        self.0.damaged.lock().insert((bucket, position, key));
+        true
     }
 
     /// Every write and sync fails with `error` from now on, until it is `None` again.
@@ -52,24 +104,49 @@ impl FaultyEngine {
     fn check(&self) -> Result<(), Error> {
         self.0.failure.lock().clone().map_or(Ok(()), Err)
     }
+
+    fn records(&self) -> Vec<(BucketId, Position, Vec<u8>, Vec<u8>)> {
+        let mut records = Vec::new();
+        for bucket in self.0.now.buckets() {
+            let all = Position(0)..=Position(u64::MAX);
+            let scanned = self.0.now.scan(bucket, all, None, &mut |position, key, record| {
+                records.push((bucket, position, key.to_vec(), record.unwrap_or_default().to_vec()));
+                true
+            });
+            scanned.expect("memory can be scanned");
+        }
+        records
+    }
+
+    /// What a checksum would tell of a record.
+    fn verify(&self, bucket: BucketId, position: Position, key: &[u8]) -> Result<(), Error> {
+        let damaged = self.0.damaged.lock();
+        let is_damaged = !damaged.is_empty() && damaged.contains(&(bucket, position, key.to_vec()));
+        if is_damaged && !Mutant::ServeDamaged.is_planted() {
+            let place = format!("the record of a key of bucket {} at position {}", bucket.0, position.0);
+            return Err(Error::Damaged { place, detail: "its checksum does not match".to_owned() });
+        }
+        Ok(())
+    }
 }
 
 impl Engine for FaultyEngine {
     fn read(&self, at: RecordKey<'_>, with: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), Error> {
+        self.verify(at.bucket, at.position, at.key)?;
         self.0.now.read(at, with)
     }
 
     fn apply(&self, writes: &[Write<'_>]) -> Result<(), Error> {
         self.check()?;
-        let mut unsynced = self.0.unsynced.lock();
+        let mut batch = Vec::with_capacity(writes.len());
         for write in writes {
-            let key = (write.at.bucket, write.at.position, write.at.key.to_vec());
-            if let std::collections::btree_map::Entry::Vacant(slot) = unsynced.entry(key) {
-                let mut before = None;
-                self.0.now.read(write.at, &mut |record| before = record.map(<[u8]>::to_vec))?;
-                slot.insert(before);
-            }
+            let at = (write.at.bucket, write.at.position, write.at.key.to_vec());
+            let mut before = None;
+            self.0.now.read(write.at, &mut |record| before = record.map(<[u8]>::to_vec))?;
+            let was_damaged = self.0.damaged.lock().remove(&at);
+            batch.push(Before { at, record: before, was_damaged });
         }
+        self.0.unsynced.lock().push(batch);
         self.0.now.apply(writes)
     }
 
@@ -78,9 +155,11 @@ impl Engine for FaultyEngine {
         bucket: BucketId,
         range: RangeInclusive<Position>,
         after: Option<(Position, &[u8])>,
-        with: &mut dyn FnMut(Position, &[u8], &[u8]) -> bool,
+        with: &mut dyn FnMut(Position, &[u8], Option<&[u8]>) -> bool,
     ) -> Result<(), Error> {
-        self.0.now.scan(bucket, range, after, with)
+        self.0.now.scan(bucket, range, after, &mut |position, key, record| {
+            with(position, key, record.filter(|_| self.verify(bucket, position, key).is_ok()))
+        })
     }
 
     fn sync(&self) -> Result<(), Error> {

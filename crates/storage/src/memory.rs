@@ -102,6 +102,11 @@ impl MemoryEngine {
         }
     }
 
+    /// The buckets that anything was ever written to.
+    pub(crate) fn buckets(&self) -> Vec<BucketId> {
+        self.buckets.load().iter().map(|(id, _)| *id).collect()
+    }
+
     fn ensure(&self, bucket: BucketId) {
         let _growing = self.growing.lock();
         let buckets = self.buckets.load();
@@ -167,12 +172,12 @@ impl Shard {
         position: u64,
         block: &Block,
         after: Option<(Position, &[u8])>,
-        with: &mut dyn FnMut(Position, &[u8], &[u8]) -> bool,
+        with: &mut dyn FnMut(Position, &[u8], Option<&[u8]>) -> bool,
     ) -> bool {
         let is_after = |key: &[u8]| after.is_none_or(|after| (Position(position), key) > after);
         let (key, record) = block.parts();
         if self.others.is_empty() {
-            return !is_after(key) || with(Position(position), key, record);
+            return !is_after(key) || with(Position(position), key, Some(record));
         }
         let others =
             self.others.range((position, Box::default())..).take_while(|((at, _), _)| *at == position);
@@ -182,7 +187,7 @@ impl Shard {
         records
             .into_iter()
             .filter(|(key, _)| is_after(key))
-            .all(|(key, record)| with(Position(position), key, record))
+            .all(|(key, record)| with(Position(position), key, Some(record)))
     }
 }
 
@@ -210,7 +215,7 @@ impl Engine for MemoryEngine {
         bucket: BucketId,
         range: RangeInclusive<Position>,
         after: Option<(Position, &[u8])>,
-        with: &mut dyn FnMut(Position, &[u8], &[u8]) -> bool,
+        with: &mut dyn FnMut(Position, &[u8], Option<&[u8]>) -> bool,
     ) -> Result<(), Error> {
         let start = after.map_or(range.start().0, |(position, _)| position.0.max(range.start().0));
         let end = range.end().0;

@@ -50,7 +50,7 @@ fn scan(engine: &dyn Engine, from: &Key, to: u64, limit: usize) -> Vec<(Key, Vec
     let after = Some((Position(from.1), from.2.as_slice()));
     engine
         .scan(BucketId(from.0), Position(from.1)..=Position(to), after, &mut |position, key, record| {
-            found.push(((from.0, position.0, key.to_vec()), record.to_vec()));
+            found.push(((from.0, position.0, key.to_vec()), record.expect("whole").to_vec()));
             found.len() < limit
         })
         .expect("scanned");
@@ -91,7 +91,7 @@ proptest! {
         engine.sync().expect("synced");
         apply(&engine, &mut model.clone(), &lost);
         let keys: Vec<Key> = lost.iter().flatten().map(|(key, _)| key.clone()).collect();
-        let _ = engine.lose_power();
+        let _ = engine.lose_power(0);
         compare(&engine, &model, &keys, usize::MAX)?;
     }
 }

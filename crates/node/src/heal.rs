@@ -1,0 +1,96 @@
+//! Healing: a record that fails its check is fetched from the other replicas and written anew.
+//!
+//! Whoever comes upon damage notes the key in its bucket. Until it is healed this replica neither
+//! acknowledges nor answers for the key, so it counts as one that failed.
+//!
+//! Invariant: a healed copy descends every acknowledged write, because it merges the cells of so many others
+//! that one of them took part in each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use slipring_model::{Error, ErrorKind, Position};
+use slipring_wire::{Reply, Request};
+use smallvec::SmallVec;
+
+use crate::core::Core;
+use crate::failure::unavailable;
+use crate::requests::Work;
+use crate::view::{BucketView, Place, View};
+
+/// How often damage is looked for.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// Keys of a bucket that are healed in one turn.
+const KEYS_PER_TURN: usize = 64;
+
+impl Core {
+    /// Heals what was found damaged, for ever.
+    pub(crate) async fn run_healer(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            let Some(view) = self.view().filter(|_| self.may_serve()) else { continue };
+            for bucket in view.buckets() {
+                for (position, key) in bucket.bucket.damaged(KEYS_PER_TURN) {
+                    if let Err(error) = self.heal(&view, bucket, position, &key).await {
+                        tracing::warn!(bucket = %bucket.bucket.name, %error, "a damaged record could not be healed yet");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn heal(
+        &self,
+        view: &View,
+        bucket: &BucketView,
+        position: Position,
+        key: &Bytes,
+    ) -> Result<(), Error> {
+        let (_, place) = view
+            .place(bucket.bucket.id, position)
+            .filter(|(_, place)| place.mine.is_some())
+            .ok_or_else(|| unavailable("this node holds no copy of the key any more"))?;
+        let asked = join_all(place.others(self.me).map(|node| {
+            let request = Request::Fetch { bucket: bucket.bucket.id, epoch: view.epoch(), key: key.clone() };
+            self.ask(node, request, self.settings.request_timeout())
+        }));
+        let cells: Vec<Option<Bytes>> = asked
+            .await
+            .into_iter()
+            .filter_map(|reply| match reply {
+                Some(Reply::Cell(cell)) => Some(cell),
+                _ => None,
+            })
+            .collect();
+        if cells.len() < others_needed(place) {
+            return Err(unavailable(format!("only {} other replicas told theirs", cells.len())));
+        }
+        bucket.bucket.restore(position, key, cells.iter().flatten().map(AsRef::as_ref))?;
+        self.syncer.mark_dirty();
+        self.metrics.healed.inc();
+        tracing::info!(bucket = %bucket.bucket.name, "a damaged record was healed from other replicas");
+        Ok(())
+    }
+
+    /// A request came upon a damaged record here and did nothing: another replica should run it.
+    pub(crate) fn pass_on(&self, work: Work, damage: &Error) {
+        let error = unavailable(damage.message.clone());
+        if work.is_forwarded {
+            return self.reply(work.reply_to, Err(error));
+        }
+        self.submit_avoiding(work, SmallVec::from_slice(&[self.me]), Some(error));
+    }
+}
+
+/// Whether an error says that this node's record is damaged.
+pub(crate) fn is_damage(error: &Error) -> bool {
+    error.kind == ErrorKind::Corrupt
+}
+
+/// How many others must tell their cells, so that each acknowledged write is known to one of them.
+fn others_needed(place: &Place) -> usize {
+    let (n, w) = (usize::from(place.quorum.n), usize::from(place.quorum.w));
+    (n - w.min(n) + 1).min(n - 1).max(1)
+}

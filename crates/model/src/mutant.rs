@@ -19,6 +19,8 @@ pub enum Mutant {
     ReadOneFewer,
     /// A read leaves the replicas that it found behind as they are.
     SkipReadRepair,
+    /// A request that looks before it changes goes on with a copy that its disk would not bring up to date.
+    DecideOnStaleCopy,
     /// Replicas never compare what they hold.
     SkipExchange,
     /// A node counts its dots from one again after each start.
@@ -48,6 +50,29 @@ pub enum Mutant {
 }
 
 impl Mutant {
+    /// Every one.
+    pub const ALL: [Self; 19] = [
+        Self::AckBeforeStored,
+        Self::AckBeforeSync,
+        Self::CountHintAsAck,
+        Self::ReadOneFewer,
+        Self::SkipReadRepair,
+        Self::DecideOnStaleCopy,
+        Self::SkipExchange,
+        Self::ReuseDots,
+        Self::DropTombstone,
+        Self::DropExpired,
+        Self::TimeOutIsFailure,
+        Self::RetryUnknownWrite,
+        Self::RestampOnReplay,
+        Self::OldestWins,
+        Self::AddOnMerge,
+        Self::ServeDamaged,
+        Self::SyncNothing,
+        Self::AcceptRollback,
+        Self::ForgetVote,
+    ];
+
     /// Whether this thread has planted it.
     #[cfg(feature = "mutants")]
     #[must_use]

@@ -231,6 +231,16 @@ impl Bucket {
         Ok(root)
     }
 
+    /// Reads every record of a partition, giving way after each page; damage is noted for healing.
+    pub(crate) async fn scrub(&self, partition: PartitionId) -> Result<(), Error> {
+        let (mut next, end) = (Some(partition.start(self.bits)), partition.end(self.bits));
+        while let Some(from) = next {
+            next = self.page(from..=end, limits::PAGE_RECORDS_MAX)?.1;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
     /// Keys with a value in one partition, expired ones among them until they are swept.
     pub(crate) fn live(&self, partition: PartitionId) -> u64 {
         self.partition(partition.start(self.bits)).live

@@ -354,6 +354,7 @@ impl Core {
             tokio::spawn(core().run_hint_delivery()),
             tokio::spawn(core().run_exchange()),
             tokio::spawn(core().run_healer()),
+            tokio::spawn(core().run_scrubber()),
             tokio::spawn(core().run_sweeper()),
             tokio::spawn(core().run_fence_watch()),
         ]

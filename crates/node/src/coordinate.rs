@@ -176,6 +176,7 @@ impl Core {
                         // What looks before it changes must not look at a copy known to be stale.
                         if let Err(error) = repaired
                             && access != Access::Read
+                            && !Mutant::DecideOnStaleCopy.is_planted()
                             && let Some(Entry::Read { work, .. }) =
                                 settled.take().or_else(|| self.requests.remove(id))
                         {

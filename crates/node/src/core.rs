@@ -105,7 +105,8 @@ impl Core {
 
     /// Whether requests can be sent to a node.
     pub(crate) fn is_reachable(&self, node: NodeId) -> bool {
-        node == self.me || self.transport.get().is_some_and(|transport| transport.is_connected(node))
+        let is_connected = || self.transport.get().is_some_and(|transport| transport.is_connected(node));
+        node == self.me || is_connected() && !self.muster.refuses(node)
     }
 
     /// Asks a peer and waits for its answer; `None` when none came in time.

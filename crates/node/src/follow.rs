@@ -41,11 +41,7 @@ impl Core {
         }
         let own = layout.nodes().get(&self.me);
         if own.is_some_and(|entry| entry.is_rolled_back(self.incarnation, self.boot)) {
-            return self.give_up(
-                "the cluster has seen a later start of this node: its data directory was rolled back to an older \
-                 copy and must not be used; remove it and join as a new node"
-                    .to_owned(),
-            );
+            return self.was_rolled_back();
         }
         let opened: Result<BTreeMap<BucketId, Arc<Bucket>>, _> =
             layout.buckets().keys().map(|id| self.bucket(before.as_deref(), layout, *id)).collect();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use slipring_model::{Error, ErrorKind, Position};
+use slipring_model::{Error, ErrorKind, PartitionId, Position};
 use slipring_wire::{Reply, Request};
 use smallvec::SmallVec;
 
@@ -36,6 +36,24 @@ impl Core {
                     if let Err(error) = self.heal(&view, bucket, position, &key).await {
                         tracing::warn!(bucket = %bucket.bucket.name, %error, "a damaged record could not be healed yet");
                     }
+                }
+            }
+        }
+    }
+
+    /// Reads all that the disk holds, one partition after the other, so that damage is found while there are
+    /// other copies.
+    pub(crate) async fn run_scrubber(self: Arc<Self>) {
+        let interval = Duration::from_millis(self.settings.scrub_interval_ms);
+        let mut next: u16 = 0;
+        loop {
+            tokio::time::sleep(interval).await;
+            let Some(view) = self.view() else { continue };
+            let partition = PartitionId(next % view.layout.partition_count());
+            next = next.wrapping_add(1);
+            for bucket in view.buckets() {
+                if let Err(error) = bucket.bucket.scrub(partition).await {
+                    tracing::warn!(bucket = %bucket.bucket.name, %error, "a partition could not be read through");
                 }
             }
         }

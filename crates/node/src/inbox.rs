@@ -38,7 +38,8 @@ impl Inbox for Receiver {
         let is_refused = core.muster.refuses(from);
         for message in messages {
             match message {
-                Message::Request { id, .. } if is_refused => core.refuse_rolled_back(from, id),
+                Message::Request { id, .. } if is_refused => core.answer(from, id, Reply::RolledBack),
+                Message::Reply { reply: Reply::RolledBack, .. } => core.was_rolled_back(),
                 Message::Reply { .. } if is_refused => drop(core.metrics.replies_late.inc()),
                 Message::Request { id, request } => core.serve(from, id, request),
                 Message::Reply { id, reply } => core.replied(from, id, reply),
@@ -96,13 +97,6 @@ impl Core {
             }
             Some((Waiting::Other, _)) => drop(self.metrics.replies_late.inc()),
         }
-    }
-
-    fn refuse_rolled_back(&self, peer: NodeId, id: u64) {
-        let message =
-            "your data directory was rolled back to an older copy; remove it and join as a new node";
-        let error = slipring_model::Error::new(ErrorKind::Conflict, message);
-        self.answer(peer, id, crate::failure::failed(error));
     }
 
     /// Fails whatever waits for a peer whose connection is gone.

@@ -69,6 +69,15 @@ impl Core {
         Err(unavailable("the cluster has not agreed to this node's start yet; try another node, or again"))
     }
 
+    /// The cluster has seen a later start of this node.
+    pub(crate) fn was_rolled_back(&self) {
+        self.give_up(
+            "the cluster has seen a later start of this node: its data directory was rolled back to an older \
+             copy and must not be used; remove it and join as a new node"
+                .to_owned(),
+        );
+    }
+
     /// Tells the cluster of this start: incarnation and addresses. Tries until it is agreed.
     pub(crate) async fn run_registration(self: Arc<Self>) {
         let command = Command::UpdateNode {

@@ -20,6 +20,9 @@ pub struct Settings {
     pub sync_interval_ms: u64,
     /// How often expired values are looked for. 10 to 3,600,000.
     pub expiry_interval_ms: u64,
+    /// How long to rest between two partitions whose records are all read to find damage. Shorter finds it
+    /// sooner and reads more. 10 to 3,600,000.
+    pub scrub_interval_ms: u64,
     /// How many bits of a position name its partition when this node founds a cluster. 1 to 14.
     pub partition_bits: u8,
     /// The zone this node stands in; copies are spread over zones.
@@ -36,6 +39,7 @@ impl Default for Settings {
             exchange_interval_ms: 10_000,
             sync_interval_ms: 100,
             expiry_interval_ms: 1_000,
+            scrub_interval_ms: 10_000,
             partition_bits: 8,
             zone: "default".to_owned(),
             weight: 100,
@@ -55,6 +59,7 @@ impl Settings {
             ("exchange_interval_ms", self.exchange_interval_ms, 100, 3_600_000),
             ("sync_interval_ms", self.sync_interval_ms, 1, 10_000),
             ("expiry_interval_ms", self.expiry_interval_ms, 10, 3_600_000),
+            ("scrub_interval_ms", self.scrub_interval_ms, 10, 3_600_000),
             ("partition_bits", u64::from(self.partition_bits), 1, u64::from(limits::PARTITION_BITS_MAX)),
             ("weight", u64::from(self.weight), 1, 1_000_000),
         ];

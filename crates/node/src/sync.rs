@@ -1,7 +1,7 @@
 //! Forcing writes to disk, many at a time: whoever needs it waits, one sync serves all who came before it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -22,12 +22,15 @@ pub(crate) enum Waiter {
 }
 
 /// How a node may wait for its disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum DiskWaits {
     /// On a thread of its own, so that requests go on meanwhile.
     OnThread,
     /// Right here: for simulated disks, whose order of events must repeat.
-    Inline,
+    Inline {
+        /// How long a sync takes, in milliseconds; may change at any time.
+        delay_ms: Arc<AtomicU64>,
+    },
 }
 
 /// The waiters, and whether anything was written since the last sync.
@@ -53,8 +56,14 @@ impl Syncer {
     }
 
     async fn sync(&self, engine: Arc<dyn Engine>) -> Result<(), slipring_storage::Error> {
-        match self.waits {
-            DiskWaits::Inline => engine.sync(),
+        match &self.waits {
+            DiskWaits::Inline { delay_ms } => {
+                match delay_ms.load(Ordering::Relaxed) {
+                    0 => {}
+                    delay => tokio::time::sleep(Duration::from_millis(delay)).await,
+                }
+                engine.sync()
+            }
             DiskWaits::OnThread => match tokio::task::spawn_blocking(move || engine.sync()).await {
                 Ok(result) => result,
                 Err(_) => Err(slipring_storage::Error::Stopped("the sync was cut short".into())),

@@ -80,6 +80,8 @@ settings! {
     sync_interval_ms: u64 = 100, "SLIPRING_SYNC_INTERVAL_MS";
     /// Milliseconds between two looks for expired values. 10 to 3,600,000.
     expiry_interval_ms: u64 = 1_000, "SLIPRING_EXPIRY_INTERVAL_MS";
+    /// How long to rest between two partitions whose records are all read to find damage, in milliseconds.
+    scrub_interval_ms: u64 = 10_000, "SLIPRING_SCRUB_INTERVAL_MS";
     /// What to log, for instance: info, or warn,slipring_node=debug.
     log: String = "info,openraft=warn".to_owned(), "SLIPRING_LOG";
     /// How to log: text or json.
@@ -133,6 +135,7 @@ impl Settings {
             exchange_interval_ms: self.exchange_interval_ms,
             sync_interval_ms: self.sync_interval_ms,
             expiry_interval_ms: self.expiry_interval_ms,
+            scrub_interval_ms: self.scrub_interval_ms,
             partition_bits: self.partition_bits,
             zone: self.zone.clone(),
             weight: self.weight,

@@ -4,8 +4,10 @@
 //! runtime with all its tasks, wherever they were.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use fastrand::Rng;
 use parking_lot::Mutex;
 use slipring_apps::KV;
 use slipring_discovery::StaticSeeds;
@@ -32,6 +34,10 @@ pub(crate) struct Host {
     pub(crate) is_paused: bool,
     /// Time that has passed while it was paused.
     missed: Duration,
+    /// How much longer a sync takes, in milliseconds.
+    sync_delay_ms: Arc<AtomicU64>,
+    /// The disks as they were when they were copied, and the incarnation then.
+    copy: Option<(FaultyEngine, FaultyFile, u64)>,
 }
 
 /// A process.
@@ -53,6 +59,8 @@ impl Host {
             process: None,
             is_paused: false,
             missed: Duration::ZERO,
+            sync_delay_ms: Arc::default(),
+            copy: None,
         }
     }
 
@@ -94,6 +102,7 @@ impl Host {
         let disk: Arc<dyn Engine> = Arc::new(self.disk.clone());
         let (index, network, clock) = (self.index, Arc::clone(network), Arc::clone(&self.clock));
         let file = self.file.clone();
+        let sync_delay_ms = Arc::clone(&self.sync_delay_ms);
         async move {
             let meta = MetaStore::with_backend(file).map_err(|error| error.to_string())?;
             let port = |port: u16| format!("host-{index}:{port}");
@@ -108,22 +117,60 @@ impl Host {
                 .join(seeds)
                 .clock(clock)
                 .entropy(Entropy::seeded(seed))
-                .disk_waits(DiskWaits::Inline)
+                .disk_waits(DiskWaits::Inline { delay_ms: sync_delay_ms })
                 .memory(memory);
             node.start().await.map_err(|error| error.to_string())
         }
     }
 
-    /// Ends the process without a word. With `loses_power` what was not synced is gone; how many records were.
+    /// Ends the process without a word. With `loses_power` what was not synced is gone, but for some of the
+    /// first batches and pieces of files that may have reached the disk; how many batches are gone.
     pub(crate) fn kill(&mut self, network: &Network, loses_power: bool) -> usize {
         let Some(process) = self.process.take() else { return 0 };
+        let mut rng = Rng::with_seed(self.seed ^ self.lives << 40);
+        let mut torn = |_: usize, bytes: usize| if rng.bool() { rng.usize(..=bytes) } else { 0 };
         // The files are those of this moment: what is taken apart now writes to the old ones in vain.
-        self.file = if loses_power { self.file.after_power_loss() } else { self.file.after_death() };
+        self.file = match loses_power {
+            true => self.file.after_power_loss_keeping(&mut torn),
+            false => self.file.after_death(),
+        };
         network.detach(self.index, !loses_power);
         drop(process);
         self.is_paused = false;
         self.missed = Duration::ZERO;
-        if loses_power { self.disk.lose_power(0) } else { 0 }
+        if !loses_power {
+            return 0;
+        }
+        let kept = if rng.bool() { rng.usize(..=self.disk.unsynced()) } else { 0 };
+        self.disk.lose_power(kept)
+    }
+
+    /// Keeps a copy of the disks, to come back to.
+    pub(crate) fn copy_disks(&mut self) {
+        let Some(incarnation) = self.node().map(|node| node.incarnation()) else { return };
+        self.copy = Some((self.disk.copy(), self.file.after_death(), incarnation));
+    }
+
+    /// The incarnation of which there is a copy.
+    pub(crate) fn copied_incarnation(&self) -> Option<u64> {
+        self.copy.as_ref().map(|(.., incarnation)| *incarnation)
+    }
+
+    /// Puts the copy in the place of the disks.
+    pub(crate) fn roll_back(&mut self) {
+        if let Some((disk, file, _)) = self.copy.take() {
+            (self.disk, self.file) = (disk, file);
+        }
+    }
+
+    /// Puts empty disks in the place of the old ones.
+    pub(crate) fn lose_disks(&mut self) {
+        (self.disk, self.file) = (FaultyEngine::new(), FaultyFile::new());
+    }
+
+    /// Makes every sync take so much longer.
+    pub(crate) fn delay_syncs(&self, by_ms: u64) {
+        self.sync_delay_ms.store(by_ms, Ordering::Relaxed);
     }
 
     /// The node, once it has started.
@@ -186,6 +233,7 @@ fn settings() -> Settings {
         request_timeout_ms: 1_000,
         exchange_interval_ms: 1_000,
         expiry_interval_ms: 50,
+        scrub_interval_ms: 50,
         partition_bits: 4,
         ..Settings::default()
     }

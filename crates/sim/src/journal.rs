@@ -79,21 +79,31 @@ impl Journal {
 pub(crate) struct HostClock {
     journal: Arc<Journal>,
     skew_ms: AtomicI64,
+    /// Milliseconds gained in a second, and since when.
+    drift: Mutex<(i64, u64)>,
 }
 
 impl HostClock {
     pub(crate) fn new(journal: Arc<Journal>) -> Self {
-        Self { journal, skew_ms: AtomicI64::new(0) }
+        Self { journal, skew_ms: AtomicI64::new(0), drift: Mutex::default() }
     }
 
     /// Sets the clock this far ahead of true time, or behind it when negative.
     pub(crate) fn set_skew(&self, skew_ms: i64) {
         self.skew_ms.store(skew_ms, Ordering::Relaxed);
     }
+
+    /// Lets the clock gain so many milliseconds in a second from now on, or lose them when negative.
+    pub(crate) fn set_drift(&self, ms_per_s: i64) {
+        *self.drift.lock() = (ms_per_s, self.journal.now_ms());
+    }
 }
 
 impl Clock for HostClock {
     fn wall_ms(&self) -> u64 {
-        (EPOCH_MS + self.journal.now_ms()).saturating_add_signed(self.skew_ms.load(Ordering::Relaxed))
+        let now = self.journal.now_ms();
+        let (ms_per_s, since) = *self.drift.lock();
+        let drifted = ms_per_s * (now.saturating_sub(since) as i64) / 1_000;
+        (EPOCH_MS + now).saturating_add_signed(self.skew_ms.load(Ordering::Relaxed) + drifted)
     }
 }

@@ -11,10 +11,12 @@ mod journal;
 mod network;
 mod plan;
 mod run;
+mod shrink;
 mod workload;
 mod world;
 
 pub use history::{Action, BucketKind, Operation, Outcome};
 pub use plan::{Fault, Plan};
 pub use run::{Options, Report, Violation, find_failure, run, run_all};
+pub use shrink::shrink;
 pub use slipring_model::Mutant;

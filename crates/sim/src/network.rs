@@ -27,6 +27,11 @@ pub(crate) use transport::SimTransport;
 /// A peer not heard of for this long is disconnected, in milliseconds.
 const SILENCE_MS: u64 = 2_000;
 
+/// How long a sender waits for the receipt of a packet before it sends it again, in milliseconds.
+const RESEND_MS: u64 = 200;
+/// The longest such wait: a packet that is lost more often arrives after it.
+const RESEND_MS_MAX: u64 = 1_600;
+
 /// What reaches a host.
 pub(crate) enum Delivery {
     Connected(Hello),
@@ -50,6 +55,8 @@ struct State {
     /// How many cuts stand between a sender and a receiver.
     blocked: BTreeMap<(usize, usize), u32>,
     slowed: BTreeMap<(usize, usize), u64>,
+    /// Packets lost in a hundred.
+    lossy: BTreeMap<(usize, usize), u8>,
     questions: Vec<Question>,
 }
 
@@ -96,6 +103,7 @@ impl Network {
             pairs: all.map(|pair| (pair, Pair::default())).collect(),
             blocked: BTreeMap::new(),
             slowed: BTreeMap::new(),
+            lossy: BTreeMap::new(),
             questions: Vec::new(),
         };
         Self { state: Mutex::new(state), journal }
@@ -141,11 +149,17 @@ impl Network {
         self.state.lock().slowed.insert((from, to), by_ms);
     }
 
-    /// Takes every block and slowness away.
+    /// Loses so many in a hundred packets of one way.
+    pub(crate) fn lose(&self, from: usize, to: usize, percent: u8) {
+        self.state.lock().lossy.insert((from, to), percent);
+    }
+
+    /// Takes every block, slowness and loss away.
     pub(crate) fn heal(&self) {
         let mut state = self.state.lock();
         state.blocked.clear();
         state.slowed.clear();
+        state.lossy.clear();
     }
 
     /// Breaks the connection of two hosts, if there is one; `a` learns of it at once.
@@ -184,7 +198,10 @@ impl Network {
         let mut state = self.state.lock();
         let Some(cluster) = state.port(host).life.as_ref().map(|life| life.hello.cluster) else { return };
         for peer in (0..state.ports.len()).filter(|peer| *peer != host) {
-            let delay = state.delay(host, peer);
+            if !state.pair(host, peer).0.is_speaking(usize::from(host > peer)) {
+                continue;
+            }
+            let delay = state.delay(host, peer) + state.resending(host, peer, &self.journal);
             let (pair, side) = state.pair(host, peer);
             if let Some(bytes) = pair.send(side, cluster.unwrap_or_default(), now + delay) {
                 self.journal.mark(host, peer, &bytes);
@@ -226,6 +243,18 @@ impl State {
     fn delay(&mut self, from: usize, to: usize) -> u64 {
         let slow = self.slowed.get(&(from, to)).copied().unwrap_or(0);
         self.rng.u64(1..=self.delay_ms) + slow
+    }
+
+    /// How long it takes to send a packet again until it is not lost: the wait doubles each time, as TCP's does.
+    fn resending(&mut self, from: usize, to: usize, journal: &Journal) -> u64 {
+        let percent = self.lossy.get(&(from, to)).copied().unwrap_or(0).min(95);
+        let (mut waited, mut wait) = (0, RESEND_MS);
+        while percent > 0 && wait <= RESEND_MS_MAX && self.rng.u8(..100) < percent {
+            journal.count("packets lost", 1);
+            waited += wait;
+            wait *= 2;
+        }
+        waited
     }
 
     /// What `host` hears of `peer` by now: frames, the end of the connection, or for too long nothing.

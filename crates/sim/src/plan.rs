@@ -70,11 +70,78 @@ pub enum Fault {
         /// How far ahead; behind when negative.
         by_ms: i64,
     },
+    /// A host's wall clock runs fast, or slow when negative, until everything heals.
+    Drift {
+        /// Which.
+        host: usize,
+        /// Milliseconds gained in a second.
+        ms_per_s: i64,
+    },
+    /// One way between two hosts closes and opens in turn.
+    Flap {
+        /// The sender.
+        from: usize,
+        /// The receiver.
+        to: usize,
+        /// How long it is closed, and then open.
+        every_ms: u64,
+        /// How long this lasts.
+        for_ms: u64,
+    },
+    /// Packets of one way are lost; the connection sends them again, later each time.
+    Lose {
+        /// The sender.
+        from: usize,
+        /// The receiver.
+        to: usize,
+        /// How many in a hundred.
+        percent: u8,
+        /// How long this lasts.
+        for_ms: u64,
+    },
     /// A host's disk refuses writes and syncs until the host has been started again.
     FailDisk {
         /// Which.
         host: usize,
         /// Until it is started again, with what its disk had synced.
+        down_ms: u64,
+    },
+    /// A host's disk is full until the host is started again with more room.
+    FillDisk {
+        /// Which.
+        host: usize,
+        /// Until then.
+        down_ms: u64,
+    },
+    /// Every sync of a host's disk takes longer.
+    SlowDisk {
+        /// Which.
+        host: usize,
+        /// How much longer.
+        by_ms: u64,
+        /// How long this lasts.
+        for_ms: u64,
+    },
+    /// Bits of records on a host's disk flip.
+    FlipBits {
+        /// Which.
+        host: usize,
+        /// How many.
+        bits: u8,
+    },
+    /// A host dies and comes back with an empty data directory.
+    LoseDirectory {
+        /// Which.
+        host: usize,
+        /// Until it is started again.
+        down_ms: u64,
+    },
+    /// A host dies and comes back with its data directory as it was when the storm began, provided that the
+    /// cluster has agreed to a later start of it.
+    RollBack {
+        /// Which.
+        host: usize,
+        /// Until it is started again.
         down_ms: u64,
     },
 }
@@ -86,7 +153,17 @@ pub struct Plan {
     pub faults: Vec<(u64, Fault)>,
 }
 
-/// Which hosts may lose what they have not synced.
+/// What a run's faults may cost: drawn once, so that its checkers can still promise something.
+#[derive(Clone, Copy)]
+struct Stakes {
+    /// Which hosts may lose what they have not synced.
+    power: Power,
+    /// Whether wall clocks may be wrong.
+    is_skewed: bool,
+    /// The host whose whole disk may be lost, rolled back or damaged.
+    lost: Option<usize>,
+}
+
 #[derive(Clone, Copy)]
 enum Power {
     Safe,
@@ -104,51 +181,78 @@ impl Plan {
             1 => Power::Prone(rng.usize(..hosts)),
             _ => Power::AllProne,
         };
-        let is_skewed = rng.u8(..3) == 0;
-        let mut faults: Vec<(u64, Fault)> = (0..rng.usize(4..10))
+        let stakes = Stakes {
+            power,
+            is_skewed: rng.u8(..3) == 0,
+            lost: (rng.u8(..4) == 0 && matches!(power, Power::Safe)).then(|| rng.usize(..hosts)),
+        };
+        let mut faults: Vec<(u64, Fault)> = (0..rng.usize(4..12))
             .filter_map(|_| {
                 let at = rng.u64(..storm_ms);
-                fault(&mut rng, hosts, power, is_skewed).map(|fault| (at, fault))
+                fault(&mut rng, hosts, stakes).map(|fault| (at, fault))
             })
             .collect();
+        if let Some(host) = stakes.lost {
+            let at = rng.u64(storm_ms / 2..storm_ms);
+            let down_ms = rng.u64(50..1_000);
+            let fault = match rng.u8(..3) {
+                0 => Fault::LoseDirectory { host, down_ms },
+                1 => Fault::RollBack { host, down_ms },
+                _ => Fault::FlipBits { host, bits: rng.u8(1..20) },
+            };
+            faults.push((at, fault));
+        }
         faults.sort_by_key(|(at, _)| *at);
         Self { faults }
     }
 
-    /// The furthest two wall clocks are ever apart, in milliseconds; true time counts as one.
+    /// The furthest two wall clocks are ever apart in a storm of `storm_ms`, in milliseconds; true time counts
+    /// as one.
     #[must_use]
-    pub fn skew_ms(&self) -> u64 {
-        let skews = || {
-            let of = |(_, fault): &(u64, Fault)| match fault {
+    pub fn skew_ms(&self, storm_ms: u64) -> u64 {
+        let errors = || {
+            let of = |(at, fault): &(u64, Fault)| match fault {
                 Fault::Skew { by_ms, .. } => Some(*by_ms),
+                Fault::Drift { ms_per_s, .. } => {
+                    let seconds = storm_ms.saturating_sub(*at).div_ceil(1_000);
+                    Some(ms_per_s.saturating_mul(i64::try_from(seconds).unwrap_or(i64::MAX)))
+                }
                 _ => None,
             };
-            self.faults.iter().filter_map(of).chain([0])
+            self.faults.iter().filter_map(of)
         };
-        skews().max().unwrap_or(0).abs_diff(skews().min().unwrap_or(0))
+        let ahead: i64 = errors().filter(|error| *error > 0).sum();
+        let behind: i64 = errors().filter(|error| *error < 0).sum();
+        ahead.abs_diff(behind)
     }
 }
 
-fn fault(rng: &mut Rng, hosts: usize, power: Power, is_skewed: bool) -> Option<Fault> {
+fn fault(rng: &mut Rng, hosts: usize, stakes: Stakes) -> Option<Fault> {
     let host = rng.usize(..hosts);
     let other = (host + rng.usize(1..hosts)) % hosts;
+    let (from, to) = (host, other);
     let for_ms = rng.u64(100..3_500);
     let down_ms = rng.u64(50..3_000);
-    let is_prone = match power {
+    let is_prone = match stakes.power {
         Power::Safe => false,
         Power::Prone(prone) => prone == host,
         Power::AllProne => true,
     };
-    Some(match rng.u8(..12) {
+    Some(match rng.u8(..18) {
         0..=2 => Fault::Kill { host, down_ms, loses_power: is_prone && rng.bool() },
-        3 => Fault::KillAll { down_ms, loses_power: matches!(power, Power::AllProne) && rng.bool() },
-        4 | 5 => Fault::Cut { from: host, to: other, for_ms },
+        3 => Fault::KillAll { down_ms, loses_power: matches!(stakes.power, Power::AllProne) && rng.bool() },
+        4 | 5 => Fault::Cut { from, to, for_ms },
         6 => Fault::Isolate { host, for_ms },
-        7 => Fault::Slow { from: host, to: other, by_ms: rng.u64(10..400), for_ms },
+        7 => Fault::Slow { from, to, by_ms: rng.u64(10..400), for_ms },
         8 => Fault::Reset { a: host, b: other },
         9 => Fault::Pause { host, for_ms },
-        10 if is_skewed => Fault::Skew { host, by_ms: rng.i64(-400..400) },
-        11 if is_prone => Fault::FailDisk { host, down_ms },
+        10 => Fault::Flap { from, to, every_ms: rng.u64(20..600), for_ms },
+        11 => Fault::Lose { from, to, percent: rng.u8(5..60), for_ms },
+        12 => Fault::SlowDisk { host, by_ms: rng.u64(5..300), for_ms },
+        13 => Fault::FillDisk { host, down_ms },
+        14 if stakes.is_skewed => Fault::Skew { host, by_ms: rng.i64(-400..400) },
+        15 if stakes.is_skewed => Fault::Drift { host, ms_per_s: rng.i64(-40..40) },
+        16 | 17 if is_prone => Fault::FailDisk { host, down_ms },
         _ => return None,
     })
 }
@@ -166,9 +270,11 @@ mod tests {
     }
 
     #[test]
-    fn the_skew_is_between_the_extremes_and_true_time() {
+    fn the_skew_adds_up_what_can_add_up() {
         let skew = |by_ms| (0, Fault::Skew { host: 0, by_ms });
-        assert_eq!(Plan { faults: vec![skew(-30), skew(-10)] }.skew_ms(), 30);
-        assert_eq!(Plan { faults: vec![skew(-30), skew(20)] }.skew_ms(), 50);
+        let drift = |at, ms_per_s| (at, Fault::Drift { host: 0, ms_per_s });
+        assert_eq!(Plan { faults: vec![skew(-30)] }.skew_ms(8_000), 30);
+        assert_eq!(Plan { faults: vec![skew(-30), skew(20)] }.skew_ms(8_000), 50);
+        assert_eq!(Plan { faults: vec![skew(-30), drift(5_500, -4)] }.skew_ms(8_000), 42);
     }
 }

@@ -68,6 +68,8 @@ pub struct Report {
     pub counts: BTreeMap<&'static str, u64>,
     /// How many operations clients began.
     pub operations: usize,
+    /// How long the run was for the cluster, in milliseconds.
+    pub simulated_ms: u64,
     /// Whether every promise was kept.
     pub verdict: Result<(), Violation>,
 }
@@ -94,6 +96,17 @@ impl fmt::Display for Violation {
 }
 
 impl std::error::Error for Violation {}
+
+impl Report {
+    /// The whole run for people: what went wrong, then every event, with simulated milliseconds.
+    #[must_use]
+    pub fn story(&self) -> String {
+        let plan = self.plan.faults.iter().map(|(at, fault)| format!("{at:>6} {fault:?}\n"));
+        let plan: String = plan.collect();
+        let trace = self.trace.join("\n");
+        format!("{self}\n\nFaults, by their time in the storm\n{plan}\nEvents\n{trace}\n")
+    }
+}
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,6 +138,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
     for operation in &operations {
         world.journal.count(outcome_name(operation), 1);
     }
+    let simulated_ms = world.journal.now_ms();
     let record = world.journal.close();
     drop(world);
     Mutant::plant(None);
@@ -136,6 +150,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
         fingerprint: record.fingerprint,
         counts: record.counts,
         operations: operations.len(),
+        simulated_ms,
         verdict,
     }
 }
@@ -176,7 +191,7 @@ impl World {
         self.form()?;
         self.storm(plan, storm_ms)?;
         self.heal();
-        let terms = self.terms(plan);
+        let terms = self.terms(plan, storm_ms);
         self.serve()?;
         let convergence = self.converge();
         self.count_repairs();
@@ -204,6 +219,7 @@ impl World {
         }
         let is_formed = |world: &mut Self| (0..world.hosts.len()).all(|host| world.is_formed(host));
         if self.run_until(FORMING_MS, is_formed)? {
+            self.ids = (0..self.hosts.len()).filter_map(|host| Some(self.node(host)?.id())).collect();
             return Ok(());
         }
         Err(failed("not every host has met every other in time".to_owned()))
@@ -222,7 +238,7 @@ impl World {
     /// Every node must take a write to every bucket again.
     fn serve(&mut self) -> Result<(), Violation> {
         let end = self.journal.now_ms() + HEALING_MS;
-        for host in 0..self.hosts.len() {
+        for host in self.members() {
             for bucket in BucketKind::ALL {
                 while !self.probe(host, bucket)? {
                     if self.journal.now_ms() >= end {
@@ -270,9 +286,10 @@ impl World {
 
     /// What every replica of every partition holds.
     fn copies(&self) -> Result<Vec<Copy>, Violation> {
-        let layout = self.node(0).ok_or_else(|| down(0))?.layout();
+        let first = self.members().next().unwrap_or_default();
+        let layout = self.node(first).ok_or_else(|| down(first))?.layout();
         let mut copies = Vec::new();
-        for host in &self.hosts {
+        for host in self.members().filter_map(|host| self.hosts.get(host)) {
             let (Some(node), Some(process)) = (host.node(), &host.process) else {
                 return Err(down(host.index));
             };
@@ -298,7 +315,7 @@ impl World {
         let operations = self.workload.history.operations();
         let keys: BTreeSet<(BucketKind, String)> =
             operations.into_iter().map(|operation| (operation.bucket, operation.key)).collect();
-        for host in 0..self.hosts.len() {
+        for host in self.members() {
             let client = self.client(host, "reader").ok_or_else(|| down(host))?;
             let keys = keys.clone();
             let task = async move {

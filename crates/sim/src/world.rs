@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use slipring_model::NodeId;
 use slipring_node::Node;
 
 use crate::check::Terms;
@@ -33,20 +34,28 @@ pub(crate) struct World {
     agenda: BTreeMap<(u64, u64), Event>,
     decisions: u64,
     lost_power: BTreeSet<usize>,
-    /// Hosts whose nodes have reason to stop by themselves.
+    /// Hosts whose nodes have reason to stop by themselves, until they are started again.
     failing: BTreeSet<usize>,
+    /// Hosts that must not take part again: their directories were lost or rolled back.
+    out: BTreeSet<usize>,
     /// Per host, the life whose clients are at work.
     served: Vec<u64>,
     is_storming: bool,
+    /// The node of each host, as it was when the cluster had formed.
+    pub(crate) ids: Vec<NodeId>,
 }
 
 #[derive(Clone, Copy)]
 enum Event {
     Fault(Fault),
     Start { host: usize },
-    ReplaceDisk { host: usize },
+    Return { host: usize },
+    ReplaceDisk { host: usize, loses_power: bool },
+    HastenSyncs { host: usize },
+    Flip { from: usize, to: usize, is_open: bool, every_ms: u64, until: u64 },
     Unblock { from: usize, to: usize },
     Hasten { from: usize, to: usize },
+    StopLosing { from: usize, to: usize },
     Resume { host: usize, life: u64 },
 }
 
@@ -64,23 +73,27 @@ impl World {
             decisions: 0,
             lost_power: BTreeSet::new(),
             failing: BTreeSet::new(),
+            out: BTreeSet::new(),
             served: vec![0; hosts],
             is_storming: false,
+            ids: Vec::new(),
         }
     }
 
     /// What the checkers must know of this run.
-    pub(crate) fn terms(&self, plan: &Plan) -> Terms {
-        Terms { skew_ms: plan.skew_ms(), hosts_that_lost_power: self.lost_power.len() }
+    pub(crate) fn terms(&self, plan: &Plan, storm_ms: u64) -> Terms {
+        let lost = self.lost_power.union(&self.out).count();
+        Terms { skew_ms: plan.skew_ms(storm_ms), hosts_that_lost_power: lost }
     }
 
     /// Starts a host's process.
     pub(crate) fn start(&mut self, host: usize) {
-        let seeds = if host == 0 { Vec::new() } else { vec![address(0)] };
-        self.failing.remove(&host);
-        let network = Arc::clone(&self.network);
-        let host = self.host(host);
-        if host.process.is_none() {
+        let is_founder = host == 0 && self.host(0).lives() == 0;
+        let seeds = if is_founder { Vec::new() } else { vec![address(usize::from(host == 0))] };
+        if self.host(host).process.is_none() {
+            self.failing.remove(&host);
+            let network = Arc::clone(&self.network);
+            let host = self.host(host);
             host.disk.fail_with(None);
             host.start(&network, seeds);
             let (index, life) = (host.index, host.lives());
@@ -92,6 +105,9 @@ impl World {
     pub(crate) fn storm(&mut self, plan: &Plan, for_ms: u64) -> Result<(), Violation> {
         let begin = self.journal.now_ms();
         plan.faults.iter().for_each(|(at, fault)| self.decide(begin + at, Event::Fault(*fault)));
+        if plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::RollBack { .. })) {
+            self.hosts.iter_mut().for_each(Host::copy_disks);
+        }
         self.is_storming = true;
         while self.journal.now_ms() < begin + for_ms {
             self.tick()?;
@@ -110,8 +126,12 @@ impl World {
             self.resume(index);
             let host = self.host(index);
             host.clock.set_skew(0);
+            host.clock.set_drift(0);
+            host.delay_syncs(0);
             host.disk.fail_with(None);
-            self.start(index);
+            if !self.out.contains(&index) {
+                self.start(index);
+            }
         }
     }
 
@@ -166,6 +186,12 @@ impl World {
         Ok(result.lock().take())
     }
 
+    /// The hosts that take part until the end.
+    pub(crate) fn members(&self) -> impl Iterator<Item = usize> + use<> {
+        let out = self.out.clone();
+        (0..self.hosts.len()).filter(move |host| !out.contains(host))
+    }
+
     /// A host's node, when it is up.
     pub(crate) fn node(&self, host: usize) -> Option<Node> {
         self.hosts.get(host)?.node()
@@ -189,6 +215,12 @@ impl World {
     /// Puts clients on a node that has started; ends one that stopped for a reason.
     fn look_after(&mut self, index: usize) -> Result<(), Violation> {
         if let Some(reason) = self.host(index).failure() {
+            if self.out.contains(&index) {
+                self.journal.note(format_args!("host {index} may not take part: {reason}"));
+                self.journal.count("hosts kept out", 1);
+                self.kill(index, false);
+                return Ok(());
+            }
             if !self.failing.contains(&index) {
                 return Err(Violation::new("no_stop", format!("host {index} stopped by itself: {reason}")));
             }
@@ -224,10 +256,24 @@ impl World {
     fn happen(&mut self, now: u64, event: Event) {
         match event {
             Event::Fault(fault) => self.strike(now, fault),
+            Event::Return { host } => self.start(host),
+            Event::Start { host } if self.out.contains(&host) => {}
             Event::Start { host } => self.start(host),
-            Event::ReplaceDisk { host } => {
-                self.kill(host, true);
+            Event::ReplaceDisk { host, loses_power } => {
+                self.kill(host, loses_power);
                 self.start(host);
+            }
+            Event::HastenSyncs { host } => self.host(host).delay_syncs(0),
+            Event::StopLosing { from, to } => self.network.lose(from, to, 0),
+            Event::Flip { from, to, is_open, every_ms, until } => {
+                match is_open {
+                    true => self.network.block(from, to),
+                    false => self.network.unblock(from, to),
+                }
+                if is_open || now < until {
+                    let next = Event::Flip { from, to, is_open: !is_open, every_ms, until };
+                    self.decide(now + every_ms, next);
+                }
             }
             Event::Unblock { from, to } => self.network.unblock(from, to),
             Event::Hasten { from, to } => self.network.slow(from, to, 0),
@@ -267,14 +313,94 @@ impl World {
                 self.host(host).clock.set_skew(by_ms);
                 self.journal.count("clock jumps", 1);
             }
+            Fault::Drift { host, ms_per_s } => {
+                self.host(host).clock.set_drift(ms_per_s);
+                self.journal.count("clock drifts", 1);
+            }
+            Fault::Flap { from, to, every_ms, for_ms } => {
+                self.journal.count("ways flapping", 1);
+                self.decide(now, Event::Flip { from, to, is_open: true, every_ms, until: now + for_ms });
+            }
+            Fault::Lose { from, to, percent, for_ms } => {
+                self.network.lose(from, to, percent);
+                self.decide(now + for_ms, Event::StopLosing { from, to });
+            }
+            Fault::FailDisk { .. }
+            | Fault::FillDisk { .. }
+            | Fault::SlowDisk { .. }
+            | Fault::FlipBits { .. }
+            | Fault::LoseDirectory { .. }
+            | Fault::RollBack { .. } => self.strike_disk(now, fault),
+        }
+    }
+
+    fn strike_disk(&mut self, now: u64, fault: Fault) {
+        match fault {
             Fault::FailDisk { host, down_ms } => {
                 let error = slipring_storage::Error::Stopped("the simulated disk failed".to_owned());
-                self.host(host).disk.fail_with(Some(error));
-                self.failing.insert(host);
-                self.journal.count("disk failures", 1);
-                self.decide(now + down_ms, Event::ReplaceDisk { host });
+                self.fail_disk(host, error, "disk failures");
+                self.decide(now + down_ms, Event::ReplaceDisk { host, loses_power: true });
             }
+            Fault::FillDisk { host, down_ms } => {
+                let error = slipring_storage::Error::Full { place: "the simulated disk".into() };
+                self.fail_disk(host, error, "full disks");
+                self.decide(now + down_ms, Event::ReplaceDisk { host, loses_power: false });
+            }
+            Fault::SlowDisk { host, by_ms, for_ms } => {
+                self.host(host).delay_syncs(by_ms);
+                self.journal.count("slow disks", 1);
+                self.decide(now + for_ms, Event::HastenSyncs { host });
+            }
+            Fault::FlipBits { host, bits } => {
+                let seed = self.seed;
+                for bit in 0..u64::from(bits) {
+                    let draw = (seed ^ now << 20).wrapping_add(bit).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                    if self.host(host).disk.flip_bit(draw) {
+                        self.journal.count("bits flipped", 1);
+                    }
+                }
+            }
+            Fault::LoseDirectory { host, down_ms } => {
+                self.kill(host, false);
+                self.host(host).lose_disks();
+                self.journal.count("directories lost", 1);
+                self.return_outcast(host, now + down_ms);
+            }
+            Fault::RollBack { host, down_ms } if self.is_copy_outdated(host) => {
+                self.kill(host, false);
+                self.host(host).roll_back();
+                self.journal.count("directories rolled back", 1);
+                self.return_outcast(host, now + down_ms);
+            }
+            Fault::RollBack { host, down_ms } => {
+                // Nobody could tell this copy from the directory itself: after another start they can.
+                self.kill(host, false);
+                self.decide(now + down_ms, Event::Start { host });
+            }
+            _ => {}
         }
+    }
+
+    fn fail_disk(&mut self, host: usize, error: slipring_storage::Error, what: &'static str) {
+        self.host(host).disk.fail_with(Some(error));
+        self.failing.insert(host);
+        self.journal.count(what, 1);
+    }
+
+    /// Starts a host once more that the others must keep out.
+    fn return_outcast(&mut self, host: usize, at: u64) {
+        self.decide(at, Event::Return { host });
+        self.out.insert(host);
+    }
+
+    /// Whether the cluster has agreed to a later start of a host than the one its copy was made in.
+    fn is_copy_outdated(&mut self, host: usize) -> bool {
+        let Some(copied) = self.host(host).copied_incarnation() else { return false };
+        let agreed = |node: Node| {
+            node.layout().nodes().get(&self.ids.get(host).copied()?).map(|entry| entry.incarnation)
+        };
+        let latest = (0..self.hosts.len()).filter_map(|index| agreed(self.node(index)?)).max();
+        latest.is_some_and(|latest| latest > copied)
     }
 
     fn kill(&mut self, index: usize, loses_power: bool) {

@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 use slipring_sim::{Mutant, Options, find_failure};
 
 /// Each mutant, and the seeds from 0 on within which a simulation must have caught it.
-const HUNTS: [(Mutant, u64); 16] = [
+const HUNTS: [(Mutant, u64); 19] = [
     (Mutant::AckBeforeStored, 5),
     (Mutant::AckBeforeSync, 5),
     (Mutant::CountHintAsAck, 40),
@@ -20,6 +20,9 @@ const HUNTS: [(Mutant, u64); 16] = [
     (Mutant::OldestWins, 5),
     (Mutant::AddOnMerge, 5),
     (Mutant::SyncNothing, 5),
+    (Mutant::ServeDamaged, 100),
+    (Mutant::AcceptRollback, 300),
+    (Mutant::DecideOnStaleCopy, 600),
     (Mutant::ForgetVote, 20),
 ];
 

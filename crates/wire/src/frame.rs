@@ -183,7 +183,7 @@ impl Message {
                 Reply::Failed { message, .. } => message.len(),
                 Reply::Roots(partitions) => partitions.len() * 3,
                 Reply::Stored | Reply::Cell(None) | Reply::Digest(_) | Reply::Count(_) => 0,
-                Reply::Fenced { .. } | Reply::Done => 0,
+                Reply::Fenced { .. } | Reply::Done | Reply::RolledBack => 0,
             },
         };
         body + 48

@@ -173,4 +173,6 @@ pub enum Reply {
         /// Why, for people.
         message: String,
     },
+    /// The asker's data directory was rolled back: it must stop.
+    RolledBack,
 }

@@ -19,7 +19,7 @@ use shell::{cargo, run_with, tests};
 use steps::{Steps, Tally};
 
 /// Seeds of the simulator, and seconds for each fuzz target, that `test` spends.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 300;
 const FUZZ_SECONDS: u64 = 60;
 
 /// Builds, checks and measures Slipring.
@@ -49,14 +49,12 @@ enum Task {
         #[arg(long, default_value_t = FUZZ_SECONDS)]
         seconds: u64,
     },
-    /// Run simulated clusters.
+    /// Run simulated clusters; `cargo xtask sim --help` tells what it takes.
+    #[command(disable_help_flag = true)]
     Sim {
-        /// Replay one seed.
-        #[arg(long)]
-        seed: Option<u64>,
-        /// Run the seeds from 0 up to, but not including, this one.
-        #[arg(long, default_value_t = SEEDS)]
-        seeds: u64,
+        /// Passed on to the simulator.
+        #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
+        arguments: Vec<String>,
     },
     /// Compare one node with redis-server, interleaved.
     Bench {
@@ -86,7 +84,7 @@ fn main() -> ExitCode {
         Task::Fix => fix(),
         Task::E2e { arguments } => e2e::run(&arguments).and_then(Tally::verdict),
         Task::Fuzz { seconds } => fuzz::run(seconds).and_then(Tally::verdict),
-        Task::Sim { seed, seeds } => sim(seed, seeds).and_then(Tally::verdict),
+        Task::Sim { arguments } => sim(&arguments),
         Task::Bench { pairs, requests, write } => bench::run(pairs, requests, write),
         Task::Cluster { nodes } => cluster::run(nodes),
     };
@@ -116,7 +114,7 @@ fn check(steps: &mut Steps) -> &mut Steps {
 fn test(steps: &mut Steps) -> &mut Steps {
     steps.run("tools", tools::install);
     check(steps)
-        .count("simulation", || sim(None, SEEDS))
+        .run("simulation", || sim(&["--seeds".to_owned(), SEEDS.to_string()]))
         .run("release build", release)
         .count("end to end", || e2e::run(&[]))
         .count("fuzzing", || fuzz::run(FUZZ_SECONDS))
@@ -132,10 +130,9 @@ fn release() -> Result<()> {
     cargo(&["build", "--release", "--package", "slipring"])
 }
 
-/// Tests of the simulator over a range of seeds. The whole workspace is named so that nothing is built anew.
-fn sim(seed: Option<u64>, seeds: u64) -> Result<Tally> {
-    let (from, to) = seed.map_or((0, seeds), |seed| (seed, seed + 1));
-    let range = format!("{from}..{to}");
-    let arguments = ["test", "--workspace", "--test", "seeds", "--", "--nocapture"];
-    tests("cargo", &arguments, &[("SLIPRING_SEEDS", &range)])
+/// Simulated clusters, by the simulator's own command line.
+fn sim(arguments: &[String]) -> Result<()> {
+    let mut all = vec!["run", "--quiet", "--package", "slipring-sim", "--features", "cli", "--"];
+    all.extend(arguments.iter().map(String::as_str));
+    cargo(&all)
 }

@@ -79,6 +79,11 @@ impl Pair {
         incoming.drain(..count).map(|(_, bytes)| bytes).collect()
     }
 
+    /// Whether a side has said something that is not sent off yet.
+    pub(super) fn is_speaking(&self, side: usize) -> bool {
+        !self.side(side).outgoing.is_empty()
+    }
+
     /// Keeps a message until its host's turn is over.
     pub(super) fn push(&mut self, side: usize, message: Message) {
         self.side_mut(side).outgoing.push(message);

@@ -1,7 +1,7 @@
 //! Requests of clients: who coordinates them, and how they run here.
 //!
-//! Reads and blind writes run on this node when it is a replica; a request that looks before it changes runs
-//! on the first healthy replica of its key, so that such requests meet in one place while all is well.
+//! Reads run on this node when it is a replica; whatever changes a cell runs on the first healthy replica of
+//! its key, so that changes meet in one place while all is well and each has seen those before it.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ impl Core {
     }
 
     fn coordinator(&self, place: &Place, work: &Work, tried: &[NodeId]) -> Option<NodeId> {
-        if place.mine.is_some() && (work.is_forwarded || work.access != Access::ReadModifyWrite) {
+        if place.mine.is_some() && (work.is_forwarded || work.access == Access::Read) {
             return Some(self.me);
         }
         let usable = |node: &&NodeId| self.is_reachable(**node) && !tried.contains(node);

@@ -1,7 +1,7 @@
 //! Requests of clients: who coordinates them, and how they run here.
 //!
-//! Reads and blind writes run on this node when it is a replica; a request that looks before it changes runs
-//! on the first healthy replica of its key, so that such requests meet in one place while all is well.
+//! Reads run on this node when it is a replica; whatever changes a cell runs on the first healthy replica of
+//! its key, so that changes meet in one place while all is well and each has seen those before it.
 
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ impl Core {
 
     fn coordinator(&self, place: &Place, work: &Work, tried: &[NodeId]) -> Option<NodeId> {
         let may_serve = self.may_serve();
-        let is_free = work.is_forwarded || work.access != Access::ReadModifyWrite;
+        let is_free = work.is_forwarded || work.access == Access::Read;
         if place.mine.is_some() && may_serve && is_free && !tried.contains(&self.me) {
             return Some(self.me);
         }

@@ -3,7 +3,8 @@
 //! A write supersedes what its coordinator held; what that coordinator had not seen stays beside it as a
 //! sibling. Counters are siblings too: each actor keeps one running sum, so increments made at the same
 //! time on different replicas add up. A register or tombstone that replaces sums notes them as its
-//! baselines, so that a sum that grows unseen at that moment adds only its growth.
+//! baselines, so that a sum that grows unseen at that moment adds only its growth. Which of several notes on
+//! one sum is the latest, its dot says and no clock.
 //!
 //! Invariant: `context` covers the dot of every sibling; merging is commutative, associative, idempotent.
 //! Source: Preguiça et al., "Dotted Version Vectors" (2010); Shapiro et al., CRDT report (2011), PN-counter.
@@ -12,8 +13,9 @@ mod codec;
 mod resolve;
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 
-use slipring_model::{Actor, Dot, Mutant, Timestamp, VersionVector};
+use slipring_model::{Dot, Mutant, Timestamp, VersionVector};
 
 pub use codec::InvalidCell;
 pub(crate) use resolve::integer;
@@ -41,8 +43,8 @@ pub struct Sibling<'a> {
     pub expires_at: Option<u64>,
     /// What was written.
     pub content: Content<'a>,
-    /// Running sums this write replaced, per actor; empty unless counters were involved.
-    pub baselines: Vec<(Actor, i64)>,
+    /// Running sums this write replaced, each with the dot that raised it last; empty unless counters were involved.
+    pub baselines: Vec<(Dot, i64)>,
 }
 
 /// What one write left.
@@ -142,14 +144,14 @@ impl<'a> Cell<'a> {
         Self { siblings, context }
     }
 
-    /// Raises the running sum of the dot's actor.
+    /// Raises the running sum of the dot's actor. Sums wrap around: only their growth is ever looked at.
     fn increased(self, delta: i64, dot: Dot, stamp: Timestamp) -> Self {
-        let before = self.sums().iter().find(|(actor, _)| *actor == dot.actor).map_or(0, |(_, sum)| *sum);
+        let before = self.sums().iter().find(|(last, _)| last.actor == dot.actor).map_or(0, |(_, sum)| *sum);
         let mut siblings = self.siblings;
         siblings.retain(|sibling| {
             !(sibling.dot.actor == dot.actor && matches!(sibling.content, Content::Sum(_)))
         });
-        let content = Content::Sum(before.saturating_add(delta));
+        let content = Content::Sum(before.wrapping_add(delta));
         siblings.push(Sibling { dot, stamp, expires_at: None, content, baselines: Vec::new() });
         siblings.sort_by_key(|sibling| sibling.dot);
         let mut context = self.context;
@@ -157,26 +159,27 @@ impl<'a> Cell<'a> {
         Self { siblings, context }
     }
 
-    /// The running sum of every actor that ever added here, in actor order.
-    fn sums(&self) -> Vec<(Actor, i64)> {
-        let mut sums: Vec<(Actor, i64)> = Vec::new();
-        let noted = self.siblings.iter().flat_map(|sibling| {
-            let own = match sibling.content {
-                Content::Sum(sum) => Some((sibling.dot.actor, sum)),
-                _ => None,
-            };
-            sibling.baselines.iter().copied().chain(own).map(move |sum| (sibling.stamp, sum))
+    /// The latest running sum known of every actor that ever added here, in actor order.
+    fn sums(&self) -> Vec<(Dot, i64)> {
+        let own = self.siblings.iter().filter_map(|sibling| match sibling.content {
+            Content::Sum(sum) => Some((sibling.dot, sum)),
+            _ => None,
         });
-        let mut noted: Vec<_> = noted.collect();
-        noted.sort_by_key(|(stamp, (actor, _))| (*actor, *stamp));
-        for (_, (actor, sum)) in noted {
-            match sums.last_mut() {
-                Some(last) if last.0 == actor => last.1 = sum,
-                _ => sums.push((actor, sum)),
-            }
-        }
-        sums
+        latest(own.chain(self.baselines()))
     }
+
+    /// Every baseline noted here.
+    fn baselines(&self) -> impl Iterator<Item = (Dot, i64)> {
+        self.siblings.iter().flat_map(|sibling| sibling.baselines.iter().copied())
+    }
+}
+
+/// Of each actor the sum with its last dot, in actor order.
+fn latest(sums: impl Iterator<Item = (Dot, i64)>) -> Vec<(Dot, i64)> {
+    let mut sums: Vec<(Dot, i64)> = sums.collect();
+    sums.sort_unstable_by_key(|(dot, _)| (dot.actor, Reverse(dot.counter)));
+    sums.dedup_by_key(|(dot, _)| dot.actor);
+    sums
 }
 
 #[cfg(test)]

@@ -93,11 +93,10 @@ impl<'c> Cells<'c> {
     ///
     /// An expired value starts again from nothing.
     pub fn add(&mut self, delta: i64) {
-        let is_fresh = self.value().is_some() || self.cell.siblings.is_empty();
-        self.change = Some(if is_fresh {
-            Change::Add(delta)
-        } else {
+        self.change = Some(if self.cell.is_expired(self.now_ms) {
             Change::Put { value: delta.to_string().into(), expires_at: None, seen: None }
+        } else {
+            Change::Add(delta)
         });
     }
 

@@ -1,13 +1,13 @@
 //! Adding numbers that are written as text.
 //!
-//! Numbers of ordinary size are added in fixed point, so that 0.1 and 0.2 make 0.3 and money adds up; others
-//! (with an exponent, or very large or small) in floating point.
+//! Numbers of ordinary size are added in fixed point, so that 0.1 and 0.2 make 0.3 and money adds up; very
+//! large or small ones in floating point. Either way a sum has at most 17 digits after its point.
 
 /// Digits after the point that are added exactly, and the number they stand for.
 const PLACES: usize = 17;
 const UNIT: i128 = 100_000_000_000_000_000;
-/// Digits before the point that are added exactly; the sum of two such numbers always fits.
-const WHOLE_DIGITS_MAX: usize = 19;
+/// What is added exactly lies below this; the sum of two such numbers always fits.
+const FIXED_MAX: i128 = 10_i128.pow(37);
 
 /// Why there is no sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,24 +24,44 @@ pub(super) fn sum(left: &[u8], right: &[u8]) -> Result<String, NoSum> {
         return Ok(written(left + right));
     }
     let sum = floating(left)? + floating(right)?;
-    if sum.is_finite() { Ok(sum.to_string()) } else { Err(NoSum::Overflow) }
+    if !sum.is_finite() {
+        return Err(NoSum::Overflow);
+    }
+    let text = format!("{sum:.PLACES$}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    Ok(if text == "-0" { "0" } else { text }.to_owned())
 }
 
-/// A plain decimal number in units of the last place.
+/// A decimal number, with an exponent or without, in units of the last place; `None` when it is none or does
+/// not fit.
 fn fixed(text: &[u8]) -> Option<i128> {
     let (is_negative, text) = match text.split_first() {
         Some((b'-', rest)) => (true, rest),
+        Some((b'+', rest)) => (false, rest),
         _ => (false, text),
     };
-    let mut parts = text.splitn(2, |byte| *byte == b'.');
+    let mut parts = text.splitn(2, |byte| matches!(byte, b'e' | b'E'));
+    let (mantissa, exponent) = (parts.next()?, parts.next());
+    let exponent: i32 =
+        exponent.map_or(Ok(0), |text| std::str::from_utf8(text).unwrap_or("").parse()).ok()?;
+    let mut parts = mantissa.splitn(2, |byte| *byte == b'.');
     let (whole, fraction) = (parts.next()?, parts.next().unwrap_or_default());
-    let is_plain = !whole.is_empty() && whole.len() <= WHOLE_DIGITS_MAX && fraction.len() <= PLACES;
-    if !is_plain || !whole.iter().chain(fraction).all(u8::is_ascii_digit) {
+    if whole.is_empty() && fraction.is_empty() {
         return None;
     }
-    let zeros = std::iter::repeat_n(&b'0', PLACES - fraction.len());
-    let digits = whole.iter().chain(fraction).chain(zeros);
-    let number = digits.fold(0, |number: i128, digit| number * 10 + i128::from(digit - b'0'));
+    let mut number = 0_i128;
+    for digit in whole.iter().chain(fraction) {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        number = Some(number * 10 + i128::from(digit)).filter(|number| *number < FIXED_MAX)?;
+    }
+    let shift = i64::from(exponent) + PLACES as i64 - fraction.len() as i64;
+    let power = 10_i128.checked_pow(u32::try_from(shift.unsigned_abs()).ok()?);
+    let number = match (number, power) {
+        (0, _) => 0,
+        (_, None) => return None,
+        (number, Some(power)) if shift >= 0 => number.checked_mul(power).filter(|fits| *fits < FIXED_MAX)?,
+        (number, Some(power)) => (number % power == 0).then_some(number / power)?,
+    };
     Some(if is_negative { -number } else { number })
 }
 
@@ -76,6 +96,24 @@ mod tests {
             ("9999999999999999999.99999999999999999", "0.00000000000000001", "10000000000000000000"),
             ("5.0e3", "200", "5200"),
             ("1e3", "-1000", "0"),
+            (".5", "9223372036854775807", "9223372036854775807.5"),
+            ("5.", "+.5E1", "10"),
+            ("19223372036854775807", "-1", "19223372036854775806"),
+            ("1e17", "9223372036854776", "109223372036854776"),
+            ("1e-17", "-1e-17", "0"),
+            ("0e999999999", "1", "1"),
+        ] {
+            assert_eq!(sum(left.as_bytes(), right.as_bytes()).as_deref(), Ok(expected), "{left} + {right}");
+        }
+    }
+
+    #[test]
+    fn other_numbers_are_added_as_well_as_they_can_be() {
+        for (left, right, expected) in [
+            ("1e-20", "0", "0"),
+            ("-1e-20", "0", "0"),
+            ("0.000000000000000019", "0", "0.00000000000000002"),
+            ("1e30", "1e30", "2000000000000000039769249677312"),
         ] {
             assert_eq!(sum(left.as_bytes(), right.as_bytes()).as_deref(), Ok(expected), "{left} + {right}");
         }
@@ -83,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_is_no_number_or_too_large_is_told() {
-        for text in ["", "x", " 1", "1 ", "1,5", "--1", "nan"] {
+        for text in ["", "x", " 1", "1 ", "1,5", "--1", "nan", ".", "-", "1e", "e1", "1.2.3", "1e1.5"] {
             assert_eq!(sum(text.as_bytes(), b"1"), Err(NoSum::NotANumber), "{text}");
         }
         assert_eq!(sum(b"1.7e308", b"1.7e308"), Err(NoSum::Overflow));

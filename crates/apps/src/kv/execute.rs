@@ -37,7 +37,7 @@ pub(super) fn execute(context: &Context, request: Request, cells: &mut Cells<'_>
             }
             Response::Value(taken)
         }
-        Request::Add { delta, .. } => add(delta, cells),
+        Request::Add { delta, .. } => add(context, delta, cells),
         Request::AddFloat { delta, .. } => add_decimal(context, &delta, cells),
         Request::Append { tail, .. } => splice(context, cells, None, &tail),
         Request::SetRange { offset, part, .. } => splice(context, cells, Some(offset), &part),
@@ -130,15 +130,15 @@ fn delete(context: &Context, seen: Option<Bytes>, cells: &mut Cells<'_>) -> Resp
     Response::Written { done, previous: None }
 }
 
-fn add(delta: i64, cells: &mut Cells<'_>) -> Response {
+fn add(context: &Context, delta: i64, cells: &mut Cells<'_>) -> Response {
     let Ok(before) = cells.integer() else { return Response::NotANumber };
-    match before.unwrap_or(0).checked_add(delta) {
-        None => Response::Overflow,
-        Some(after) => {
-            cells.add(delta);
-            Response::Integer(after)
-        }
+    let Some(after) = before.unwrap_or(0).checked_add(delta) else { return Response::Overflow };
+    match fresh_expiry(context) {
+        // Only a register can expire: where values have a time to live, a counter begins as one.
+        Some(expires_at) if before.is_none() => cells.put(delta.to_string(), Some(expires_at)),
+        _ => cells.add(delta),
     }
+    Response::Integer(after)
 }
 
 fn add_decimal(context: &Context, delta: &[u8], cells: &mut Cells<'_>) -> Response {

@@ -146,7 +146,8 @@ fn a_write_keeps_the_expiry_only_when_told_to() {
 #[test]
 fn new_values_get_the_time_to_live_of_their_bucket() {
     let fresh = || Key { now_ms: 1_000, default_ttl_ms: Some(100), ..Key::default() };
-    let makers: [Request; 4] = [
+    let makers: [Request; 5] = [
+        Request::Add { key: key(), delta: 1 },
         Request::set(key(), "1".into()),
         Request::Append { key: key(), tail: "1".into() },
         Request::SetRange { key: key(), offset: 0, part: "1".into() },

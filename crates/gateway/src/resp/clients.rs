@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use slipring_model::limits;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 /// The shortest time a rate is taken over.
 const RATE_TIME_MIN: Duration = Duration::from_millis(100);

@@ -165,14 +165,16 @@ fn length_line(
     Ok(Progress::Done((number, from + end + 2)))
 }
 
-/// A decimal integer as the protocol writes it.
+/// A decimal integer as the protocol writes it: without spaces, `+` or leading zeros.
 pub(crate) fn decimal(digits: &[u8]) -> Option<i64> {
     let (is_negative, digits) = match digits.split_first() {
         Some((b'-', rest)) => (true, rest),
         _ => (false, digits),
     };
-    if digits.is_empty() {
-        return None;
+    match digits {
+        [] | [b'0', _, ..] => return None,
+        [b'0'] if is_negative => return None,
+        _ => {}
     }
     let mut number: i64 = 0;
     for digit in digits {
@@ -217,10 +219,21 @@ mod tests {
         assert_eq!(refused(b"*1\r\n$99999999999\r\n"), "Protocol error: invalid bulk length");
         assert_eq!(refused(b"*1\r\n$-1\r\n"), "Protocol error: invalid bulk length");
         assert_eq!(refused(b"*1\r\n:1\r\n"), "Protocol error: expected '$'");
+        assert_eq!(refused(b"*01\r\n"), "Protocol error: invalid multibulk length");
         assert_eq!(refused(&[b'*'; 40]), "Protocol error: invalid multibulk length");
         assert_eq!(refused(&vec![b'x'; 70_000]), "Protocol error: too big inline request");
         assert!(refused(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").contains("not HTTP"));
         assert!(refused(b"Host: x\r\n").contains("not HTTP"));
+    }
+
+    #[test]
+    fn an_integer_is_written_in_one_way() {
+        for text in ["0", "7", "-7", "9223372036854775807", "-9223372036854775808"] {
+            assert_eq!(decimal(text.as_bytes()), text.parse().ok());
+        }
+        for text in ["", "-", "+1", " 1", "1 ", "00", "-0", "07", "-07", "1.0", "9223372036854775808"] {
+            assert_eq!(decimal(text.as_bytes()), None, "{text}");
+        }
     }
 
     #[test]

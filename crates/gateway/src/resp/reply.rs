@@ -41,6 +41,8 @@ pub(crate) enum Shape {
     Values,
     /// A constant number when the value exists, else an error that there is none.
     NumberIfAny(i64),
+    /// This error when the value exists, else null.
+    ErrorIfAny(&'static str),
 }
 
 impl Shape {
@@ -89,7 +91,8 @@ impl Shape {
             (Self::Expiry { now_ms, in_seconds }, found) => {
                 writer.integer(expiry(found.as_ref(), now_ms, in_seconds))
             }
-            (Self::NumberIfAny(_), None) => writer.null(),
+            (Self::NumberIfAny(_) | Self::ErrorIfAny(_), None) => writer.null(),
+            (Self::ErrorIfAny(error), Some(_)) => writer.error(error),
             (Self::NumberIfAny(number), Some(_)) => writer.integer(number),
             (_, found) => writer.optional(found.as_ref().map(|found| found.value.as_ref())),
         }
@@ -134,6 +137,10 @@ pub(crate) fn error_text(error: &Error) -> String {
 
 fn part(value: &[u8], from: i64, to: i64) -> &[u8] {
     let length = value.len() as i64;
+    // Counted from the end, the wrong way round is nothing even where both lie before the beginning.
+    if from < 0 && to < 0 && from > to {
+        return &[];
+    }
     let place = |at: i64| if at < 0 { length.saturating_add(at).max(0) } else { at };
     let (from, to) = (place(from), place(to).min(length - 1));
     if from > to { &[] } else { value.get(from as usize..=to as usize).unwrap_or_default() }
@@ -165,9 +172,16 @@ mod tests {
 
     #[test]
     fn parts_count_from_both_ends() {
-        for (from, to, expected) in
-            [(0, -1, "hello"), (1, 2, "el"), (-3, -2, "ll"), (3, 1, ""), (9, 12, ""), (-99, 0, "h")]
-        {
+        for (from, to, expected) in [
+            (0, -1, "hello"),
+            (1, 2, "el"),
+            (-3, -2, "ll"),
+            (3, 1, ""),
+            (9, 12, ""),
+            (-99, 0, "h"),
+            (-98, -99, ""),
+            (-99, -98, "h"),
+        ] {
             assert_eq!(part(b"hello", from, to), expected.as_bytes(), "{from} {to}");
         }
         assert_eq!(part(b"", 0, -1), b"");

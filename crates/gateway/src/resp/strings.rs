@@ -7,6 +7,7 @@ use slipring_model::Slot;
 use super::parse::{Command, decimal};
 use super::reply::Shape;
 use super::run::Session;
+use super::unknown_subcommand;
 
 const SYNTAX: &str = "ERR syntax error";
 const NOT_INTEGER: &str = "ERR value is not an integer or out of range";
@@ -143,75 +144,96 @@ fn instant(session: &Session, time: i64, unit_ms: i64, is_relative: bool) -> Opt
     u64::try_from(base.checked_add(ms)?).ok()
 }
 
-/// The options of SET and GETEX.
+/// When a value shall expire, as the client said it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lifetime {
+    Keep,
+    Forever,
+    Until { unit_ms: i64, is_relative: bool },
+}
+
+/// The options of SET and GETEX. Giving the same one again is no error; the last one counts.
 #[derive(Default)]
 struct Options {
-    expiry: Option<Expiry>,
+    lifetime: Option<Lifetime>,
+    time: Bytes,
     condition: Option<Condition>,
     returns_previous: bool,
-    persists: bool,
 }
 
-/// Reads options from `at` on; `Err` is the error to reply with.
-fn options(session: &Session, command: &Command, mut at: usize, name: &str) -> Result<Options, String> {
-    let mut options = Options::default();
-    while let Some(option) = command.get(at) {
-        let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
-        let unit = match () {
-            () if is("ex") => Some((1_000, true)),
-            () if is("px") => Some((1, true)),
-            () if is("exat") => Some((1_000, false)),
-            () if is("pxat") => Some((1, false)),
-            () => None,
-        };
-        if let Some((unit_ms, is_relative)) = unit {
+impl Options {
+    /// Reads options from `at` on; `None` when they are not well formed.
+    fn read(command: &Command, mut at: usize) -> Option<Self> {
+        let mut options = Self::default();
+        while let Some(option) = command.get(at) {
+            let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+            if let Some((_, lifetime)) = LIFETIMES.iter().find(|(word, _)| is(word)) {
+                if options.lifetime.replace(*lifetime).is_some_and(|before| before != *lifetime) {
+                    return None;
+                }
+                if matches!(lifetime, Lifetime::Until { .. }) {
+                    at += 1;
+                    options.time = command.get(at)?.clone();
+                }
+            } else if is("nx") {
+                options.require(Condition::IfAbsent)?;
+            } else if is("xx") {
+                options.require(Condition::IfPresent)?;
+            } else if is("ifeq") {
+                at += 1;
+                options.require(Condition::IfEquals(command.get(at)?.clone()))?;
+            } else if is("get") {
+                options.returns_previous = true;
+            } else {
+                return None;
+            }
             at += 1;
-            let time = command.get(at).ok_or(SYNTAX)?;
-            let time = decimal(time).ok_or(NOT_INTEGER)?;
-            let instant = instant(session, time, unit_ms, is_relative);
-            let instant = instant.ok_or_else(|| format!("ERR invalid expire time in '{name}' command"))?;
-            take(&mut options.expiry, Expiry::At(instant))?;
-        } else if is("keepttl") {
-            take(&mut options.expiry, Expiry::Keep)?;
-        } else if is("nx") {
-            take(&mut options.condition, Condition::IfAbsent)?;
-        } else if is("xx") {
-            take(&mut options.condition, Condition::IfPresent)?;
-        } else if is("ifeq") {
-            at += 1;
-            take(&mut options.condition, Condition::IfEquals(command.get(at).ok_or(SYNTAX)?.clone()))?;
-        } else if is("get") {
-            options.returns_previous = true;
-        } else if is("persist") && !options.persists {
-            options.persists = true;
-        } else {
-            return Err(SYNTAX.to_owned());
         }
-        at += 1;
+        Some(options)
     }
-    Ok(options)
+
+    fn require(&mut self, condition: Condition) -> Option<()> {
+        let before = self.condition.replace(condition);
+        (before.is_none() || before == self.condition).then_some(())
+    }
+
+    /// The expiry asked for; `Err` is what is wrong with its time.
+    fn expiry(&self, session: &Session, invalid: &'static str) -> Result<Option<Expiry>, &'static str> {
+        match self.lifetime {
+            None => Ok(None),
+            Some(Lifetime::Keep) => Ok(Some(Expiry::Keep)),
+            Some(Lifetime::Forever) => Ok(Some(Expiry::Default)),
+            Some(Lifetime::Until { unit_ms, is_relative }) => {
+                let time = decimal(&self.time).ok_or(NOT_INTEGER)?;
+                let at = instant(session, time, unit_ms, is_relative).ok_or(invalid)?;
+                Ok(Some(Expiry::At(at)))
+            }
+        }
+    }
 }
 
-/// Sets an option that may be given once.
-fn take<T>(slot: &mut Option<T>, value: T) -> Result<(), String> {
-    if slot.replace(value).is_some() { Err(SYNTAX.to_owned()) } else { Ok(()) }
-}
+const LIFETIMES: [(&str, Lifetime); 6] = [
+    ("ex", Lifetime::Until { unit_ms: 1_000, is_relative: true }),
+    ("px", Lifetime::Until { unit_ms: 1, is_relative: true }),
+    ("exat", Lifetime::Until { unit_ms: 1_000, is_relative: false }),
+    ("pxat", Lifetime::Until { unit_ms: 1, is_relative: false }),
+    ("keepttl", Lifetime::Keep),
+    ("persist", Lifetime::Forever),
+];
 
 pub(crate) fn set(session: &mut Session, command: &Command) {
     if command.len() == 3 {
         return session.call(set_request(command, 2, Expiry::Default, Condition::Always), Shape::Okay);
     }
-    let options = match options(session, command, 3, "set") {
-        Ok(Options { persists: true, .. }) => Err(SYNTAX.to_owned()),
-        other => other,
-    };
-    match options {
-        Err(error) => session.writer.error(&error),
-        Ok(options) => {
+    let options = Options::read(command, 3).filter(|options| options.lifetime != Some(Lifetime::Forever));
+    let Some(options) = options else { return session.writer.error(SYNTAX) };
+    match options.expiry(session, "ERR invalid expire time in 'set' command") {
+        Err(error) => session.writer.error(error),
+        Ok(expiry) => {
             let request = Request::Set {
                 key: argument(command, 1),
                 value: argument(command, 2),
-                expiry: options.expiry.unwrap_or(Expiry::Default),
+                expiry: expiry.unwrap_or(Expiry::Default),
                 condition: options.condition.unwrap_or(Condition::Always),
                 returns_previous: options.returns_previous,
                 seen: None,
@@ -222,22 +244,18 @@ pub(crate) fn set(session: &mut Session, command: &Command) {
 }
 
 pub(crate) fn getex(session: &mut Session, command: &Command) {
-    let options = options(session, command, 2, "getex");
-    let expiry = match options {
-        Err(error) => return session.writer.error(&error),
-        Ok(Options { returns_previous: true, .. } | Options { condition: Some(_), .. }) => None,
-        Ok(Options { expiry: Some(Expiry::Keep), .. } | Options { expiry: Some(_), persists: true, .. }) => {
-            None
-        }
-        Ok(Options { persists: true, .. }) => Some(Expiry::Default),
-        Ok(Options { expiry, .. }) => Some(expiry.unwrap_or(Expiry::Keep)),
+    let is_possible = |options: &Options| {
+        !options.returns_previous && options.condition.is_none() && options.lifetime != Some(Lifetime::Keep)
     };
-    match expiry {
-        None => session.writer.error(SYNTAX),
-        Some(Expiry::Keep) => get(session, command),
-        Some(expiry) => {
-            session.call(Request::GetAndExpire { key: argument(command, 1), expiry }, Shape::Value)
-        }
+    let Some(options) = Options::read(command, 2).filter(is_possible) else {
+        return session.writer.error(SYNTAX);
+    };
+    let key = argument(command, 1);
+    match options.expiry(session, "ERR invalid expire time in 'getex' command") {
+        // Without a value nobody looks at the time.
+        Err(error) => session.call(Request::Get { key }, Shape::ErrorIfAny(error)),
+        Ok(None) => session.call(Request::Get { key }, Shape::Value),
+        Ok(Some(expiry)) => session.call(Request::GetAndExpire { key, expiry }, Shape::Value),
     }
 }
 
@@ -269,11 +287,6 @@ pub(crate) fn decrby(session: &mut Session, command: &Command) {
 
 pub(crate) fn incrbyfloat(session: &mut Session, command: &Command) {
     let delta = argument(command, 2);
-    let is_number =
-        std::str::from_utf8(&delta).is_ok_and(|text| text.parse::<f64>().is_ok_and(f64::is_finite));
-    if !is_number {
-        return session.writer.error("ERR value is not a valid float");
-    }
     session.call(Request::AddFloat { key: argument(command, 1), delta }, Shape::Decimal);
 }
 
@@ -314,26 +327,11 @@ pub(crate) fn pexpireat(session: &mut Session, command: &Command) {
 }
 
 fn expire_in(session: &mut Session, command: &Command, unit_ms: i64, is_relative: bool, name: &str) {
+    let only = match expire_if(command) {
+        Ok(only) => only,
+        Err(error) => return session.writer.error(&error),
+    };
     let Some(time) = number(session, command, 2) else { return };
-    let mut only = ExpireIf { none: false, some: false, later: false, earlier: false };
-    for option in command.iter().skip(3) {
-        match option.to_ascii_lowercase().as_slice() {
-            b"nx" => only.none = true,
-            b"xx" => only.some = true,
-            b"gt" => only.later = true,
-            b"lt" => only.earlier = true,
-            _ => {
-                let option = String::from_utf8_lossy(option);
-                return session.writer.error(&format!("ERR Unsupported option {option}"));
-            }
-        }
-    }
-    if only.none && (only.some || only.later || only.earlier) {
-        return session.writer.error("ERR NX and XX, GT or LT options at the same time are not compatible");
-    }
-    if only.later && only.earlier {
-        return session.writer.error("ERR GT and LT options at the same time are not compatible");
-    }
     let base = if is_relative { session.node.wall_ms() as i64 } else { 0 };
     match time.checked_mul(unit_ms).and_then(|ms| ms.checked_add(base)) {
         None => session.writer.error(&format!("ERR invalid expire time in '{name}' command")),
@@ -342,6 +340,27 @@ fn expire_in(session: &mut Session, command: &Command, unit_ms: i64, is_relative
             session.call(Request::Expire { key: argument(command, 1), at, only }, Shape::Done);
         }
     }
+}
+
+/// The conditions of EXPIRE and its like; `Err` is the error to reply with.
+fn expire_if(command: &Command) -> Result<ExpireIf, String> {
+    let mut only = ExpireIf { none: false, some: false, later: false, earlier: false };
+    for option in command.iter().skip(3) {
+        match option.to_ascii_lowercase().as_slice() {
+            b"nx" => only.none = true,
+            b"xx" => only.some = true,
+            b"gt" => only.later = true,
+            b"lt" => only.earlier = true,
+            _ => return Err(format!("ERR Unsupported option {}", String::from_utf8_lossy(option))),
+        }
+    }
+    if only.none && (only.some || only.later || only.earlier) {
+        return Err("ERR NX and XX, GT or LT options at the same time are not compatible".to_owned());
+    }
+    if only.later && only.earlier {
+        return Err("ERR GT and LT options at the same time are not compatible".to_owned());
+    }
+    Ok(only)
 }
 
 pub(crate) fn ttl(session: &mut Session, command: &Command) {
@@ -370,10 +389,14 @@ pub(crate) fn object(session: &mut Session, command: &Command) {
     let key = || Request::Get { key: argument(command, 2) };
     match argument(command, 1).to_ascii_lowercase().as_slice() {
         b"help" => session.writer.bulks(&["OBJECT ENCODING|REFCOUNT|IDLETIME|FREQ <key>"]),
-        _ if command.len() != 3 => session.writer.error(SYNTAX),
-        b"encoding" => session.call(key(), Shape::Encoding),
-        b"refcount" => session.call(key(), Shape::NumberIfAny(1)),
-        b"idletime" | b"freq" => session.call(key(), Shape::NumberIfAny(0)),
-        _ => session.writer.error(SYNTAX),
+        b"encoding" if command.len() == 3 => session.call(key(), Shape::Encoding),
+        b"refcount" if command.len() == 3 => session.call(key(), Shape::NumberIfAny(1)),
+        b"idletime" | b"freq" if command.len() == 3 => session.call(key(), Shape::NumberIfAny(0)),
+        sub @ (b"encoding" | b"refcount" | b"idletime" | b"freq") => {
+            let sub = String::from_utf8_lossy(sub);
+            let message = format!("ERR wrong number of arguments for 'object|{sub}' command");
+            session.writer.error(&message);
+        }
+        _ => unknown_subcommand(session, command),
     }
 }

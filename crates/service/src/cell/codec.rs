@@ -11,7 +11,7 @@ use slipring_model::{Actor, Dot, Timestamp, VersionVector};
 
 use super::{Cell, Content, Sibling};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const KIND: u8 = 0b11;
 const REGISTER: u8 = 0;
 const SUM: u8 = 1;
@@ -102,8 +102,9 @@ fn put_sibling(out: &mut Vec<u8>, sibling: &Sibling<'_>, with_contents: bool) {
     }
     if !sibling.baselines.is_empty() {
         put_number(out, sibling.baselines.len() as u64);
-        for (actor, sum) in &sibling.baselines {
-            put_dot(out, Dot { actor: *actor, counter: zigzag(*sum) });
+        for (dot, sum) in &sibling.baselines {
+            put_dot(out, *dot);
+            put_number(out, zigzag(*sum));
         }
     }
     match &sibling.content {
@@ -128,8 +129,7 @@ fn take_sibling<'a>(input: &mut &'a [u8]) -> Result<Sibling<'a>, InvalidCell> {
     let mut baselines = Vec::new();
     if tag & HAS_BASELINES != 0 {
         for _ in 0..take_count(input)? {
-            let noted = take_dot(input)?;
-            baselines.push((noted.actor, unzigzag(noted.counter)));
+            baselines.push((take_dot(input)?, unzigzag(take_number(input)?)));
         }
     }
     let content = match tag & KIND {

@@ -1,7 +1,7 @@
 //! What a reader sees of a cell: one value, or nothing.
 //!
 //! Among truly concurrent registers and tombstones the latest stamp wins, ties by dot, so every replica
-//! chooses the same one. Running sums add to it as far as they grew beyond its baselines.
+//! chooses the same one. Running sums add to it as far as they grew beyond the baselines noted.
 
 use std::borrow::Cow;
 
@@ -34,7 +34,7 @@ impl Cell<'_> {
     #[must_use]
     pub fn value(&self, now_ms: u64) -> Option<Value<'_>> {
         let base = self.base();
-        let sums = self.grown(base);
+        let sums = self.grown();
         let is_over = base.is_some_and(|base| base.expires_at.is_some_and(|at| at <= now_ms));
         match (base.map(|base| (base, &base.content)), sums) {
             _ if is_over => None,
@@ -69,15 +69,25 @@ impl Cell<'_> {
         bases.max_by_key(|sibling| (sibling.stamp, sibling.dot))
     }
 
-    /// How far the running sums grew beyond the baselines of `base`; `None` when there are none.
-    fn grown(&self, base: Option<&Sibling<'_>>) -> Option<i64> {
+    /// Whether the value written last has outlived its time at `now_ms`.
+    pub(crate) fn is_expired(&self, now_ms: u64) -> bool {
+        let is_over = |base: &Sibling<'_>| {
+            matches!(base.content, Content::Expired) || base.expires_at.is_some_and(|at| at <= now_ms)
+        };
+        self.base().is_some_and(is_over)
+    }
+
+    /// How far the running sums grew beyond what was noted when they were replaced; `None` when there are none.
+    ///
+    /// A note of a register that lost counts as well: whatever that register replaced came before it, and so
+    /// before the winner.
+    fn grown(&self) -> Option<i64> {
         let mut total = None;
         for sibling in &self.siblings {
             if let Content::Sum(sum) = sibling.content {
-                let noted = base
-                    .and_then(|base| base.baselines.iter().find(|(actor, _)| *actor == sibling.dot.actor));
-                let grown = sum.wrapping_sub(noted.map_or(0, |(_, sum)| *sum));
-                total = Some(total.unwrap_or(0_i64).wrapping_add(grown));
+                let notes = self.baselines().filter(|(dot, _)| dot.actor == sibling.dot.actor);
+                let noted = notes.max_by_key(|(dot, _)| dot.counter).map_or(0, |(_, sum)| sum);
+                total = Some(total.unwrap_or(0_i64).wrapping_add(sum.wrapping_sub(noted)));
             }
         }
         total

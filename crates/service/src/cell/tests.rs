@@ -1,6 +1,7 @@
 //! Laws of cells: merging, superseding, counting.
 
 use proptest::prelude::*;
+use slipring_model::Actor;
 
 use super::*;
 use crate::Cells;
@@ -119,6 +120,52 @@ fn a_plain_value_costs_about_twenty_bytes() {
     assert!(bytes.len() <= 118, "{}", bytes.len());
 }
 
+#[test]
+fn running_sums_wrap_around_while_values_stay_in_range() {
+    let half = 1_i64 << 62;
+    let mut cell = Cell::default();
+    for (counter, (start, delta, expected)) in
+        [("0", half, half), ("-5", half, half - 5), ("-9", half, half - 9)].into_iter().enumerate()
+    {
+        let counter = counter as u64 * 2 + 1;
+        cell = write(&cell, &put(start), dot(1, counter), counter);
+        cell = write(&cell, &Change::Add(delta), dot(1, counter + 1), counter + 1);
+        assert_eq!(text(&cell, 0), Some(expected.to_string()));
+    }
+}
+
+#[test]
+fn a_stale_note_on_a_sum_with_a_later_stamp_takes_nothing_away() {
+    let seen = write(&Cell::default(), &Change::Add(5), dot(1, 1), 1);
+    let replaced = write(&seen, &put("100"), dot(2, 1), 50);
+    let grown = write(&seen, &Change::Add(1), dot(1, 2), 2);
+    let merged = grown.merge(replaced);
+    assert_eq!(text(&merged, 0).as_deref(), Some("101"));
+    let again = write(&merged, &Change::Add(1), dot(1, 3), 51);
+    assert_eq!(text(&again, 0).as_deref(), Some("102"));
+}
+
+#[test]
+fn what_a_losing_write_replaced_does_not_come_back() {
+    let five = write(&Cell::default(), &Change::Add(5), dot(1, 1), 1);
+    let loser = write(&five, &put("100"), dot(1, 2), 2);
+    let grown = write(&loser, &Change::Add(1), dot(1, 3), 3);
+    let winner = write(&Cell::default(), &put("200"), dot(2, 1), 9);
+    assert_eq!(text(&grown.merge(winner), 0).as_deref(), Some("201"));
+}
+
+#[test]
+fn increments_after_a_deletion_add_up_on_two_replicas() {
+    let value = write(&Cell::default(), &put("7"), dot(1, 1), 1);
+    let deleted = write(&value, &Change::Remove { seen: None }, dot(1, 2), 2);
+    let increase = |actor| {
+        let mut cells = Cells::new(&deleted, 0);
+        cells.add(1);
+        write(&deleted, &cells.into_change().expect("a change"), dot(actor, 3), 3)
+    };
+    assert_eq!(text(&increase(1).merge(increase(2)), 0).as_deref(), Some("2"));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Write { replica: usize, change: Change },
@@ -128,7 +175,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let change = prop_oneof![
         "[a-c0-9]{1,2}".prop_map(|text| put(&text)),
-        (-5..5_i64).prop_map(Change::Add),
+        prop_oneof![-5..5_i64, Just(1 << 62), Just(i64::MIN)].prop_map(Change::Add),
         Just(Change::Remove { seen: None }),
     ];
     let step = prop_oneof![
@@ -138,6 +185,19 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..24)
 }
 
+/// What the writer of a change reads after it.
+fn expected(before: Option<String>, change: &Change) -> Option<String> {
+    match change {
+        Change::Put { value, .. } => Some(String::from_utf8_lossy(value).into_owned()),
+        Change::Remove { .. } => None,
+        Change::Add(delta) => match before.map(|text| crate::cell::integer(text.as_bytes()).ok_or(text)) {
+            None => Some(delta.to_string()),
+            Some(Ok(number)) => Some(number.wrapping_add(*delta).to_string()),
+            Some(Err(text)) => Some(text),
+        },
+    }
+}
+
 /// Plays steps on three replicas, each its own actor.
 fn play(steps: &[Step]) -> Vec<Cell<'static>> {
     let mut replicas = vec![Cell::default(); 3];
@@ -145,8 +205,11 @@ fn play(steps: &[Step]) -> Vec<Cell<'static>> {
         match step {
             Step::Write { replica, change } => {
                 let at = dot(*replica as u64 + 1, counter as u64 + 1);
-                let stamp = replicas[*replica].last_stamp().0 + 1;
+                // Clocks run apart: what is written later elsewhere may have the earlier stamp.
+                let stamp = replicas[*replica].last_stamp().0 + 1 + 10 * *replica as u64;
+                let before = text(&replicas[*replica], 0);
                 replicas[*replica] = write(&replicas[*replica], change, at, stamp);
+                assert_eq!(text(&replicas[*replica], 0), expected(before, change), "{change:?}");
             }
             Step::Sync { from, to } => {
                 replicas[*to] = own(&replicas[*to].clone().merge(replicas[*from].clone()));

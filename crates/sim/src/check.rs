@@ -2,6 +2,7 @@
 
 pub mod convergence;
 pub mod counters;
+pub mod linearizable;
 pub mod no_broken_answer;
 pub mod no_lost_write;
 pub mod no_phantom;
@@ -36,9 +37,10 @@ impl Terms {
     #[must_use]
     pub fn fresh(&self, bucket: BucketKind) -> Fresh {
         match (bucket, self.hosts_that_lost_power) {
-            (BucketKind::Fsync, _) | (BucketKind::Buffered, 0) => Fresh::Always,
-            (BucketKind::Buffered, 1) => Fresh::AtLast,
-            (BucketKind::Buffered, _) | (BucketKind::Cache, _) => Fresh::Never,
+            (BucketKind::Cache, _) => Fresh::Never,
+            (BucketKind::Fsync, _) | (_, 0) => Fresh::Always,
+            (BucketKind::Buffered | BucketKind::Siblings, 1) => Fresh::AtLast,
+            (BucketKind::Buffered | BucketKind::Siblings | BucketKind::Single, _) => Fresh::Never,
         }
     }
 
@@ -51,19 +53,26 @@ impl Terms {
     }
 }
 
+/// How much the rules had to look at, by what it was.
+pub type Coverage = Vec<(&'static str, u64)>;
+
 /// Applies every rule about histories.
 ///
 /// # Errors
 /// The first broken one.
-pub fn check(operations: &[Operation], terms: &Terms) -> Result<(), Violation> {
+pub fn check(operations: &[Operation], terms: &Terms) -> Result<Coverage, Violation> {
     no_broken_answer::check(operations)?;
     no_phantom::check(operations)?;
     no_lost_write::check(operations, terms)?;
-    counters::check(operations, terms)
+    counters::check(operations, terms)?;
+    let decided = linearizable::check(operations, terms)?;
+    Ok(vec![("keys linearizable", decided.keys), ("keys undecided", decided.undecided)])
 }
 
 /// The operations of each key.
-fn by_key(operations: &[Operation]) -> BTreeMap<(BucketKind, &str), Vec<&Operation>> {
+fn by_key<'h>(
+    operations: impl IntoIterator<Item = &'h Operation>,
+) -> BTreeMap<(BucketKind, &'h str), Vec<&'h Operation>> {
     let mut keys: BTreeMap<_, Vec<&Operation>> = BTreeMap::new();
     for operation in operations {
         keys.entry((operation.bucket, operation.key.as_str())).or_default().push(operation);

@@ -6,8 +6,7 @@ use std::ops::{Range, RangeInclusive};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parking_lot::Mutex;
-use slipring_model::bucket::Durability;
-use slipring_model::{BucketPolicy, PartitionId, Position};
+use slipring_model::{PartitionId, Position};
 use slipring_ring::Command;
 use slipring_storage::Engine;
 
@@ -173,11 +172,12 @@ impl World {
         let convergence = self.converge();
         self.count_repairs();
         self.read_everything()?;
-        check(&self.workload.history.operations(), &terms)?;
+        let coverage = check(&self.workload.history.operations(), &terms)?;
+        coverage.into_iter().for_each(|(what, times)| self.journal.count(what, times));
         convergence
     }
 
-    /// Founds a cluster on host 0, lets the others join in turn, and makes the third bucket.
+    /// Founds a cluster on host 0, lets the others join in turn, and makes the other buckets.
     fn form(&mut self) -> Result<(), Violation> {
         let failed = |what: String| Violation::new("forming", what);
         for host in 0..self.hosts.len() {
@@ -186,13 +186,14 @@ impl World {
                 return Err(failed(format!("host {host} did not start in time")));
             }
         }
-        let policy = BucketPolicy { durability: Durability::Fsync, ..BucketPolicy::durable() };
-        let bucket = BucketKind::Fsync.name().parse().expect("the name is valid");
-        let node = self.node(0).ok_or_else(|| failed("host 0 is gone".to_owned()))?;
-        let command = Command::CreateBucket { name: bucket, policy };
-        let created = self.run_task(0, TASK_MS, async move { node.propose(command).await })?;
-        if !matches!(created, Some(Ok(_))) {
-            return Err(failed(format!("a bucket could not be made: {created:?}")));
+        for (bucket, policy) in BucketKind::created() {
+            let name = bucket.name().parse().expect("the name is valid");
+            let node = self.node(0).ok_or_else(|| failed("host 0 is gone".to_owned()))?;
+            let command = Command::CreateBucket { name, policy };
+            let created = self.run_task(0, TASK_MS, async move { node.propose(command).await })?;
+            if !matches!(created, Some(Ok(_))) {
+                return Err(failed(format!("a bucket could not be made: {created:?}")));
+            }
         }
         let is_formed = |world: &mut Self| (0..world.hosts.len()).all(|host| world.is_formed(host));
         if self.run_until(FORMING_MS, is_formed)? {
@@ -295,15 +296,14 @@ impl World {
             let keys = keys.clone();
             let task = async move {
                 let read = |(bucket, key): (BucketKind, String)| {
-                    let action = if key.starts_with("counter") { Action::Total } else { Action::Get };
+                    let action = bucket.look(&key);
                     client.perform(bucket, key, action, true)
                 };
                 futures::future::join_all(keys.into_iter().map(read)).await
             };
             let answers = self.run_task(host, TASK_MS, task)?.unwrap_or_default();
-            let is_answer = |outcome: &Outcome| matches!(outcome, Outcome::Found(_) | Outcome::Counted(_));
-            if answers.is_empty() || !answers.iter().all(is_answer) {
-                let other = answers.into_iter().find(|outcome| !is_answer(outcome));
+            if answers.is_empty() || !answers.iter().all(Outcome::is_answer) {
+                let other = answers.into_iter().find(|outcome| !outcome.is_answer());
                 let story = format!("host {host} does not answer every last read: {other:?}");
                 return Err(Violation::new("serving", story));
             }

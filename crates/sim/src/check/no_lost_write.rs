@@ -36,7 +36,7 @@ pub fn check(operations: &[Operation], terms: &Terms) -> Result<(), Violation> {
 fn missed(read: &Operation, writes: &[&Operation], skew_ms: u64) -> Option<String> {
     let (seen, at) = read.seen()?;
     let explains = |write: &Operation| match (&write.action, seen) {
-        (Action::Set { value, .. }, Some(seen)) => value == seen,
+        (action, Some(seen)) => action.value() == Some(seen),
         (Action::Set { expires_at: Some(expires_at), .. }, None) => *expires_at <= at + skew_ms,
         (Action::Delete, None) => true,
         _ => false,

@@ -2,10 +2,15 @@
 
 pub mod convergence;
 pub mod counters;
+pub mod expiry;
 pub mod linearizable;
 pub mod no_broken_answer;
+pub mod no_lost_sibling;
 pub mod no_lost_write;
 pub mod no_phantom;
+pub mod no_resurrection;
+pub mod sessions;
+mod versions;
 
 use std::collections::BTreeMap;
 
@@ -65,6 +70,10 @@ pub fn check(operations: &[Operation], terms: &Terms) -> Result<Coverage, Violat
     no_phantom::check(operations)?;
     no_lost_write::check(operations, terms)?;
     counters::check(operations, terms)?;
+    no_lost_sibling::check(operations, terms)?;
+    no_resurrection::check(operations, terms)?;
+    expiry::check(operations, terms)?;
+    sessions::check(operations, terms)?;
     let decided = linearizable::check(operations, terms)?;
     Ok(vec![("keys linearizable", decided.keys), ("keys undecided", decided.undecided)])
 }
@@ -88,6 +97,10 @@ pub(crate) mod samples {
     pub(crate) fn operation(action: Action, start_ms: u64, end: Option<(u64, Outcome)>) -> Operation {
         let (bucket, key, client) = (BucketKind::Fsync, "k".to_owned(), "c".to_owned());
         Operation { bucket, key, client, action, start_ms, end, is_final: false }
+    }
+
+    pub(crate) fn by(client: &str, operation: Operation) -> Operation {
+        Operation { client: client.to_owned(), ..operation }
     }
 
     pub(crate) fn set(value: &str, start_ms: u64, end: Option<(u64, Outcome)>) -> Operation {

@@ -3,12 +3,15 @@
 pub mod convergence;
 pub mod counters;
 pub mod expiry;
+pub mod layout;
 pub mod linearizable;
 pub mod no_broken_answer;
 pub mod no_lost_sibling;
 pub mod no_lost_write;
 pub mod no_phantom;
 pub mod no_resurrection;
+pub mod observation;
+pub mod raft;
 pub mod sessions;
 mod versions;
 
@@ -16,6 +19,8 @@ use std::collections::BTreeMap;
 
 use crate::history::{BucketKind, Operation};
 use crate::run::Violation;
+
+pub use observation::{Observation, Observations};
 
 /// What the rules must know of a run beside its history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +81,15 @@ pub fn check(operations: &[Operation], terms: &Terms) -> Result<Coverage, Violat
     sessions::check(operations, terms)?;
     let decided = linearizable::check(operations, terms)?;
     Ok(vec![("keys linearizable", decided.keys), ("keys undecided", decided.undecided)])
+}
+
+/// Applies every rule about what hosts showed of the layout and its group.
+///
+/// # Errors
+/// The first broken one.
+pub fn check_layouts(observations: &Observations) -> Result<(), Violation> {
+    layout::check(observations.all())?;
+    raft::check(observations.all())
 }
 
 /// The operations of each key.

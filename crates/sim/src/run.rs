@@ -10,8 +10,8 @@ use slipring_model::{PartitionId, Position};
 use slipring_ring::Command;
 use slipring_storage::Engine;
 
-use crate::check::check;
 use crate::check::convergence::{Copy, converged};
+use crate::check::{Terms, check, check_layouts, expiry};
 use crate::history::{Action, BucketKind, Operation, Outcome};
 use crate::journal::EPOCH_MS;
 use crate::plan::Plan;
@@ -22,6 +22,8 @@ use crate::world::World;
 const FORMING_MS: u64 = 20_000;
 /// How long after the last fault everything must be served and equal again.
 const HEALING_MS: u64 = 20_000;
+/// How long replicas have to drop what expired, after they are equal.
+const SWEEPING_MS: u64 = 500;
 /// How long one task of the run itself may take.
 const TASK_MS: u64 = 10_000;
 
@@ -169,10 +171,11 @@ impl World {
         self.heal();
         let terms = self.terms(plan);
         self.serve()?;
-        let convergence = self.converge();
+        let convergence = self.converge().and_then(|()| self.look_at_copies(&terms));
         self.count_repairs();
         self.read_everything()?;
         let coverage = check(&self.workload.history.operations(), &terms)?;
+        check_layouts(&self.observations)?;
         coverage.into_iter().for_each(|(what, times)| self.journal.count(what, times));
         convergence
     }
@@ -259,6 +262,12 @@ impl World {
             }
             self.run_until(250, |_| false)?;
         }
+    }
+
+    /// What replicas hold once they are equal and have had time to sweep.
+    fn look_at_copies(&mut self, terms: &Terms) -> Result<(), Violation> {
+        self.run_until(SWEEPING_MS, |_| false)?;
+        expiry::check_copies(&self.copies()?, EPOCH_MS + self.journal.now_ms(), terms)
     }
 
     /// What every replica of every partition holds.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slipring_node::Node;
 
-use crate::check::Terms;
+use crate::check::{Observations, Terms};
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::network::{Network, address};
@@ -39,6 +39,8 @@ pub(crate) struct World {
     /// Per host, the life whose clients are at work.
     served: Vec<u64>,
     is_storming: bool,
+    /// What hosts showed of the layout and its group.
+    pub(crate) observations: Observations,
 }
 
 #[derive(Clone, Copy)]
@@ -67,6 +69,7 @@ impl World {
             failing: BTreeSet::new(),
             served: vec![0; hosts],
             is_storming: false,
+            observations: Observations::default(),
         }
     }
 
@@ -128,6 +131,10 @@ impl World {
             let network = Arc::clone(&self.network);
             self.host(index).run(&network, Duration::from_millis(TICK_MS));
             self.look_after(index)?;
+            if let Some(node) = self.node(index) {
+                let life = self.host(index).lives();
+                self.observations.look(index, life, now, &node);
+            }
         }
         self.journal.advance_to(now + TICK_MS);
         Ok(())

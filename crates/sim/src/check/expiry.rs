@@ -61,7 +61,9 @@ pub fn check_copies(copies: &[Copy], now_ms: u64, terms: &Terms) -> Result<(), V
 
 fn wrong(sibling: &Sibling<'_>, now_ms: u64, skew_ms: u64) -> Option<&'static str> {
     match (&sibling.content, sibling.expires_at) {
-        (Content::Register(_), Some(at)) if at + SWEEP_MS + skew_ms < now_ms => Some("is held after its time"),
+        (Content::Register(_), Some(at)) if at + SWEEP_MS + skew_ms < now_ms => {
+            Some("is held after its time")
+        }
         (Content::Expired, Some(at)) if at > now_ms + skew_ms => Some("was dropped before its time"),
         (Content::Expired, None) => Some("was dropped though it lasts"),
         _ => None,

@@ -34,9 +34,8 @@ fn lost(read: &Operation, operations: &[&Operation]) -> Option<String> {
     let is_due = |write: &&&Operation| write.acked_at().is_some_and(|acked| acked < read.start_ms);
     let missing = operations.iter().filter(is_due).find(|write| {
         let Some(value) = write.action.value() else { return false };
-        let replaces = |other: &&Operation| {
-            other.may_have_written() && other.start_ms <= at && has_seen(other, value)
-        };
+        let replaces =
+            |other: &&Operation| other.may_have_written() && other.start_ms <= at && has_seen(other, value);
         !values.iter().any(|found| found == value) && !operations.iter().any(replaces)
     })?;
     Some(format!("{}, but nobody replaced: {}", read.describe(), missing.describe()))

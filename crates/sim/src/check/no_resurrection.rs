@@ -36,7 +36,8 @@ fn last_word<'h>(versions: &Versions<'h>) -> Option<(&'h Operation, u64)> {
         deletion.write.action == Action::Delete
             && versions.iter().filter(is_value).all(|value| versions.is_older(value, deletion))
     };
-    let deletions = versions.iter().filter(is_last).filter_map(|last| Some((last.write, last.write.acked_at()?)));
+    let deletions =
+        versions.iter().filter(is_last).filter_map(|last| Some((last.write, last.write.acked_at()?)));
     deletions.min_by_key(|(_, acked)| *acked)
 }
 

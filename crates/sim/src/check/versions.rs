@@ -87,7 +87,8 @@ mod tests {
 
     #[test]
     fn a_write_is_over_when_it_is_acknowledged_or_seen() {
-        let history = [set("a", 0, unknown(10)), set("b", 0, acked(20)), set("c", 0, None), get(Some("a"), 30, 40)];
+        let history =
+            [set("a", 0, unknown(10)), set("b", 0, acked(20)), set("c", 0, None), get(Some("a"), 30, 40)];
         let versions = Versions::new(&history.iter().collect::<Vec<_>>(), 0);
         let over = |value| versions.of(value).map(|version| version.over_ms);
         assert_eq!([over("a"), over("b"), over("c"), over("d")], [Some(40), Some(20), Some(u64::MAX), None]);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::alias::LeaderIdOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Config, Raft, SnapshotPolicy};
@@ -21,7 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::courier::{Courier, CourierError, Lines};
 use crate::document::Document;
 use crate::log::Log;
-use crate::protocol::{Answer, Call, Group, Outcome, Proposal, Snapshot, decode, encode};
+use crate::protocol::{Answer, Call, Group, LogId, Outcome, Proposal, Snapshot, decode, encode};
 use crate::reconcile;
 
 /// How long a founder has to become leader of a group of one.
@@ -74,12 +75,34 @@ pub enum ProposeError {
 pub struct GroupStatus {
     /// Who leads, if known.
     pub leader: Option<NodeId>,
-    /// The current term.
-    pub term: u64,
+    /// Whether this member leads.
+    pub is_leading: bool,
+    /// The vote that is on disk here.
+    pub ballot: Ballot,
+    /// The last entry this member knows to be committed and holds.
+    pub committed: Option<EntryId>,
     /// The last entry applied.
-    pub applied: Option<u64>,
+    pub applied: Option<EntryId>,
     /// Who votes.
     pub voters: Vec<NodeId>,
+}
+
+/// A candidacy. Ballots are ordered, and two nodes never have the same one; one term may see several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Ballot {
+    /// The term.
+    pub term: u64,
+    /// The candidate's number in the group.
+    pub candidate: u64,
+}
+
+/// An entry of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryId {
+    /// Its place.
+    pub index: u64,
+    /// The ballot that made its author the leader.
+    pub ballot: Ballot,
 }
 
 /// This node's member of the layout group; clones are handles on the same one.
@@ -284,10 +307,14 @@ impl LayoutGroup {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = &metrics.membership_config;
+        let ballot = |id: &LeaderIdOf<Group>| Ballot { term: id.term, candidate: id.node_id };
+        let entry = |id: LogId| EntryId { index: id.index, ballot: ballot(&id.leader_id) };
         GroupStatus {
             leader,
-            term: metrics.current_term,
-            applied: metrics.last_applied.map(|log_id| log_id.index),
+            is_leading: metrics.state.is_leader(),
+            ballot: ballot(&metrics.vote.leader_id),
+            committed: metrics.local_committed.map(entry),
+            applied: metrics.last_applied.map(entry),
             voters: membership.voter_ids().filter_map(|id| membership.get_node(&id).copied()).collect(),
         }
     }

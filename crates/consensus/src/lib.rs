@@ -11,4 +11,4 @@ mod protocol;
 mod reconcile;
 
 pub use courier::{Courier, CourierError};
-pub use group::{Error, GroupStatus, LayoutGroup, ProposeError, Settings};
+pub use group::{Ballot, EntryId, Error, GroupStatus, LayoutGroup, ProposeError, Settings};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use slipring_consensus::{GroupStatus, LayoutGroup};
 use slipring_model::bucket::Durability;
 use slipring_model::{BucketId, ClusterId, Error, ErrorKind, NodeId, Position, limits};
 use slipring_ring::{Addresses, Applied, Command, Layout};
@@ -243,6 +244,12 @@ impl Node {
     /// `Unavailable` before the node has joined.
     pub async fn status(&self) -> Result<Status, Error> {
         self.core.status().await
+    }
+
+    /// What this node knows of the layout group; nothing before it has joined.
+    #[must_use]
+    pub fn layout_group(&self) -> Option<GroupStatus> {
+        self.core.group.get().map(LayoutGroup::status)
     }
 
     /// The node's counters, in Prometheus' text format.

@@ -2,14 +2,25 @@
 
 pub mod convergence;
 pub mod counters;
+pub mod expiry;
+pub mod layout;
+pub mod linearizable;
 pub mod no_broken_answer;
+pub mod no_lost_sibling;
 pub mod no_lost_write;
 pub mod no_phantom;
+pub mod no_resurrection;
+pub mod observation;
+pub mod raft;
+pub mod sessions;
+mod versions;
 
 use std::collections::BTreeMap;
 
 use crate::history::{BucketKind, Operation};
 use crate::run::Violation;
+
+pub use observation::{Observation, Observations};
 
 /// What the rules must know of a run beside its history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,9 +47,10 @@ impl Terms {
     #[must_use]
     pub fn fresh(&self, bucket: BucketKind) -> Fresh {
         match (bucket, self.hosts_that_lost_power) {
-            (BucketKind::Fsync, _) | (BucketKind::Buffered, 0) => Fresh::Always,
-            (BucketKind::Buffered, 1) => Fresh::AtLast,
-            (BucketKind::Buffered, _) | (BucketKind::Cache, _) => Fresh::Never,
+            (BucketKind::Cache, _) => Fresh::Never,
+            (BucketKind::Fsync, _) | (_, 0) => Fresh::Always,
+            (BucketKind::Buffered | BucketKind::Siblings, 1) => Fresh::AtLast,
+            (BucketKind::Buffered | BucketKind::Siblings | BucketKind::Single, _) => Fresh::Never,
         }
     }
 
@@ -51,19 +63,39 @@ impl Terms {
     }
 }
 
+/// How much the rules had to look at, by what it was.
+pub type Coverage = Vec<(&'static str, u64)>;
+
 /// Applies every rule about histories.
 ///
 /// # Errors
 /// The first broken one.
-pub fn check(operations: &[Operation], terms: &Terms) -> Result<(), Violation> {
+pub fn check(operations: &[Operation], terms: &Terms) -> Result<Coverage, Violation> {
     no_broken_answer::check(operations)?;
     no_phantom::check(operations)?;
     no_lost_write::check(operations, terms)?;
-    counters::check(operations, terms)
+    counters::check(operations, terms)?;
+    no_lost_sibling::check(operations, terms)?;
+    no_resurrection::check(operations, terms)?;
+    expiry::check(operations, terms)?;
+    sessions::check(operations, terms)?;
+    let decided = linearizable::check(operations, terms)?;
+    Ok(vec![("keys linearizable", decided.keys), ("keys undecided", decided.undecided)])
+}
+
+/// Applies every rule about what hosts showed of the layout and its group.
+///
+/// # Errors
+/// The first broken one.
+pub fn check_layouts(observations: &Observations) -> Result<(), Violation> {
+    layout::check(observations.all())?;
+    raft::check(observations.all())
 }
 
 /// The operations of each key.
-fn by_key(operations: &[Operation]) -> BTreeMap<(BucketKind, &str), Vec<&Operation>> {
+fn by_key<'h>(
+    operations: impl IntoIterator<Item = &'h Operation>,
+) -> BTreeMap<(BucketKind, &'h str), Vec<&'h Operation>> {
     let mut keys: BTreeMap<_, Vec<&Operation>> = BTreeMap::new();
     for operation in operations {
         keys.entry((operation.bucket, operation.key.as_str())).or_default().push(operation);
@@ -79,6 +111,10 @@ pub(crate) mod samples {
     pub(crate) fn operation(action: Action, start_ms: u64, end: Option<(u64, Outcome)>) -> Operation {
         let (bucket, key, client) = (BucketKind::Fsync, "k".to_owned(), "c".to_owned());
         Operation { bucket, key, client, action, start_ms, end, is_final: false }
+    }
+
+    pub(crate) fn by(client: &str, operation: Operation) -> Operation {
+        Operation { client: client.to_owned(), ..operation }
     }
 
     pub(crate) fn set(value: &str, start_ms: u64, end: Option<(u64, Outcome)>) -> Operation {

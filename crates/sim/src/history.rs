@@ -3,7 +3,8 @@
 //! Invariant: an operation without an end has an unknown outcome, whatever became of its client.
 
 use parking_lot::Mutex;
-use slipring_model::BucketId;
+use slipring_model::bucket::{Durability, OnConflict};
+use slipring_model::{BucketId, BucketPolicy};
 
 /// The buckets of a run, by what they promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,11 +15,15 @@ pub enum BucketKind {
     Fsync,
     /// Two copies in memory, one acknowledgement: may forget.
     Cache,
+    /// One copy of each key: linearizable as long as its host loses no power.
+    Single,
+    /// Majorities; clients see and resolve concurrent values.
+    Siblings,
 }
 
 impl BucketKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Buffered, Self::Fsync, Self::Cache];
+    pub const ALL: [Self; 5] = [Self::Buffered, Self::Fsync, Self::Cache, Self::Single, Self::Siblings];
 
     /// Its number in every cluster of a run.
     #[must_use]
@@ -27,6 +32,8 @@ impl BucketKind {
             Self::Buffered => BucketId(0),
             Self::Cache => BucketId(1),
             Self::Fsync => BucketId(2),
+            Self::Single => BucketId(3),
+            Self::Siblings => BucketId(4),
         }
     }
 
@@ -37,6 +44,29 @@ impl BucketKind {
             Self::Buffered => "default",
             Self::Cache => "cache",
             Self::Fsync => "fsync",
+            Self::Single => "single",
+            Self::Siblings => "siblings",
+        }
+    }
+
+    /// What it promises, for those that a new cluster does not have yet; in the order of their numbers.
+    #[must_use]
+    pub fn created() -> [(Self, BucketPolicy); 3] {
+        let durable = BucketPolicy::durable;
+        [
+            (Self::Fsync, BucketPolicy { durability: Durability::Fsync, ..durable() }),
+            (Self::Single, BucketPolicy { replicas: 1, ..durable() }),
+            (Self::Siblings, BucketPolicy { on_conflict: OnConflict::Siblings, ..durable() }),
+        ]
+    }
+
+    /// The read that shows all there is to see of a key.
+    #[must_use]
+    pub fn look(self, key: &str) -> Action {
+        match self {
+            _ if key.starts_with("counter") => Action::Total,
+            Self::Siblings => Action::GetAll,
+            Self::Buffered | Self::Fsync | Self::Cache | Self::Single => Action::Get,
         }
     }
 }
@@ -51,10 +81,26 @@ pub enum Action {
         /// When it expires, in milliseconds since the run began.
         expires_at: Option<u64>,
     },
+    /// Wrote a value that no other operation writes, if the key held another one.
+    CompareAndSet {
+        /// The value to be replaced; none when the key must be absent.
+        expected: Option<String>,
+        /// The value.
+        value: String,
+    },
+    /// Wrote a value that no other operation writes, or deleted, in place of concurrent values.
+    Replace {
+        /// The value; none for a deletion.
+        value: Option<String>,
+        /// The values that the writer had seen.
+        seen: Vec<String>,
+    },
     /// Deleted the key.
     Delete,
     /// Read a value.
     Get,
+    /// Read all concurrent values.
+    GetAll,
     /// Added to a counter; never a negative number.
     Add(i64),
     /// Read a counter.
@@ -66,10 +112,16 @@ pub enum Action {
 pub enum Outcome {
     /// The write is acknowledged.
     Written,
+    /// The increment is acknowledged, and this was the sum after it.
+    Added(i64),
     /// There was nothing to delete.
     NothingThere,
+    /// The value was not the expected one; nothing was written.
+    Unequal,
     /// The value, if there was one.
     Found(Option<String>),
+    /// All concurrent values.
+    FoundAll(Vec<String>),
     /// The counter's value.
     Counted(i64),
     /// It did not happen.
@@ -99,20 +151,47 @@ pub struct Operation {
     pub is_final: bool,
 }
 
+impl Action {
+    /// The value it writes, if it writes one that can be recognised.
+    #[must_use]
+    pub fn value(&self) -> Option<&str> {
+        match self {
+            Self::Set { value, .. }
+            | Self::CompareAndSet { value, .. }
+            | Self::Replace { value: Some(value), .. } => Some(value),
+            Self::Replace { value: None, .. }
+            | Self::Delete
+            | Self::Get
+            | Self::GetAll
+            | Self::Add(_)
+            | Self::Total => None,
+        }
+    }
+}
+
+impl Outcome {
+    /// Whether it answers a read.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Found(_) | Self::FoundAll(_) | Self::Counted(_))
+    }
+}
+
 impl Operation {
     /// Whether it may have changed something: not refused, and not found to have nothing to do.
     #[must_use]
     pub fn may_have_written(&self) -> bool {
-        let is_write = matches!(self.action, Action::Set { .. } | Action::Delete | Action::Add(_));
-        let is_void = matches!(self.end, Some((_, Outcome::Refused(_) | Outcome::NothingThere)));
-        is_write && !is_void
+        let is_read = matches!(self.action, Action::Get | Action::GetAll | Action::Total);
+        let is_void =
+            matches!(self.end, Some((_, Outcome::Refused(_) | Outcome::NothingThere | Outcome::Unequal)));
+        !is_read && !is_void
     }
 
     /// When it was acknowledged, if it was a write and was.
     #[must_use]
     pub fn acked_at(&self) -> Option<u64> {
         match &self.end {
-            Some((at, Outcome::Written)) => Some(*at),
+            Some((at, Outcome::Written | Outcome::Added(_))) => Some(*at),
             _ => None,
         }
     }

@@ -19,6 +19,7 @@ use slipring_transport::{Inbox, Transport};
 use slipring_wire::Frame;
 use tokio::runtime::{Builder, RngSeed, Runtime, UnhandledPanic};
 
+use crate::guest::Guest;
 use crate::journal::{HostClock, Journal};
 use crate::network::{Delivery, Network, address};
 
@@ -36,6 +37,7 @@ pub(crate) struct Host {
     missed: Duration,
     /// How much longer a sync takes, in milliseconds.
     sync_delay_ms: Arc<AtomicU64>,
+    guest: Option<Arc<dyn Guest>>,
     /// The disks as they were when they were copied, and the incarnation then.
     copy: Option<(FaultyEngine, FaultyFile, u64)>,
 }
@@ -48,7 +50,7 @@ pub(crate) struct Process {
 }
 
 impl Host {
-    pub(crate) fn new(index: usize, seed: u64, journal: Arc<Journal>) -> Self {
+    pub(crate) fn new(index: usize, seed: u64, guest: Option<Arc<dyn Guest>>, journal: Arc<Journal>) -> Self {
         Self {
             index,
             clock: Arc::new(HostClock::new(journal)),
@@ -60,6 +62,7 @@ impl Host {
             is_paused: false,
             missed: Duration::ZERO,
             sync_delay_ms: Arc::default(),
+            guest,
             copy: None,
         }
     }
@@ -102,7 +105,7 @@ impl Host {
         let disk: Arc<dyn Engine> = Arc::new(self.disk.clone());
         let (index, network, clock) = (self.index, Arc::clone(network), Arc::clone(&self.clock));
         let file = self.file.clone();
-        let sync_delay_ms = Arc::clone(&self.sync_delay_ms);
+        let (sync_delay_ms, guest) = (Arc::clone(&self.sync_delay_ms), self.guest.clone());
         async move {
             let meta = MetaStore::with_backend(file).map_err(|error| error.to_string())?;
             let port = |port: u16| format!("host-{index}:{port}");
@@ -119,6 +122,10 @@ impl Host {
                 .entropy(Entropy::seeded(seed))
                 .disk_waits(DiskWaits::Inline { delay_ms: sync_delay_ms })
                 .memory(memory);
+            let node = match guest {
+                Some(guest) => guest.install(node),
+                None => node,
+            };
             node.start().await.map_err(|error| error.to_string())
         }
     }

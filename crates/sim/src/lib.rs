@@ -5,9 +5,11 @@
 //! machines; `workload` is what clients do and `history` what they saw; each rule in `check` has its own file.
 
 pub mod check;
+mod guest;
 mod history;
 mod host;
 mod journal;
+pub mod kit;
 mod network;
 mod plan;
 mod run;
@@ -15,7 +17,9 @@ mod shrink;
 mod workload;
 mod world;
 
+pub use fastrand::Rng;
 pub use history::{Action, BucketKind, Operation, Outcome};
+pub use kit::{Answer, Exchange, Scenario, Simulation};
 pub use plan::{Fault, Plan};
 pub use run::{Options, Report, Violation, find_failure, run, run_all};
 pub use shrink::shrink;

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
-use slipring_model::bucket::Durability;
-use slipring_model::{BucketPolicy, Mutant, PartitionId, Position};
+use slipring_model::{Mutant, PartitionId, Position};
 use slipring_ring::Command;
 use slipring_storage::Engine;
 
-use crate::check::check;
 use crate::check::convergence::{Copy, converged};
+use crate::check::{Terms, check, check_layouts, expiry};
+use crate::guest::{BUCKET, BUCKET_NAME, Guest, GuestFactory, Seat};
 use crate::history::{Action, BucketKind, Operation, Outcome};
 use crate::journal::EPOCH_MS;
 use crate::plan::Plan;
@@ -22,6 +23,8 @@ use crate::world::World;
 const FORMING_MS: u64 = 20_000;
 /// How long after the last fault everything must be served and equal again.
 const HEALING_MS: u64 = 20_000;
+/// How long replicas have to drop what expired, after they are equal.
+const SWEEPING_MS: u64 = 1_500;
 /// How long one task of the run itself may take.
 const TASK_MS: u64 = 10_000;
 
@@ -124,10 +127,15 @@ impl fmt::Display for Report {
 /// Runs one seed. The same seed and options give the same report.
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> Report {
+    run_with(seed, options, None)
+}
+
+/// Runs one seed with a guest's service and clients instead of the built-in ones.
+pub(crate) fn run_with(seed: u64, options: &Options, guest: Option<&GuestFactory>) -> Report {
     let hosts = options.hosts.unwrap_or(if seed % 5 == 4 { 5 } else { 3 });
     let plan = options.plan.clone().unwrap_or_else(|| Plan::draw(seed, hosts, options.storm_ms));
     Mutant::plant(options.mutant);
-    let mut world = World::new(seed, hosts);
+    let mut world = World::new(seed, hosts, guest.map(|guest| guest()));
     let phases = catch_unwind(AssertUnwindSafe(|| world.run_phases(&plan, options.storm_ms)));
     let verdict = phases.unwrap_or_else(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str);
@@ -135,6 +143,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
         Err(Violation::new("no_panic", format!("a node or the simulator panicked: {message}")))
     });
     let operations = world.workload.history.operations();
+    let guest_requests = world.guest.as_ref().map_or(0, |guest| guest.requests());
     for operation in &operations {
         world.journal.count(outcome_name(operation), 1);
     }
@@ -149,7 +158,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
         trace: record.lines,
         fingerprint: record.fingerprint,
         counts: record.counts,
-        operations: operations.len(),
+        operations: operations.len() + guest_requests,
         simulated_ms,
         verdict,
     }
@@ -192,15 +201,41 @@ impl World {
         self.storm(plan, storm_ms)?;
         self.heal();
         let terms = self.terms(plan, storm_ms);
+        if let Some(guest) = self.guest.clone() {
+            return self.check_guest(&guest);
+        }
         self.serve()?;
-        let convergence = self.converge();
+        let convergence = self.converge().and_then(|()| self.look_at_copies(&terms));
         self.count_repairs();
         self.read_everything()?;
-        check(&self.workload.history.operations(), &terms)?;
+        let coverage = check(&self.workload.history.operations(), &terms)?;
+        check_layouts(&self.observations)?;
+        coverage.into_iter().for_each(|(what, times)| self.journal.count(what, times));
         convergence
     }
 
-    /// Founds a cluster on host 0, lets the others join in turn, and makes the third bucket.
+    /// Looks at everything a guest knows of, on every host, until all is answered, and applies its rules.
+    fn check_guest(&mut self, guest: &Arc<dyn Guest>) -> Result<(), Violation> {
+        let end = self.journal.now_ms() + HEALING_MS;
+        for host in self.members() {
+            loop {
+                let node = self.node(host).ok_or_else(|| down(host))?;
+                let name = format!("reader-{host}");
+                let seat = Seat::new(node, name, self.seed, Arc::clone(&self.journal));
+                if self.run_task(host, TASK_MS, Arc::clone(guest).look(seat))? == Some(true) {
+                    break;
+                }
+                if self.journal.now_ms() >= end {
+                    let story = format!("host {host} does not answer every last request in {HEALING_MS} ms");
+                    return Err(Violation::new("serving", story));
+                }
+            }
+        }
+        check_layouts(&self.observations)?;
+        guest.check()
+    }
+
+    /// Founds a cluster on host 0, lets the others join in turn, and makes the other buckets.
     fn form(&mut self) -> Result<(), Violation> {
         let failed = |what: String| Violation::new("forming", what);
         for host in 0..self.hosts.len() {
@@ -209,13 +244,18 @@ impl World {
                 return Err(failed(format!("host {host} did not start in time")));
             }
         }
-        let policy = BucketPolicy { durability: Durability::Fsync, ..BucketPolicy::durable() };
-        let bucket = BucketKind::Fsync.name().parse().expect("the name is valid");
-        let node = self.node(0).ok_or_else(|| failed("host 0 is gone".to_owned()))?;
-        let command = Command::CreateBucket { name: bucket, policy };
-        let created = self.run_task(0, TASK_MS, async move { node.propose(command).await })?;
-        if !matches!(created, Some(Ok(_))) {
-            return Err(failed(format!("a bucket could not be made: {created:?}")));
+        let buckets = match &self.guest {
+            Some(guest) => vec![(BUCKET_NAME, guest.policy())],
+            None => BucketKind::created().map(|(bucket, policy)| (bucket.name(), policy)).to_vec(),
+        };
+        for (name, policy) in buckets {
+            let name = name.parse().expect("the name is valid");
+            let node = self.node(0).ok_or_else(|| failed("host 0 is gone".to_owned()))?;
+            let command = Command::CreateBucket { name, policy };
+            let created = self.run_task(0, TASK_MS, async move { node.propose(command).await })?;
+            if !matches!(created, Some(Ok(_))) {
+                return Err(failed(format!("a bucket could not be made: {created:?}")));
+            }
         }
         let is_formed = |world: &mut Self| (0..world.hosts.len()).all(|host| world.is_formed(host));
         if self.run_until(FORMING_MS, is_formed)? {
@@ -229,8 +269,12 @@ impl World {
         let nodes: Vec<_> = (0..self.hosts.len()).filter_map(|host| self.node(host)).collect();
         self.node(host).is_some_and(|node| {
             let knows = |bucket: BucketKind| node.bucket_named(bucket.name()) == Some(bucket.id());
+            let knows_all = match &self.guest {
+                Some(_) => node.has_bucket(BUCKET),
+                None => BucketKind::ALL.into_iter().all(knows),
+            };
             nodes.len() == self.hosts.len()
-                && BucketKind::ALL.into_iter().all(knows)
+                && knows_all
                 && nodes.iter().all(|peer| node.is_connected(peer.id()))
         })
     }
@@ -240,7 +284,7 @@ impl World {
         let end = self.journal.now_ms() + HEALING_MS;
         for host in self.members() {
             for bucket in BucketKind::ALL {
-                while !self.probe(host, bucket)? {
+                while self.can_be_answered(bucket, &probe_key(host)) && !self.probe(host, bucket)? {
                     if self.journal.now_ms() >= end {
                         let story = format!(
                             "host {host} takes no write to {bucket:?}, {HEALING_MS} ms after healing"
@@ -260,8 +304,7 @@ impl World {
             return Ok(false);
         };
         let action = Action::Set { value: client.fresh_value(), expires_at: None };
-        let task =
-            async move { client.perform(bucket, format!("register-probe-{host}"), action, false).await };
+        let task = async move { client.perform(bucket, probe_key(host), action, false).await };
         if self.run_task(host, TASK_MS, task)? == Some(Outcome::Written) {
             return Ok(true);
         }
@@ -284,6 +327,12 @@ impl World {
         }
     }
 
+    /// What replicas hold once they are equal and have had time to sweep.
+    fn look_at_copies(&mut self, terms: &Terms) -> Result<(), Violation> {
+        self.run_until(SWEEPING_MS, |_| false)?;
+        expiry::check_copies(&self.copies()?, EPOCH_MS + self.journal.now_ms(), terms)
+    }
+
     /// What every replica of every partition holds.
     fn copies(&self) -> Result<Vec<Copy>, Violation> {
         let first = self.members().next().unwrap_or_default();
@@ -293,7 +342,10 @@ impl World {
             let (Some(node), Some(process)) = (host.node(), &host.process) else {
                 return Err(down(host.index));
             };
-            for bucket in BucketKind::ALL {
+            // Nothing can heal a damaged record that has no other copy.
+            let is_whole =
+                |bucket: &BucketKind| *bucket != BucketKind::Single || !self.is_damaged(host.index);
+            for bucket in BucketKind::ALL.into_iter().filter(is_whole) {
                 let engine: &dyn Engine =
                     if bucket == BucketKind::Cache { process.memory.as_ref() } else { &host.disk };
                 let is_held = |partition: &PartitionId| {
@@ -313,22 +365,22 @@ impl World {
     /// Reads every key that any client ever named, on every host.
     fn read_everything(&mut self) -> Result<(), Violation> {
         let operations = self.workload.history.operations();
-        let keys: BTreeSet<(BucketKind, String)> =
+        let mut keys: BTreeSet<(BucketKind, String)> =
             operations.into_iter().map(|operation| (operation.bucket, operation.key)).collect();
+        keys.retain(|(bucket, key)| self.can_be_answered(*bucket, key));
         for host in self.members() {
             let client = self.client(host, "reader").ok_or_else(|| down(host))?;
             let keys = keys.clone();
             let task = async move {
                 let read = |(bucket, key): (BucketKind, String)| {
-                    let action = if key.starts_with("counter") { Action::Total } else { Action::Get };
+                    let action = bucket.look(&key);
                     client.perform(bucket, key, action, true)
                 };
                 futures::future::join_all(keys.into_iter().map(read)).await
             };
             let answers = self.run_task(host, TASK_MS, task)?.unwrap_or_default();
-            let is_answer = |outcome: &Outcome| matches!(outcome, Outcome::Found(_) | Outcome::Counted(_));
-            if answers.is_empty() || !answers.iter().all(is_answer) {
-                let other = answers.into_iter().find(|outcome| !is_answer(outcome));
+            if answers.is_empty() || !answers.iter().all(Outcome::is_answer) {
+                let other = answers.into_iter().find(|outcome| !outcome.is_answer());
                 let story = format!("host {host} does not answer every last read: {other:?}");
                 return Err(Violation::new("serving", story));
             }
@@ -362,6 +414,10 @@ fn records(
         })
         .map_err(|error| Violation::new("convergence", error.to_string()))?;
     Ok(records)
+}
+
+fn probe_key(host: usize) -> String {
+    format!("register-probe-{host}")
 }
 
 fn down(host: usize) -> Violation {

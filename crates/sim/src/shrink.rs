@@ -1,14 +1,14 @@
 //! Shrinking: of the faults of a failing run, the fewest that still make it fail.
 
 use crate::plan::Plan;
-use crate::run::{Options, Report, run};
+use crate::run::Report;
 
-/// Leaves out faults, many at a time and then one by one, as long as the run still breaks the same promise.
+/// Leaves out faults, many at a time and then one by one, as long as `run` still breaks the same promise.
 ///
 /// Each try is one whole run; `tries` bounds them. Gives the last failing report, `report` itself when nothing
 /// can go. Source: Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input" (2002).
 #[must_use]
-pub fn shrink(report: Report, options: &Options, tries: usize) -> Report {
+pub fn shrink(report: Report, tries: usize, run: impl Fn(u64, Plan) -> Report) -> Report {
     let Err(violation) = &report.verdict else { return report };
     let checker = violation.checker;
     let (mut best, mut left) = (report, tries);
@@ -17,8 +17,7 @@ pub fn shrink(report: Report, options: &Options, tries: usize) -> Report {
         let mut at = 0;
         while at < best.plan.faults.len() && left > 0 {
             left -= 1;
-            let again =
-                run(best.seed, &Options { plan: Some(without(&best.plan, at, share)), ..options.clone() });
+            let again = run(best.seed, without(&best.plan, at, share));
             match &again.verdict {
                 Err(violation) if violation.checker == checker => best = again,
                 _ => at += share,
@@ -41,6 +40,7 @@ mod tests {
 
     use super::*;
     use crate::plan::Fault;
+    use crate::run::{Options, run};
 
     #[test]
     fn the_fault_that_matters_is_left_and_most_others_are_not() {
@@ -51,7 +51,8 @@ mod tests {
             vec![(500, slow(0)), (1_000, reset), (4_000, blackout), (5_000, slow(1)), (6_000, reset)];
         let options =
             Options { plan: Some(Plan { faults }), mutant: Some(Mutant::SyncNothing), ..Options::default() };
-        let report = shrink(run(1, &options), &options, 40);
+        let again = |seed, plan| run(seed, &Options { plan: Some(plan), ..options.clone() });
+        let report = shrink(run(1, &options), 40, again);
         assert!(report.plan.faults.contains(&(4_000, blackout)) && report.plan.faults.len() < 4, "{report}");
         assert!(report.verdict.is_err());
     }

@@ -2,6 +2,7 @@
 //!
 //! Every value names the operation that wrote it, so whatever is read can be traced back to its write.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,6 +22,8 @@ const HOT_KEYS: usize = 3;
 /// Registers of the other half.
 const COLD_KEYS: usize = 40;
 const COUNTERS: usize = 3;
+/// How the keys of counters begin.
+const COUNTER: &str = "counter";
 /// Rests of one client between two operations, in milliseconds.
 const REST_MS: std::ops::Range<u64> = 5..70;
 const TTL_MS: std::ops::Range<u64> = 50..2_000;
@@ -39,6 +42,8 @@ pub(crate) struct Client {
     name: String,
     rng: Rng,
     operations: u64,
+    /// What it last knew of each register of which there is one copy.
+    known: BTreeMap<String, Option<String>>,
 }
 
 impl Workload {
@@ -55,18 +60,26 @@ impl Workload {
 impl Client {
     /// A client that draws from `seed`; `name` must be its own.
     pub(crate) fn new(workload: Arc<Workload>, node: Node, name: String, seed: u64) -> Self {
-        Self { workload, node, name, rng: Rng::with_seed(seed), operations: 0 }
+        Self { workload, node, name, rng: Rng::with_seed(seed), operations: 0, known: BTreeMap::new() }
     }
 
     /// Works until the workload closes or the host dies.
     pub(crate) async fn run(mut self) {
         loop {
-            tokio::time::sleep(Duration::from_millis(self.rng.u64(REST_MS))).await;
+            self.rest().await;
             if !self.workload.is_open.load(Ordering::Relaxed) {
                 return;
             }
-            let (bucket, key, action) = self.draw();
-            self.perform(bucket, key, action, false).await;
+            let (bucket, key) = self.draw_key();
+            match bucket {
+                _ if key.starts_with(COUNTER) => self.count(bucket, key).await,
+                BucketKind::Buffered | BucketKind::Fsync | BucketKind::Cache => {
+                    let action = self.draw_action();
+                    self.perform(bucket, key, action, false).await;
+                }
+                BucketKind::Single => self.compare(key).await,
+                BucketKind::Siblings => self.resolve(key).await,
+            }
         }
     }
 
@@ -78,17 +91,7 @@ impl Client {
         action: Action,
         is_final: bool,
     ) -> Outcome {
-        let request = request(&key, &action);
-        let (workload, client) = (Arc::clone(&self.workload), self.name.clone());
-        let start_ms = workload.journal.now_ms();
-        let operation =
-            Operation { bucket, key, client, action: action.clone(), start_ms, end: None, is_final };
-        let number = workload.history.begin(operation);
-        let answer = self.node.call(&KV, bucket.id(), request, CallOptions::default()).await;
-        let outcome = outcome(&action, answer);
-        workload.journal.note(format_args!("{} operation {number}: {action:?}: {outcome:?}", self.name));
-        workload.history.end(number, workload.journal.now_ms(), outcome.clone());
-        outcome
+        self.ask(bucket, key, action, is_final, None).await.0
     }
 
     /// A value that nobody else writes.
@@ -97,53 +100,147 @@ impl Client {
         format!("{}-{}", self.name, self.operations)
     }
 
-    fn draw(&mut self) -> (BucketKind, String, Action) {
-        let bucket = match self.rng.u8(..20) {
-            0..=8 => BucketKind::Buffered,
-            9..=16 => BucketKind::Fsync,
-            _ => BucketKind::Cache,
+    /// Performs one operation having `seen` this causal context; the outcome, and the context it came with.
+    async fn ask(
+        &self,
+        bucket: BucketKind,
+        key: String,
+        action: Action,
+        is_final: bool,
+        seen: Option<Bytes>,
+    ) -> (Outcome, Option<Bytes>) {
+        let request = request(&key, &action, seen);
+        let (workload, client) = (Arc::clone(&self.workload), self.name.clone());
+        let start_ms = workload.journal.now_ms();
+        let operation =
+            Operation { bucket, key, client, action: action.clone(), start_ms, end: None, is_final };
+        let number = workload.history.begin(operation);
+        let answer = self.node.call(&KV, bucket.id(), request, CallOptions::default()).await;
+        let context = match &answer {
+            Ok(Response::All { context, .. }) => Some(context.clone()),
+            _ => None,
         };
+        let outcome = outcome(&action, answer);
+        workload.journal.note(format_args!("{} operation {number}: {action:?}: {outcome:?}", self.name));
+        workload.history.end(number, workload.journal.now_ms(), outcome.clone());
+        (outcome, context)
+    }
+
+    /// Adds to a counter or reads it.
+    async fn count(&mut self, bucket: BucketKind, key: String) {
+        let action = if self.rng.u8(..5) == 0 { Action::Total } else { Action::Add(self.rng.i64(1..10)) };
+        self.perform(bucket, key, action, false).await;
+    }
+
+    /// One operation on a register of which there is one copy; it remembers what it learns.
+    async fn compare(&mut self, key: String) {
+        let action = match self.rng.u8(..10) {
+            0..=2 => Action::Set { value: self.fresh_value(), expires_at: None },
+            3..=5 => {
+                let expected = self.known.get(&key).cloned().flatten();
+                Action::CompareAndSet { expected, value: self.fresh_value() }
+            }
+            6 => Action::Delete,
+            _ => Action::Get,
+        };
+        let written = action.value().map(str::to_owned);
+        match self.perform(BucketKind::Single, key.clone(), action, false).await {
+            Outcome::Written => self.known.insert(key, written),
+            Outcome::Found(value) => self.known.insert(key, value),
+            Outcome::NothingThere => self.known.insert(key, None),
+            _ => None,
+        };
+    }
+
+    /// Reads all concurrent values and, most of the time, writes one in their place or deletes them.
+    async fn resolve(&mut self, key: String) {
+        let reading = self.ask(BucketKind::Siblings, key.clone(), Action::GetAll, false, None).await;
+        let (Outcome::FoundAll(seen), context @ Some(_)) = reading else { return };
+        let value = match self.rng.u8(..10) {
+            0..=2 => return,
+            3 => None,
+            _ => Some(self.fresh_value()),
+        };
+        self.rest().await;
+        self.ask(BucketKind::Siblings, key, Action::Replace { value, seen }, false, context).await;
+    }
+
+    async fn rest(&mut self) {
+        tokio::time::sleep(Duration::from_millis(self.rng.u64(REST_MS))).await;
+    }
+
+    fn draw_key(&mut self) -> (BucketKind, String) {
+        let bucket = match self.rng.u8(..20) {
+            0..=6 => BucketKind::Buffered,
+            7..=12 => BucketKind::Fsync,
+            13 | 14 => BucketKind::Cache,
+            15..=17 => BucketKind::Single,
+            _ => BucketKind::Siblings,
+        };
+        if bucket != BucketKind::Siblings && self.rng.u8(..4) == 0 {
+            return (bucket, format!("{COUNTER}-{}", self.rng.usize(..COUNTERS)));
+        }
         let register =
             if self.rng.bool() { self.rng.usize(..HOT_KEYS) } else { HOT_KEYS + self.rng.usize(..COLD_KEYS) };
-        let register = format!("register-{register}");
-        let counter = format!("counter-{}", self.rng.usize(..COUNTERS));
-        match self.rng.u8(..20) {
-            0..=6 => (bucket, register, Action::Set { value: self.fresh_value(), expires_at: None }),
+        (bucket, format!("register-{register}"))
+    }
+
+    fn draw_action(&mut self) -> Action {
+        match self.rng.u8(..15) {
+            0..=6 => Action::Set { value: self.fresh_value(), expires_at: None },
             7 | 8 => {
                 let expires_at = Some(self.workload.journal.now_ms() + self.rng.u64(TTL_MS));
-                (bucket, register, Action::Set { value: self.fresh_value(), expires_at })
+                Action::Set { value: self.fresh_value(), expires_at }
             }
-            9 | 10 => (bucket, register, Action::Delete),
-            11..=14 => (bucket, register, Action::Get),
-            15..=18 => (bucket, counter, Action::Add(self.rng.i64(1..10))),
-            _ => (bucket, counter, Action::Total),
+            9 | 10 => Action::Delete,
+            _ => Action::Get,
         }
     }
 }
 
-fn request(key: &str, action: &Action) -> Request {
+/// What an action is for the application; a replacement has `seen` this causal context.
+fn request(key: &str, action: &Action, seen: Option<Bytes>) -> Request {
     let key = Bytes::copy_from_slice(key.as_bytes());
+    let set = |key, value: &str, expiry, condition, seen| {
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        Request::Set { key, value, expiry, condition, returns_previous: false, seen }
+    };
     match action {
-        Action::Set { value, expires_at } => Request::Set {
-            key,
-            value: Bytes::copy_from_slice(value.as_bytes()),
-            expiry: expires_at.map_or(Expiry::Default, |at| Expiry::At(EPOCH_MS + at)),
-            condition: Condition::Always,
-            returns_previous: false,
-            seen: None,
-        },
-        Action::Delete => Request::Delete { key, seen: None },
+        Action::Set { value, expires_at } => {
+            let expiry = expires_at.map_or(Expiry::Default, |at| Expiry::At(EPOCH_MS + at));
+            set(key, value, expiry, Condition::Always, None)
+        }
+        Action::CompareAndSet { expected, value } => {
+            let equals = |expected: &String| Condition::IfEquals(Bytes::copy_from_slice(expected.as_bytes()));
+            let condition = expected.as_ref().map_or(Condition::IfAbsent, equals);
+            set(key, value, Expiry::Default, condition, None)
+        }
+        Action::Replace { value: Some(value), .. } => {
+            set(key, value, Expiry::Default, Condition::Always, seen)
+        }
+        Action::Replace { value: None, .. } | Action::Delete => Request::Delete { key, seen },
         Action::Get | Action::Total => Request::Get { key },
+        Action::GetAll => Request::GetAll { key },
         Action::Add(delta) => Request::Add { key, delta: *delta },
     }
 }
 
 fn outcome(action: &Action, answer: Result<Response, Error>) -> Outcome {
-    let text = |found: Option<Found>| found.map(|found| String::from_utf8_lossy(&found.value).into_owned());
+    let plain = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    let text = |found: Option<Found>| found.map(|found| plain(&found.value));
     match (action, answer) {
-        (Action::Set { .. } | Action::Delete, Ok(Response::Written { done: true, .. })) => Outcome::Written,
+        (
+            Action::Set { .. } | Action::CompareAndSet { .. } | Action::Replace { .. } | Action::Delete,
+            Ok(Response::Written { done: true, .. }),
+        )
+        // A deletion of values that another client has replaced meanwhile still deletes what it had seen.
+        | (Action::Replace { value: None, .. }, Ok(Response::Written { done: false, .. })) => Outcome::Written,
+        (Action::CompareAndSet { .. }, Ok(Response::Written { done: false, .. })) => Outcome::Unequal,
         (Action::Delete, Ok(Response::Written { done: false, .. })) => Outcome::NothingThere,
-        (Action::Add(_), Ok(Response::Integer(_))) => Outcome::Written,
+        (Action::Add(_), Ok(Response::Integer(after))) => Outcome::Added(after),
+        (Action::GetAll, Ok(Response::All { values, .. })) => {
+            Outcome::FoundAll(values.iter().map(plain).collect())
+        }
         (Action::Get, Ok(Response::Value(found))) => Outcome::Found(text(found)),
         (Action::Total, Ok(Response::Value(found))) => match text(found).map(|text| text.parse()) {
             None => Outcome::Counted(0),

@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 use slipring_model::NodeId;
 use slipring_node::Node;
 
-use crate::check::Terms;
+use crate::check::{Observations, Terms};
+use crate::guest::{Guest, Seat};
+use crate::history::BucketKind;
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::network::{Network, address};
@@ -30,6 +32,8 @@ pub(crate) struct World {
     pub(crate) network: Arc<Network>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) workload: Arc<Workload>,
+    /// Whose service and clients are at work instead of the built-in ones.
+    pub(crate) guest: Option<Arc<dyn Guest>>,
     /// What is to happen, by time and the order in which it was decided.
     agenda: BTreeMap<(u64, u64), Event>,
     decisions: u64,
@@ -38,11 +42,15 @@ pub(crate) struct World {
     failing: BTreeSet<usize>,
     /// Hosts that must not take part again: their directories were lost or rolled back.
     out: BTreeSet<usize>,
+    /// Hosts on whose disks bits have flipped.
+    damaged: BTreeSet<usize>,
     /// Per host, the life whose clients are at work.
     served: Vec<u64>,
     is_storming: bool,
     /// The node of each host, as it was when the cluster had formed.
     pub(crate) ids: Vec<NodeId>,
+    /// What hosts showed of the layout and its group.
+    pub(crate) observations: Observations,
 }
 
 #[derive(Clone, Copy)]
@@ -60,23 +68,26 @@ enum Event {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, hosts: usize) -> Self {
+    pub(crate) fn new(seed: u64, hosts: usize, guest: Option<Arc<dyn Guest>>) -> Self {
         let journal = Arc::new(Journal::default());
-        let host = |index| Host::new(index, seed, Arc::clone(&journal));
+        let host = |index| Host::new(index, seed, guest.clone(), Arc::clone(&journal));
         Self {
             seed,
             hosts: (0..hosts).map(host).collect(),
             network: Arc::new(Network::new(seed, hosts, Arc::clone(&journal))),
             workload: Arc::new(Workload::new(Arc::clone(&journal))),
+            guest: guest.clone(),
             journal,
             agenda: BTreeMap::new(),
             decisions: 0,
             lost_power: BTreeSet::new(),
             failing: BTreeSet::new(),
             out: BTreeSet::new(),
+            damaged: BTreeSet::new(),
             served: vec![0; hosts],
             is_storming: false,
             ids: Vec::new(),
+            observations: Observations::default(),
         }
     }
 
@@ -114,6 +125,9 @@ impl World {
         }
         self.is_storming = false;
         self.workload.close();
+        if let Some(guest) = &self.guest {
+            guest.close();
+        }
         Ok(())
     }
 
@@ -147,6 +161,12 @@ impl World {
             let network = Arc::clone(&self.network);
             self.host(index).run(&network, Duration::from_millis(TICK_MS));
             self.look_after(index)?;
+            if !self.out.contains(&index)
+                && let Some(node) = self.node(index)
+            {
+                let life = self.host(index).lives();
+                self.observations.look(index, life, now, &node);
+            }
         }
         self.journal.advance_to(now + TICK_MS);
         Ok(())
@@ -190,6 +210,21 @@ impl World {
     pub(crate) fn members(&self) -> impl Iterator<Item = usize> + use<> {
         let out = self.out.clone();
         (0..self.hosts.len()).filter(move |host| !out.contains(host))
+    }
+
+    /// Whether bits have flipped on a host's disk.
+    pub(crate) fn is_damaged(&self, host: usize) -> bool {
+        self.damaged.contains(&host)
+    }
+
+    /// Whether a key has a copy left that its bucket's promise covers: a single copy may be gone or damaged.
+    pub(crate) fn can_be_answered(&self, bucket: BucketKind, key: &str) -> bool {
+        // While no node is up, nobody knows better.
+        let Some(node) = self.members().find_map(|host| self.node(host)) else { return true };
+        let holders = node.preference_list(bucket.id(), key.as_bytes());
+        let is_whole = |host: usize| bucket != BucketKind::Single || !self.damaged.contains(&host);
+        let mut whole = self.members().filter(|host| is_whole(*host));
+        holders.is_empty() || whole.any(|host| self.ids.get(host).is_some_and(|id| holders.contains(id)))
     }
 
     /// A host's node, when it is up.
@@ -243,13 +278,22 @@ impl World {
         if let Some(served) = self.served.get_mut(index) {
             *served = life;
         }
-        let workload = Arc::clone(&self.workload);
-        let seed = self.seed;
+        let (workload, guest) = (Arc::clone(&self.workload), self.guest.clone());
+        let (seed, journal) = (self.seed, Arc::clone(&self.journal));
         let Some(process) = &self.host(index).process else { return };
         for number in 0..CLIENTS_PER_HOST {
             let name = format!("client-{index}-{life}-{number}");
             let seed = seed.wrapping_mul(1_009).wrapping_add(index as u64 * 10_007 + life * 101 + number);
-            process.runtime.spawn(Client::new(Arc::clone(&workload), node.clone(), name, seed).run());
+            match &guest {
+                None => {
+                    let client = Client::new(Arc::clone(&workload), node.clone(), name, seed);
+                    process.runtime.spawn(client.run());
+                }
+                Some(guest) => {
+                    let seat = Seat::new(node.clone(), name, seed, Arc::clone(&journal));
+                    process.runtime.spawn(Arc::clone(guest).work(seat));
+                }
+            }
         }
     }
 
@@ -352,6 +396,7 @@ impl World {
                 self.decide(now + for_ms, Event::HastenSyncs { host });
             }
             Fault::FlipBits { host, bits } => {
+                self.damaged.insert(host);
                 let seed = self.seed;
                 for bit in 0..u64::from(bits) {
                     let draw = (seed ^ now << 20).wrapping_add(bit).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -135,7 +135,9 @@ impl Sum {
 /// Leaves the story of a failing run behind, shrunk, and says how to replay it.
 fn tell(report: &Report, options: &Options, cli: &Cli) -> Result<(), String> {
     let faults = report.plan.faults.len();
-    let least = if cli.no_shrink { report.clone() } else { shrink(report.clone(), options, SHRINK_TRIES) };
+    let again = |seed, plan| run(seed, &Options { plan: Some(plan), ..options.clone() });
+    let tries = if cli.no_shrink { 0 } else { SHRINK_TRIES };
+    let least = shrink(report.clone(), tries, again);
     let failed = |error: std::io::Error| format!("{}: {error}", cli.stories.display());
     fs::create_dir_all(&cli.stories).map_err(failed)?;
     let story = cli.stories.join(format!("seed-{}.txt", least.seed));

@@ -1,5 +1,5 @@
 //! Counters add up: a counter is never below the increments acknowledged before the read, nor above all that
-//! may have happened by its end.
+//! may have happened by its end. An increment that is told the sum after it has read the counter, too.
 //!
 //! Source: Jepsen's counter test; Shapiro et al., CRDT report (2011), PN-counter.
 
@@ -15,9 +15,13 @@ use super::{Terms, by_key};
 pub fn check(operations: &[Operation], terms: &Terms) -> Result<(), Violation> {
     for operations in by_key(operations).values() {
         for read in operations {
-            let Some((at, Outcome::Counted(total))) = &read.end else { continue };
-            let least = if terms.must_be_fresh(read) { acked_before(operations, read.start_ms) } else { 0 };
-            let most = begun_by(operations, *at);
+            let (at, total, own) = match (&read.end, &read.action) {
+                (Some((at, Outcome::Counted(total))), _) => (*at, total, 0),
+                (Some((at, Outcome::Added(total))), Action::Add(own)) => (*at, total, *own),
+                _ => continue,
+            };
+            let known = if terms.must_be_fresh(read) { acked_before(operations, read.start_ms) } else { 0 };
+            let (least, most) = (known + own, begun_by(operations, at));
             if !(least..=most).contains(total) {
                 let story = format!("{}, which is not in {least}..={most}", read.describe());
                 return Err(Violation::new("counters", story));
@@ -62,6 +66,14 @@ mod tests {
         assert!(is_kept(3) && is_kept(7));
         assert!(!is_kept(2), "an acknowledged increment is missing");
         assert!(!is_kept(10), "more than all that may have happened");
+    }
+
+    #[test]
+    fn an_increment_that_does_not_see_those_before_it_is_found() {
+        let add = |total| operation(Action::Add(4), 10, Some((20, Outcome::Added(total))));
+        let is_kept =
+            |total| check(&[operation(Action::Add(3), 0, acked(5)), add(total)], &Terms::default()).is_ok();
+        assert!(is_kept(7) && !is_kept(4) && !is_kept(3) && !is_kept(8));
     }
 
     #[test]

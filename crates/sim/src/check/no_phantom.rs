@@ -3,7 +3,7 @@
 //!
 //! Source: Burckhardt, "Principles of Eventual Consistency" (2014), 5: no values out of thin air.
 
-use crate::history::{Action, Operation};
+use crate::history::{Operation, Outcome};
 use crate::run::Violation;
 
 use super::by_key;
@@ -15,29 +15,36 @@ use super::by_key;
 pub fn check(operations: &[Operation]) -> Result<(), Violation> {
     for operations in by_key(operations).values() {
         for read in operations {
-            let Some((Some(seen), at)) = read.seen() else { continue };
-            let wrote =
-                |write: &&&Operation| matches!(&write.action, Action::Set { value, .. } if value == seen);
-            let can_have_written = |write: &Operation| write.may_have_written() && write.start_ms <= at;
-            match operations.iter().find(wrote) {
-                Some(write) if can_have_written(write) => {}
-                Some(write) => {
-                    let story = format!("{}, but {}", read.describe(), write.describe());
-                    return Err(Violation::new("no_phantom", story));
-                }
-                None => {
-                    return Err(Violation::new("no_phantom", format!("{}, never written", read.describe())));
-                }
+            if let Some(story) = phantom(read, operations) {
+                return Err(Violation::new("no_phantom", story));
             }
         }
     }
     Ok(())
 }
 
+/// The first value a read saw that nobody can have written.
+fn phantom(read: &Operation, operations: &[&Operation]) -> Option<String> {
+    let (seen, at) = match &read.end {
+        Some((at, Outcome::Found(Some(value)))) => (std::slice::from_ref(value), *at),
+        Some((at, Outcome::FoundAll(values))) => (values.as_slice(), *at),
+        _ => return None,
+    };
+    seen.iter().find_map(|seen| {
+        let wrote = |write: &&&Operation| write.action.value() == Some(seen);
+        match operations.iter().find(wrote) {
+            Some(write) if write.may_have_written() && write.start_ms <= at => None,
+            Some(write) => Some(format!("{}, but {}", read.describe(), write.describe())),
+            None => Some(format!("{}, never written", read.describe())),
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::samples::{acked, get, refused, set, unknown};
+    use crate::check::samples::{acked, get, operation, refused, set, unknown};
+    use crate::history::Action;
 
     #[test]
     fn a_value_that_nobody_wrote_is_found() {
@@ -52,6 +59,17 @@ mod tests {
     fn a_refused_write_that_is_read_and_a_value_from_the_future_are_found() {
         assert!(check(&[set("a", 0, refused(1)), get(Some("a"), 4, 5)]).is_err());
         assert!(check(&[set("a", 6, acked(7)), get(Some("a"), 4, 5)]).is_err());
+    }
+
+    #[test]
+    fn each_of_several_values_must_have_been_written() {
+        let all = |values: &[&str]| {
+            let values = values.iter().map(|value| (*value).to_owned()).collect();
+            operation(Action::GetAll, 4, Some((5, Outcome::FoundAll(values))))
+        };
+        let known = [set("a", 0, acked(1)), set("b", 2, unknown(3))];
+        assert_eq!(check(&[&known[..], &[all(&["a", "b"])]].concat()), Ok(()));
+        assert!(check(&[&known[..], &[all(&["a", "d"])]].concat()).is_err());
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! The store ends the process when a damaged length makes it ask for more memory than there is, and refuses a
 //! journal whose last batches, never synced, reached the disk in part when the power failed. So every batch is
-//! checked here first, as the store wrote it: a start with the number of items, the items, an end with their
-//! checksum. A tail that is simply not finished is left to the store, which takes it away.
+//! checked here first, as the store wrote it: a start with the number of its items and its own, the items, an
+//! end with their checksum. A tail that is simply not finished is left to the store, which takes it away.
 //!
 //! Invariant: only the newest journal is ever shortened, only after a loss of power, and only where a batch is
 //! broken; the mark then tells whether what is gone had been synced.
@@ -22,6 +22,9 @@ pub(crate) const RECORD_BYTES_MAX: u64 = 1 << 31;
 const END_MAGIC: [u8; 4] = *b"FJL\x03";
 /// Type, compression, keyspace, and the lengths of key, value and stored value.
 const ITEM_HEADER_BYTES: usize = 20;
+/// No store counts this far.
+const NUMBER_MAX: u64 = 1 << 62;
+const UNCOMPRESSED: u8 = 0;
 const BUFFER_BYTES: usize = 256 * 1024;
 
 const START: u8 = 1;
@@ -35,10 +38,13 @@ const CLEAR: u8 = 4;
 /// [`Error::Damaged`] when a batch is not what was written.
 pub(crate) fn inspect(store: &Path, is_after_power_loss: bool) -> Result<(), Error> {
     let journals = list(store).map_err(|error| Error::io(store, &error))?;
+    let mut last = None;
     for (number, path) in journals.iter().enumerate() {
         let failed = |error: io::Error| Error::io(path, &error);
-        let mut walk = Walk::new(File::open(path).map_err(failed)?);
-        if walk.run().map_err(failed)? == Tail::Unfinished {
+        let mut walk = Walk::new(File::open(path).map_err(failed)?, last);
+        let tail = walk.run().map_err(failed)?;
+        last = walk.last;
+        if tail == Tail::Unfinished {
             continue;
         }
         if !is_after_power_loss || number + 1 < journals.len() {
@@ -92,17 +98,22 @@ struct Walk {
     whole: u64,
     /// Items that the batch still lacks; `None` between batches.
     missing: Option<u32>,
+    /// The number of this batch, which no checksum covers, and that of the last one: they rise.
+    number: u64,
+    last: Option<u64>,
     items: Xxh3,
     buffer: Vec<u8>,
 }
 
 impl Walk {
-    fn new(file: File) -> Self {
+    fn new(file: File, last: Option<u64>) -> Self {
         Self {
             reader: BufReader::with_capacity(BUFFER_BYTES, file),
             at: 0,
             whole: 0,
             missing: None,
+            number: 0,
+            last,
             items: Xxh3::new(),
             buffer: Vec::new(),
         }
@@ -123,12 +134,12 @@ impl Walk {
         let [tag] = self.take()?;
         match (tag, self.missing) {
             (START, None) => {
-                let [a, b, c, d, ..] = self.take::<12>()?;
-                self.missing = Some(u32::from_le_bytes([a, b, c, d]));
+                self.missing = Some(u32::from_le_bytes(self.take()?));
+                self.number = u64::from_le_bytes(self.take()?);
                 self.items.reset();
                 Ok(Step::Goes)
             }
-            (ITEM | CLEAR, Some(0)) => Ok(Step::Ends(Tail::Broken)),
+            (ITEM | CLEAR, None | Some(0)) => Ok(Step::Ends(Tail::Broken)),
             (ITEM, Some(missing)) => {
                 self.missing = Some(missing - 1);
                 self.item()
@@ -147,11 +158,13 @@ impl Walk {
 
     fn item(&mut self) -> io::Result<Step> {
         let header = self.take::<ITEM_HEADER_BYTES>()?;
-        let [.., key_a, key_b, a, b, c, d, e, f, g, h] = header;
+        let [_, compression, .., key_a, key_b, a, b, c, d, e, f, g, h] = header;
         let key_bytes = u64::from(u16::from_le_bytes([key_a, key_b]));
         let value_bytes = u64::from(u32::from_le_bytes([a, b, c, d]));
         let stored_bytes = u64::from(u32::from_le_bytes([e, f, g, h]));
-        if value_bytes > RECORD_BYTES_MAX || stored_bytes > RECORD_BYTES_MAX {
+        // A header that was cut short has no stored length yet.
+        let fits = compression != UNCOMPRESSED || stored_bytes == value_bytes || stored_bytes == 0;
+        if !fits || value_bytes > RECORD_BYTES_MAX || stored_bytes > RECORD_BYTES_MAX {
             return Ok(Step::Ends(Tail::Broken));
         }
         self.items.update(&[ITEM]);
@@ -172,10 +185,12 @@ impl Walk {
         if self.take()? != END_MAGIC {
             return Ok(Step::Ends(Tail::Unfinished));
         }
-        if missing > 0 || sum != self.items.digest() {
+        let is_next = self.last.is_none_or(|last| last < self.number) && self.number < NUMBER_MAX;
+        if missing > 0 || sum != self.items.digest() || !is_next {
             return Ok(Step::Ends(Tail::Broken));
         }
         self.missing = None;
+        self.last = Some(self.number);
         self.whole = self.at;
         Ok(Step::Goes)
     }

@@ -24,6 +24,9 @@ use crate::heal::is_damage;
 /// Scratch space a partition keeps between writes; larger writes give theirs back.
 const SCRATCH_BYTES_MAX: usize = 4 * 1024;
 
+/// Threads that count what a bucket holds when it is opened.
+const STOCK_THREADS_MAX: usize = 8;
+
 /// A bucket and its partitions.
 pub(crate) struct Bucket {
     pub(crate) id: BucketId,
@@ -314,9 +317,26 @@ impl Bucket {
         Ok(())
     }
 
+    /// Counts what the engine holds, each processor a share of the partitions.
     fn take_stock(&self) -> Result<(), Error> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(STOCK_THREADS_MAX);
+        let share = self.partitions.len().div_ceil(threads);
+        let shares = (0..self.partitions.len()).step_by(share);
+        std::thread::scope(|scope| {
+            let shares: Vec<_> = shares
+                .map(|first| {
+                    let last = (first + share).min(self.partitions.len()) - 1;
+                    scope.spawn(move || self.take_stock_of(first as u16, last as u16))
+                })
+                .collect();
+            shares.into_iter().try_for_each(|share| share.join().expect("counting does not panic"))
+        })
+    }
+
+    fn take_stock_of(&self, first: u16, last: u16) -> Result<(), Error> {
+        let range = PartitionId(first).start(self.bits)..=PartitionId(last).end(self.bits);
         self.engine
-            .scan(self.id, Position(0)..=Position(u64::MAX), None, &mut |position, key, record| {
+            .scan(self.id, range, None, &mut |position, key, record| {
                 let cell = self.decode(position, key, record);
                 let mut partition = self.partition(position);
                 // A damaged record counts until it is healed.

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use slipring_model::NodeId;
+use slipring_model::{Error, ErrorKind, NodeId};
 use slipring_replication::WriteInput;
 use slipring_storage::Engine;
 use slipring_wire::Reply;
 use tokio::sync::Notify;
 
 use crate::core::Core;
+use crate::requests::Entry;
 
 /// Who waits for durability.
 pub(crate) enum Waiter {
@@ -89,8 +90,30 @@ impl Core {
             }
             match self.syncer.sync(Arc::clone(&self.disk)).await {
                 Ok(()) => waiters.into_iter().for_each(|waiter| self.persisted(waiter)),
-                Err(error) => self.give_up(format!("the disk did not take what was written: {error}")),
+                Err(error) => self.sync_failed(waiters, &error),
             }
+        }
+    }
+
+    /// Nothing more can be written here. Where there are others the node leaves the writing to them and ends;
+    /// alone it stays, so that what it holds can still be read.
+    fn sync_failed(&self, waiters: Vec<Waiter>, error: &slipring_storage::Error) {
+        let reason = format!("the disk did not take what was written: {error}");
+        if self.view().is_none_or(|view| view.layout.nodes().len() > 1) {
+            return self.give_up(reason);
+        }
+        tracing::error!(%reason, "writes are refused from now on; reads go on");
+        for waiter in waiters {
+            let Waiter::Write(id) = waiter else { continue };
+            let answer = self.requests.with(id, |entry| match entry {
+                Entry::Write(write) => (write.answer.take(), false),
+                _ => (None, false),
+            });
+            if let Some((Some((reply_to, _)), _)) = answer {
+                let message = format!("{reason}; this write may be kept or lost");
+                self.reply(reply_to, Err(Error::new(ErrorKind::OutcomeUnknown, message)));
+            }
+            self.drive_write(id, WriteInput::DeadlinePassed);
         }
     }
 

@@ -78,3 +78,15 @@ pub(crate) fn sync_entries(directory: &Path) -> Result<(), Error> {
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(|error| Error::io(directory, &error))
 }
+
+/// Forces the names in a directory, and in those below it, to disk.
+pub(crate) fn sync_folders(directory: &Path) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::io(directory, &error);
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            sync_folders(&entry.path())?;
+        }
+    }
+    sync_entries(directory)
+}

@@ -7,6 +7,7 @@
 //!
 //! Invariant: after a failed write or sync nothing more is acknowledged.
 
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -16,9 +17,9 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::Mutex;
 use slipring_model::{BucketId, Position};
 
-use crate::data_dir::make_directory;
+use crate::data_dir::{make_directory, sync_folders};
 use crate::mark::Mark;
-use crate::{Engine, Error, RecordKey, Write};
+use crate::{Engine, Error, RecordKey, Write, journal, manifest};
 
 /// Journals larger than this are flushed, so that a start never replays more.
 const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
@@ -55,6 +56,9 @@ impl DiskEngine {
             Err(Error::Damaged { .. }) if !has_store => Mark::create(&mark_path)?,
             mark => mark?,
         };
+        if has_store {
+            inspect(&store_path, &mark)?;
+        }
         let failed = |error: fjall::Error| failure(dir, error);
         let database = Database::builder(&store_path)
             .max_journaling_size(JOURNAL_BYTES_MAX)
@@ -62,6 +66,8 @@ impl DiskEngine {
             .open()
             .map_err(failed)?;
         let records = database.keyspace("records", KeyspaceCreateOptions::default).map_err(failed)?;
+        // The store leaves the names of its own folders to the system.
+        sync_folders(dir)?;
         let stored = records.get(COUNT_KEY).map_err(failed)?;
         let stored = stored.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
         let batches = stored.unwrap_or(0);
@@ -205,6 +211,22 @@ impl Drop for DiskEngine {
     }
 }
 
+/// Looks through the store's files before the store does.
+fn inspect(store: &Path, mark: &Mark) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::io(store, &error);
+    // The last file that the making of a store writes.
+    if store.join("version").try_exists().map_err(failed)? {
+        manifest::inspect(store)?;
+        return journal::inspect(store, !mark.is_of_this_boot());
+    }
+    if mark.floor() > 0 {
+        let detail = "its version file is gone".to_owned();
+        return Err(Error::Damaged { place: store.display().to_string(), detail });
+    }
+    // The process died while it made the store, so nothing was ever written to it.
+    std::fs::remove_dir_all(store).map_err(failed)
+}
+
 fn store_key(at: RecordKey<'_>) -> Vec<u8> {
     let mut key = Vec::with_capacity(12 + at.key.len());
     key.extend_from_slice(&at.bucket.0.to_be_bytes());
@@ -229,6 +251,10 @@ fn split_key(stored: &[u8]) -> Option<(Position, &[u8])> {
 }
 
 fn seal(record: &[u8]) -> Vec<u8> {
+    assert!(
+        (record.len() as u64) < journal::RECORD_BYTES_MAX - 4,
+        "a record this long could not be read back"
+    );
     let mut sealed = Vec::with_capacity(4 + record.len());
     sealed.extend_from_slice(&checksum(record));
     sealed.extend_from_slice(record);

@@ -8,6 +8,8 @@ mod disk;
 mod engine;
 mod error;
 pub mod faults;
+mod journal;
+mod manifest;
 mod mark;
 mod memory;
 mod meta;

@@ -75,8 +75,12 @@ impl Mark {
 
     /// The batches that a store beside this mark must hold.
     pub(crate) fn floor(&self) -> u64 {
-        let is_same_boot = self.boot != 0 && self.newest.boot == self.boot;
-        if is_same_boot { self.newest.reached } else { self.newest.synced }
+        if self.is_of_this_boot() { self.newest.reached } else { self.newest.synced }
+    }
+
+    /// Whether the system has run since it was written, so that nothing can have gone with the power.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        self.boot != 0 && self.newest.boot == self.boot
     }
 
     /// Forgets what went with the power: the store goes on from `batches`.

@@ -2,6 +2,8 @@
 //!
 //! A transactional, checksummed copy-on-write tree: a torn or lost write leaves the state before it.
 
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,6 +27,9 @@ impl MetaStore {
     /// [`Error::Damaged`] when it cannot be read, [`Error::InUse`] when another process has it open.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let place = path.display().to_string();
+        if !path.try_exists().map_err(|error| Error::io(path, &error))? {
+            make(path)?;
+        }
         let database = Database::create(path).map_err(|error| failure(&place, error.into()))?;
         Ok(Self { place, database: Arc::new(database) })
     }
@@ -80,6 +85,20 @@ impl MetaStore {
         };
         write().map_err(|error| failure(&self.place, error))
     }
+}
+
+/// Makes an empty store. It gets its name when it is whole, so that a start that is cut short leaves none.
+fn make(path: &Path) -> Result<(), Error> {
+    let unfinished = path.with_extension("unfinished");
+    let failed = |error: io::Error| Error::io(&unfinished, &error);
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let made = Database::create(&unfinished);
+    drop(made.map_err(|error| failure(&unfinished.display().to_string(), error.into()))?);
+    File::open(&unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&unfinished, path).map_err(failed)
 }
 
 fn failure(place: &str, error: redb::Error) -> Error {

@@ -1,26 +1,52 @@
 //! One byte of any file is changed: the store says so, or gives back everything as it was written.
 
+use std::io::Write as _;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use slipring_model::{BucketId, Position};
 use slipring_storage::faults::FaultyFile;
 use slipring_storage::{DataDir, DiskEngine, Engine, Error, MetaStore, RecordKey, Write};
+use tempfile::TempDir;
 
 const RECORDS: u64 = 5_000;
-const FLIPS_PER_FILE: usize = 16;
+/// Large records after the small ones: enough of them that the store writes tables.
+const LARGE: u64 = 200;
+const LARGE_BYTES: usize = 256 * 1024;
+/// Bytes changed in each file, spread evenly; `SLIPRING_TEST_FLIPS` asks for more.
+const FLIPS_PER_FILE: usize = 24;
+/// The tail of each file, where the store keeps lengths, is looked at more closely.
+const TAIL_BYTES: usize = 160;
 const FOLDER: &str = "SLIPRING_TEST_FOLDER";
 
 fn record(number: u64) -> Vec<u8> {
-    format!("record {number} as it was written").into_bytes()
+    let mut bytes = format!("record {number} as it was written").into_bytes();
+    if number >= RECORDS {
+        bytes.resize(LARGE_BYTES, number as u8);
+    }
+    bytes
+}
+
+fn with_key<R>(number: u64, run: impl FnOnce(RecordKey<'_>) -> R) -> R {
+    let key = number.to_be_bytes();
+    run(RecordKey { bucket: BucketId(1), position: Position(number << 40), key: &key })
 }
 
 fn fill(folder: &Path) {
     let engine = DiskEngine::open(folder).expect("opened");
-    for number in 0..RECORDS {
-        let key = number.to_be_bytes();
-        let at = RecordKey { bucket: BucketId(1), position: Position(number << 40), key: &key };
-        engine.apply(&[Write { at, record: Some(&record(number)) }]).expect("applied");
+    let write = |number| {
+        let bytes = record(number);
+        with_key(number, |at| engine.apply(&[Write { at, record: Some(&bytes) }]).expect("applied"));
+    };
+    (RECORDS..RECORDS + LARGE).for_each(write);
+    let has_table =
+        || files(folder).iter().any(|path| path.to_string_lossy().contains("keyspaces/1/tables/"));
+    while !has_table() {
+        std::thread::sleep(Duration::from_millis(20));
     }
+    (0..RECORDS).for_each(write);
     engine.sync().expect("synced");
 }
 
@@ -28,14 +54,19 @@ fn fill(folder: &Path) {
 fn readable(folder: &Path) -> Result<u64, Error> {
     let engine = DiskEngine::open(folder)?;
     let mut right = 0;
-    for number in 0..RECORDS {
-        let key = number.to_be_bytes();
-        let at = RecordKey { bucket: BucketId(1), position: Position(number << 40), key: &key };
+    for number in 0..RECORDS + LARGE {
         let mut is_right = false;
-        engine.read(at, &mut |found| is_right = found == Some(&record(number)))?;
+        with_key(number, |at| engine.read(at, &mut |found| is_right = found == Some(&record(number))))?;
         right += u64::from(is_right);
     }
     Ok(right)
+}
+
+/// A folder in memory where the system has one: these tests sync often, and no power is lost in them.
+fn folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.expect("a folder")
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -56,56 +87,97 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// The bytes of a file that are changed, one at a time.
+fn places(length: usize) -> Vec<usize> {
+    let flips = std::env::var("SLIPRING_TEST_FLIPS")
+        .map_or(FLIPS_PER_FILE, |asked| asked.parse().expect("a number"))
+        .min(length);
+    let spread = (0..flips).map(|flip| flip * length / flips);
+    let tail = length.saturating_sub(TAIL_BYTES);
+    let dense = (tail..length).step_by((TAIL_BYTES / flips.max(1)).max(1));
+    let mut places: Vec<usize> = spread.chain(dense).collect();
+    places.sort_unstable();
+    places.dedup();
+    places
+}
+
 #[test]
-fn a_changed_byte_is_never_served_and_never_takes_records_silently() {
-    let original = tempfile::tempdir().expect("a folder");
+fn a_changed_byte_is_named_or_harmless_and_never_ends_the_process() {
+    let original = folder();
     fill(original.path());
-    assert_eq!(readable(original.path()), Ok(RECORDS));
+    // Opened twice, so that the journal has no zeros at its end.
+    assert_eq!(readable(original.path()), Ok(RECORDS + LARGE));
+    assert_eq!(readable(original.path()), Ok(RECORDS + LARGE));
     let (mut named, mut harmless) = (0, 0);
     for file in files(original.path()) {
         let length = std::fs::metadata(&file).expect("a file").len() as usize;
-        for flip in 0..FLIPS_PER_FILE.min(length) {
-            let copied = tempfile::tempdir().expect("a folder");
-            copy(original.path(), copied.path());
-            let path = copied.path().join(file.strip_prefix(original.path()).expect("below"));
-            let mut bytes = std::fs::read(&path).expect("read");
-            let at = (flip * length / FLIPS_PER_FILE).min(length - 1);
-            bytes[at] ^= 0xff;
-            std::fs::write(&path, bytes).expect("written");
-            match read_in_a_process_of_its_own(copied.path()) {
-                Some(RECORDS) => harmless += 1,
-                Some(right) => {
-                    panic!("byte {at} of {}: {right} of {RECORDS} records, and not a word", path.display())
-                }
-                None => named += 1,
+        let file = file.strip_prefix(original.path()).expect("below").to_owned();
+        for (place, outcome) in change_in_a_process_of_its_own(original.path(), &file, &places(length)) {
+            match outcome.as_str() {
+                "whole" => harmless += 1,
+                "named" => named += 1,
+                other => panic!("byte {place} of {}: {other}", file.display()),
             }
         }
     }
     println!("{named} changes were named, {harmless} changed nothing");
-    assert!(named > 0);
+    assert!(named > harmless / 10);
 }
 
-/// The store may take a damaged length for a true one and end the process for want of memory: that serves
-/// nothing either. So each reading is a process; `None` when it ended with an error, of whatever kind.
-fn read_in_a_process_of_its_own(folder: &Path) -> Option<u64> {
-    let output = std::process::Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "reads_what_it_is_told_to", "--nocapture"])
-        .env(FOLDER, folder)
-        .output()
+/// Changes one byte after the other, each in a copy of its own, and says what came of it. The process must
+/// live to the end.
+fn change_in_a_process_of_its_own(original: &Path, file: &Path, places: &[usize]) -> Vec<(usize, String)> {
+    let mut process = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "changes_what_it_is_told_to", "--nocapture"])
+        .env(FOLDER, original)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("a process");
+    let mut input = process.stdin.take().expect("asked for");
+    let asked: String = places.iter().map(|place| format!("{place} {}\n", file.display())).collect();
+    input.write_all(asked.as_bytes()).expect("said");
+    drop(input);
+    let output = process.wait_with_output().expect("gone");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().find_map(|line| line.strip_prefix("readable: ")).and_then(|count| count.parse().ok())
+    let outcomes = text.lines().filter_map(|line| line.strip_prefix("outcome: ")).map(str::to_owned);
+    let outcomes: Vec<_> = places.iter().copied().zip(outcomes).collect();
+    let next = places.get(outcomes.len());
+    assert!(
+        output.status.success() && next.is_none(),
+        "byte {next:?} of {} ended the process: {}",
+        file.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    outcomes
 }
 
-/// The other end of the function above; without a folder in the environment there is nothing to read.
+/// The other end of the function above; without a folder in the environment there is nothing to do.
 #[test]
-fn reads_what_it_is_told_to() {
-    if let Some(folder) = std::env::var_os(FOLDER) {
-        match readable(Path::new(&folder)) {
-            Ok(count) => println!("\nreadable: {count}"),
-            Err(error) => panic!("{error}"),
-        }
+fn changes_what_it_is_told_to() {
+    let Some(original) = std::env::var_os(FOLDER) else { return };
+    for line in std::io::stdin().lines() {
+        let line = line.expect("text");
+        let (place, file) = line.split_once(' ').expect("a place and a file");
+        let copied = folder();
+        copy(Path::new(&original), copied.path());
+        change(&copied.path().join(file), place.parse().expect("a number"));
+        let outcome = match readable(copied.path()) {
+            Ok(count) if count == RECORDS + LARGE => "whole".to_owned(),
+            Ok(count) => format!("{count} records came back right, and not a word"),
+            Err(Error::Damaged { .. }) => "named".to_owned(),
+            Err(other) => format!("{other}"),
+        };
+        println!("\noutcome: {outcome}");
     }
+}
+
+fn change(path: &Path, place: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).expect("a file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, place).expect("read");
+    file.write_all_at(&[byte[0] ^ 0xff], place).expect("written");
 }
 
 #[test]

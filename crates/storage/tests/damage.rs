@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use slipring_model::{BucketId, Position};
 use slipring_storage::faults::FaultyFile;
@@ -12,13 +12,14 @@ use slipring_storage::{DataDir, DiskEngine, Engine, Error, MetaStore, RecordKey,
 use tempfile::TempDir;
 
 const RECORDS: u64 = 5_000;
-/// Large records after the small ones: enough of them that the store writes tables.
-const LARGE: u64 = 200;
+/// Large records after the small ones: more than the store keeps in memory before it writes a table.
+const LARGE: u64 = 300;
 const LARGE_BYTES: usize = 256 * 1024;
 /// Bytes changed in each file, spread evenly; `SLIPRING_TEST_FLIPS` asks for more.
 const FLIPS_PER_FILE: usize = 24;
 /// The tail of each file, where the store keeps lengths, is looked at more closely.
 const TAIL_BYTES: usize = 160;
+const TABLE_TIMEOUT: Duration = Duration::from_secs(60);
 const FOLDER: &str = "SLIPRING_TEST_FOLDER";
 
 fn record(number: u64) -> Vec<u8> {
@@ -43,7 +44,9 @@ fn fill(folder: &Path) {
     (RECORDS..RECORDS + LARGE).for_each(write);
     let has_table =
         || files(folder).iter().any(|path| path.to_string_lossy().contains("keyspaces/1/tables/"));
+    let began = Instant::now();
     while !has_table() {
+        assert!(began.elapsed() < TABLE_TIMEOUT, "the store wrote no table: are there enough large records?");
         std::thread::sleep(Duration::from_millis(20));
     }
     (0..RECORDS).for_each(write);

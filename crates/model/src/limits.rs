@@ -32,6 +32,8 @@ pub const INLINE_BYTES_MAX: usize = 64 * 1024;
 pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
 /// Client connections one node accepts on each port.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// Requests that one HTTP/2 connection may have under way.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 /// Hints kept for one absent replica; beyond it the exchange repairs instead.
 pub const HINTS_PER_TARGET_MAX: usize = 1_000_000;
 /// Records one page of a scan or an exchange may hold.

@@ -3,6 +3,7 @@
 //! Each method makes a request of the application, calls the node and answers; errors become statuses in one
 //! table. Reflection tells clients everything, so they need no files.
 
+mod body;
 mod buckets;
 mod cluster;
 mod deadline;
@@ -14,7 +15,7 @@ mod kv;
 mod scan;
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use slipring_model::{BucketId, limits};
 use slipring_node::Node;
 use tokio::sync::watch;
@@ -53,16 +54,21 @@ pub(crate) fn router(node: &Node, stopping: watch::Receiver<bool>) -> Router {
     };
     let reflection = described().build_v1().expect("the kept descriptors are whole");
     let reflection_before = described().build_v1alpha().expect("the kept descriptors are whole");
+    let budget = body::Budget::new(limits::REQUEST_BYTES_IN_FLIGHT_MAX);
+    // Reflection talks to and fro: its messages are small, and it cannot wait for the last one.
+    let reflections = Router::new()
+        .route_service(&path(&reflection), reflection.max_decoding_message_size(BYTES_BESIDE_VALUE_MAX))
+        .route_service(
+            &path(&reflection_before),
+            reflection_before.max_decoding_message_size(BYTES_BESIDE_VALUE_MAX),
+        );
     Router::new()
         .route_service(&path(&kv), kv)
         .route_service(&path(&buckets), buckets)
         .route_service(&path(&cluster), cluster)
         .route_service(&path(&health), health)
-        .route_service(&path(&reflection), reflection.max_decoding_message_size(BYTES_BESIDE_VALUE_MAX))
-        .route_service(
-            &path(&reflection_before),
-            reflection_before.max_decoding_message_size(BYTES_BESIDE_VALUE_MAX),
-        )
+        .route_layer(from_fn_with_state(budget, body::gather))
+        .merge(reflections)
         .route_layer(from_fn(gate::pass))
         .fallback(gate::no_such_service)
 }

@@ -118,7 +118,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_is_handed_on_as_it_was_sent() {
         let budget = Budget::new(100);
-        for chunks in [&[][..], &[b"\0\0\0\0\x03abc"], &[b"\0\0", b"\0\0\x03", b"", b"ab", b"c"]] {
+        for chunks in [&[][..], &[b"\0\0\0\0\x03abc" as &[u8]], &[b"\0\0", b"\0\0\x03", b"", b"ab", b"c"]] {
             let (message, held) = receive(&budget, body(chunks)).await.expect("received");
             assert_eq!(message, chunks.concat());
             assert_eq!(held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits), message.len());

@@ -5,6 +5,7 @@ No client has the protos: each learns the services by reflection.
 
 import base64
 import json
+import pathlib
 import random
 import signal
 import socket
@@ -375,7 +376,7 @@ def test_an_outcome_that_is_not_known_is_called_so_and_a_refusal_too(fresh):
     watch = client.start("grpc.health.v1.Health/Watch", timeout=60)
     assert next(watch).status == 1
     for node in (b, c):
-        node.process.send_signal(signal.SIGSTOP)
+        freeze(node)
     began = time.monotonic()
     refusal = refused(client, "Kv/Put", key=b"k", value=b"maybe", options={"timeout_ms": 200})
     assert (refusal.code, refusal.kind, refusal.outcome) == (grpc.StatusCode.UNKNOWN, "outcome_unknown", "unknown")
@@ -399,6 +400,14 @@ def test_an_outcome_that_is_not_known_is_called_so_and_a_refusal_too(fresh):
     fresh.wait_until_whole()
     assert client.value(b"k") in (b"before", b"maybe", b"v")
     client.close()
+
+
+def freeze(node):
+    """Stops a process as it stands, and waits until each of its threads has stopped."""
+    node.process.send_signal(signal.SIGSTOP)
+    tasks = pathlib.Path(f"/proc/{node.process.pid}/task")
+    states = lambda: {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks.iterdir()}
+    wait_until("the process has stopped", lambda: states() == {"T"})
 
 
 def refused_at_last(client, kind, method, **fields):

@@ -1,10 +1,11 @@
-//! HTTP: JSON about buckets and the cluster, raw bytes for values.
+//! HTTP: JSON about buckets and the cluster, raw bytes for values; gRPC beside it on the same port.
 //!
 //! ETags are causal contexts: a value read with one and written with it replaces exactly what was read.
 
 mod buckets;
 mod failure;
 mod keys;
+mod port;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -21,23 +22,13 @@ use failure::Failure;
 /// The description of this interface, in OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("http/openapi.json");
 
-/// Serves HTTP clients on `listener` until `stopping` holds `true`; requests under way are finished.
-///
-/// # Errors
-/// The listener failed.
-pub async fn serve(
-    listener: TcpListener,
-    node: Node,
-    mut stopping: watch::Receiver<bool>,
-) -> std::io::Result<()> {
-    let stopped = async move {
-        // A sender that is gone means the same as one that says so.
-        let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
-    };
-    axum::serve(listener, router(node)).with_graceful_shutdown(stopped).await
+/// Serves HTTP and gRPC clients on `listener` until `stopping` holds `true`; requests under way are finished.
+pub async fn serve(listener: TcpListener, node: Node, stopping: watch::Receiver<bool>) {
+    let services = crate::grpc::router(&node, stopping.clone());
+    port::serve(listener, router(node).merge(services), stopping).await;
 }
 
-/// Every route.
+/// Every route of HTTP.
 pub fn router(node: Node) -> Router {
     Router::new()
         .route("/v1/buckets", get(buckets::list).post(buckets::create))

@@ -1,6 +1,7 @@
-//! Redis protocol and HTTP: parse, call an application, answer.
+//! Redis protocol, HTTP and gRPC: parse, call an application, answer.
 //!
 //! No state and no policy: what a request promises is decided by its bucket.
 
+mod grpc;
 pub mod http;
 pub mod resp;

@@ -32,6 +32,10 @@ pub const INLINE_BYTES_MAX: usize = 64 * 1024;
 pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
 /// Client connections one node accepts on each port.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// Requests that one HTTP/2 connection may have under way.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 100;
+/// Bytes of requests by gRPC that one node receives or works on at a time.
+pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 512 * 1024 * 1024;
 /// Hints kept for one absent replica; beyond it the exchange repairs instead.
 pub const HINTS_PER_TARGET_MAX: usize = 1_000_000;
 /// Records one page of a scan or an exchange may hold.

@@ -179,15 +179,19 @@ impl Node {
     /// `OutcomeUnknown` when the answer was lost: the same command may be given again.
     pub async fn propose(&self, command: Command) -> Result<Applied, Error> {
         let before = self.core.view().map_or(0, |view| view.epoch());
+        let deleted =
+            if let Command::DeleteBucket { name } = &command { Some(name.to_string()) } else { None };
         let applied = self.core.propose_to_group(command).await.map_err(crate::forming::proposal_failed)?;
-        if let Applied::Bucket(bucket) = applied {
-            for _ in 0..200 {
-                let is_known = self.has_bucket(bucket);
-                if is_known || self.core.view().is_some_and(|view| view.epoch() > before + 1) {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
+        let is_known = || match (applied, &deleted) {
+            (Applied::Bucket(bucket), _) => self.has_bucket(bucket),
+            (_, Some(name)) => self.bucket_named(name).is_none(),
+            _ => true,
+        };
+        for _ in 0..200 {
+            if is_known() || self.core.view().is_some_and(|view| view.epoch() > before + 1) {
+                break;
             }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(applied)
     }

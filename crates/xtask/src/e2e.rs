@@ -11,6 +11,9 @@ const REQUIREMENTS: &str = "tests/e2e/requirements.txt";
 pub(crate) fn run(arguments: &[String]) -> Result<Tally> {
     crate::release()?;
     let python = environment()?;
+    if let Err(error) = crate::tools::grpcurl() {
+        println!("tests of grpcurl are skipped: {error:#}");
+    }
     let mut line = vec!["-m", "pytest", "-q", "--durations=10", "-p", "no:cacheprovider"];
     line.extend(arguments.iter().map(String::as_str));
     if !arguments.iter().any(|argument| argument.starts_with("tests/")) {

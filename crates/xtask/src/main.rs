@@ -5,6 +5,7 @@ mod cluster;
 mod e2e;
 mod edges;
 mod fuzz;
+mod proto;
 mod shell;
 mod steps;
 mod tidy;
@@ -31,9 +32,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Check everything without changing a file: format, lints, crate edges, sizes, docs, tests.
+    /// Check everything without changing a file: format, lints, crate edges, generated code, sizes, docs, tests.
     Check,
-    /// Format, and apply what lints can mend by themselves.
+    /// Make the code that protos give, format, and apply what lints can mend by themselves.
     Fix,
     /// Everything: check, simulation, end to end with real clients, fuzzing. Installs what is missing.
     Test,
@@ -102,6 +103,7 @@ fn check(steps: &mut Steps) -> &mut Steps {
     steps
         .run("format", || cargo(&["fmt", "--all", "--", "--check"]))
         .run("crate edges", edges::check)
+        .run("generated code", proto::check)
         .run("tidy", tidy::check)
         .run("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
         .count("unit and property tests", || tests("cargo", &["test", "--workspace", "--no-fail-fast"], &[]))
@@ -121,6 +123,7 @@ fn test(steps: &mut Steps) -> &mut Steps {
 }
 
 fn fix() -> Result<()> {
+    proto::write()?;
     cargo(&["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"])?;
     cargo(&["fmt", "--all"])
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell::run_with;
+use crate::shell::{root, run_with};
 
 /// What to run to see whether a tool is there, and the Debian package that brings it.
 const TOOLS: &[(&[&str], &str)] = &[
@@ -23,8 +23,30 @@ const TOOLS: &[(&[&str], &str)] = &[
 /// Parts of the Rust toolchain.
 const COMPONENTS: &[(&str, &str)] = &[("fmt", "rustfmt"), ("clippy", "clippy")];
 
+/// A gRPC client for the command line, built by Go.
+const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3";
+
+/// Builds grpcurl into `target/tools/bin` when it is not there; where there is no Go, its tests are skipped.
+pub(crate) fn grpcurl() -> Result<()> {
+    let folder = root().join("target/tools/bin");
+    if folder.join("grpcurl").exists() {
+        return Ok(());
+    }
+    if !succeeds(&["go", "version"]) {
+        println!("grpcurl is not tested: there is no Go to build it with");
+        return Ok(());
+    }
+    let folder = folder.to_str().context("the path of the workspace is not text")?;
+    run_with("go", &["install", GRPCURL], &[("GOBIN", folder)])
+}
+
 /// Installs what is missing.
 pub(crate) fn install() -> Result<()> {
+    packages()?;
+    grpcurl()
+}
+
+fn packages() -> Result<()> {
     for (command, component) in COMPONENTS {
         if !succeeds(&["cargo", command, "--version"]) {
             run_with("rustup", &["component", "add", component], &[])?;

@@ -1,0 +1,103 @@
+//! The cluster as this node sees it, and the layout document.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use slipring_model::{BucketId, NodeId, PartitionId};
+use slipring_node::{BucketStatus, Node, NodeStatus, OwnStatus};
+use slipring_ring::{Addresses, Layout};
+use tonic::{Request, Response, Status};
+
+use super::buckets::described;
+use super::deadline::Deadline;
+use super::failure::{UNCHANGED, failed};
+use super::generated::v1;
+
+/// The service `slipring.v1.Cluster`.
+pub(super) struct Cluster(pub(super) Node);
+
+#[tonic::async_trait]
+impl v1::cluster_server::Cluster for Cluster {
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        let late = "the call's deadline has passed before every member had answered; allow a second";
+        let asking = Deadline::of(request.metadata())?.within(self.0.status(), UNCHANGED, late);
+        let status = asking.await?.map_err(failed)?;
+        Ok(Response::new(v1::StatusResponse {
+            cluster: status.cluster.to_string(),
+            node: status.node.to_string(),
+            epoch: status.epoch,
+            partitions: status.partitions.into(),
+            nodes: status.nodes.into_iter().map(node).collect(),
+            buckets: status.buckets.into_iter().map(bucket).collect(),
+            layout_leader: status.layout_leader.map(|leader| leader.to_string()),
+        }))
+    }
+
+    async fn layout(
+        &self,
+        _request: Request<v1::LayoutRequest>,
+    ) -> Result<Response<v1::LayoutResponse>, Status> {
+        Ok(Response::new(layout(&self.0.layout())))
+    }
+}
+
+fn node(node: NodeStatus) -> v1::NodeStatus {
+    v1::NodeStatus {
+        id: node.id.to_string(),
+        addresses: Some(addresses(&node.addresses)),
+        zone: node.zone,
+        weight: node.weight,
+        incarnation: node.incarnation,
+        is_connected: node.is_connected,
+        own: node.own.map(own),
+    }
+}
+
+fn own(own: OwnStatus) -> v1::OwnStatus {
+    let OwnStatus { epoch, replicas, primaries, keys, hints, in_flight } = own;
+    v1::OwnStatus { epoch, replicas, primaries, keys, hints, in_flight }
+}
+
+fn bucket(bucket: BucketStatus) -> v1::BucketStatus {
+    let described = described(BucketId(bucket.number), bucket.name, &bucket.policy);
+    v1::BucketStatus { bucket: Some(described), copies: bucket.copies.into() }
+}
+
+fn addresses(addresses: &Addresses) -> v1::Addresses {
+    let Addresses { peer, redis, http } = addresses.clone();
+    v1::Addresses { peer, redis, http }
+}
+
+fn layout(layout: &Layout) -> v1::LayoutResponse {
+    let places: BTreeMap<NodeId, u32> = layout.nodes().keys().copied().zip(0..).collect();
+    let nodes = layout.nodes().iter().map(|(id, entry)| v1::LayoutNode {
+        id: id.to_string(),
+        addresses: Some(addresses(&entry.addresses)),
+        zone: entry.zone.clone(),
+        weight: entry.weight,
+    });
+    let buckets =
+        layout.buckets().iter().map(|(id, entry)| described(*id, entry.name.to_string(), &entry.policy));
+    let copies: BTreeSet<u8> = layout.buckets().values().map(|entry| entry.policy.replicas).collect();
+    v1::LayoutResponse {
+        cluster: layout.cluster().to_string(),
+        epoch: layout.epoch(),
+        bits: layout.bits().into(),
+        nodes: nodes.collect(),
+        buckets: buckets.collect(),
+        tables: copies.into_iter().filter_map(|copies| table(layout, &places, copies)).collect(),
+    }
+}
+
+/// Who holds the partitions of the buckets with so many copies: those of any such bucket.
+fn table(layout: &Layout, places: &BTreeMap<NodeId, u32>, copies: u8) -> Option<v1::LayoutTable> {
+    let (bucket, _) = layout.buckets().iter().find(|(_, entry)| entry.policy.replicas == copies)?;
+    let partitions = (0..layout.partition_count()).map(|number| {
+        let replicas = layout.replicas(*bucket, PartitionId(number)).iter();
+        let nodes = replicas.filter_map(|replica| places.get(&replica.node).copied());
+        v1::LayoutPartition { nodes: nodes.collect() }
+    });
+    Some(v1::LayoutTable { replicas: copies.into(), partitions: partitions.collect() })
+}

@@ -26,6 +26,32 @@ fn main() {
         disk.sync().expect("synced");
     }
     report("disk", "write and sync", began.elapsed(), u64::from(SYNCS));
+    drop(disk);
+    opening();
+}
+
+/// Opens a store of all keys as the process that filled it left it when it was killed.
+fn opening() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let filled = DiskEngine::open(&folder.path().join("filled")).expect("opened");
+    (0..KEYS).for_each(|number| apply(&filled, number, 1));
+    let killed = folder.path().join("killed");
+    let copied =
+        std::process::Command::new("cp").arg("-r").arg(folder.path().join("filled")).arg(&killed).status();
+    assert!(copied.is_ok_and(|status| status.success()));
+    drop(filled);
+    let began = Instant::now();
+    let disk = DiskEngine::open(&killed).expect("opened");
+    println!("disk    opened in         {:>8} ms", began.elapsed().as_millis());
+    let (began, mut seen) = (Instant::now(), 0);
+    let all = Position(0)..=Position(u64::MAX);
+    let count = &mut |_: Position, _: &[u8], _: &[u8]| {
+        seen += 1;
+        true
+    };
+    disk.scan(BucketId(0), all, None, count).expect("scanned");
+    assert_eq!(seen, KEYS);
+    println!("disk    scanned in        {:>8} ms", began.elapsed().as_millis());
 }
 
 fn measure(name: &str, engine: &dyn Engine, keys: u64) {

@@ -7,7 +7,8 @@
 //!
 //! Invariant: after a failed write or sync nothing more is acknowledged.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -27,6 +28,8 @@ const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
 const CACHE_BYTES: u64 = 128 * 1024 * 1024;
 /// Batches between marks when nothing is synced: the most that damage to the very end can hide.
 const BATCHES_PER_MARK: u64 = 1000;
+/// What a disk must take to count as one that is not full.
+const PROBE_BYTES: usize = 64 * 1024;
 /// The key under which the store holds the count of batches: shorter than a record's, so before all of them.
 const COUNT_KEY: &[u8] = &[0];
 
@@ -271,7 +274,23 @@ fn failure(dir: &Path, error: fjall::Error) -> Error {
         fjall::Error::Io(error) => Error::io(dir, &error),
         fjall::Error::Storage(fjall::LsmError::Io(error)) => Error::io(dir, &error),
         fjall::Error::Locked => Error::InUse { place },
-        fjall::Error::Poisoned => Error::Stopped(format!("an earlier write to {place} failed")),
+        // One of the store's own threads failed, and it does not tell why.
+        fjall::Error::Poisoned => match probe(dir) {
+            Err(error) => Error::io(dir, &error),
+            Ok(()) => Error::Stopped(format!("an earlier write to {place} failed")),
+        },
         other => Error::Damaged { place, detail: other.to_string() },
     }
+}
+
+/// Writes a little beside the store, to learn whether the disk takes it.
+fn probe(dir: &Path) -> io::Result<()> {
+    let path = dir.join("probe");
+    let written = File::create(&path).and_then(|mut file| {
+        file.write_all(&[0; PROBE_BYTES])?;
+        file.sync_all()
+    });
+    // What is left of it does no harm, and the next one replaces it.
+    let _ = std::fs::remove_file(&path);
+    written
 }

@@ -7,7 +7,7 @@ use slipring_sim::{Mutant, Options, find_failure};
 /// shows it when those that the seeds draw rarely do.
 const HUNTS: [(Mutant, u64, Option<&str>); 19] = [
     (Mutant::AckBeforeStored, 10, None),
-    (Mutant::AckBeforeSync, 10, None),
+    (Mutant::AckBeforeSync, 10, Some(include_str!("plans/blackout.json"))),
     (Mutant::CountHintAsAck, 60, None),
     (Mutant::ReadOneFewer, 20, None),
     (Mutant::SkipReadRepair, 40, None),
@@ -24,7 +24,7 @@ const HUNTS: [(Mutant, u64, Option<&str>); 19] = [
     (Mutant::ServeDamaged, 40, None),
     (Mutant::AcceptRollback, 100, None),
     (Mutant::ForgetVote, 30, None),
-    (Mutant::DecideOnStaleCopy, 60, Some(include_str!("plans/disks_fail_after_cuts.json"))),
+    (Mutant::DecideOnStaleCopy, 120, Some(include_str!("plans/disks_fail_after_cuts.json"))),
 ];
 
 #[test]

@@ -45,7 +45,7 @@ fn opening() {
     println!("disk    opened in         {:>8} ms", began.elapsed().as_millis());
     let (began, mut seen) = (Instant::now(), 0);
     let all = Position(0)..=Position(u64::MAX);
-    let count = &mut |_: Position, _: &[u8], _: &[u8]| {
+    let count = &mut |_: Position, _: &[u8], _: Option<&[u8]>| {
         seen += 1;
         true
     };

@@ -19,7 +19,7 @@ pub enum Mutant {
     ReadOneFewer,
     /// A read leaves the replicas that it found behind as they are.
     SkipReadRepair,
-    /// A request that looks before it changes goes on with a copy that its disk would not bring up to date.
+    /// A request goes on with a copy that its disk would not bring up to date.
     DecideOnStaleCopy,
     /// Replicas never compare what they hold.
     SkipExchange,

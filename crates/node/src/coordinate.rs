@@ -156,9 +156,9 @@ impl Core {
                 let Entry::Read { machine, work } = entry else { return (None, false) };
                 machine.handle(input, &mut effects);
                 let is_over = matches!(effects.last(), Some(ReadEffect::Settle(_)));
-                (Some((work.bucket, work.key.clone(), work.position, work.access)), is_over)
+                (Some((work.bucket, work.key.clone(), work.position)), is_over)
             });
-            let Some((Some((bucket, key, position, access)), settled)) = handled else { return };
+            let Some((Some((bucket, key, position)), settled)) = handled else { return };
             let Some(view) = self.view() else { return };
             let epoch = view.epoch();
             let mut settled = settled;
@@ -173,14 +173,13 @@ impl Core {
                     ReadEffect::RepairHere { cell } => {
                         self.metrics.read_repairs.inc();
                         let repaired = self.repair_here(&view, bucket, position, &key, &cell);
-                        // What looks before it changes must not look at a copy known to be stale.
+                        // Fewer replicas than were asked would hold what is answered.
                         if let Err(error) = repaired
-                            && access != Access::Read
                             && !Mutant::DecideOnStaleCopy.is_planted()
                             && let Some(Entry::Read { work, .. }) =
                                 settled.take().or_else(|| self.requests.remove(id))
                         {
-                            return self.reply(work.reply_to, Err(error));
+                            return self.pass_on(work, &error);
                         }
                         continue;
                     }
@@ -265,7 +264,10 @@ impl Core {
         });
         let (_, needed) = acks(place, &work);
         match executed.map(|executed| (executed.response, executed.is_changed, executed.cell)) {
-            Err(error) if is_damage(&error) => self.pass_on(work, &error),
+            // The record is damaged here, or this disk takes no more.
+            Err(error) if is_damage(&error) || error.kind == ErrorKind::Unavailable => {
+                self.pass_on(work, &error);
+            }
             Err(error) | Ok((Err(error), ..)) => self.reply(work.reply_to, Err(error)),
             Ok((Ok(response), false, _)) => self.reply(work.reply_to, Ok(response)),
             Ok((Ok(response), true, cell)) => {

@@ -92,9 +92,9 @@ impl Core {
         Ok(())
     }
 
-    /// A request came upon a damaged record here and did nothing: another replica should run it.
-    pub(crate) fn pass_on(&self, work: Work, damage: &Error) {
-        let error = unavailable(damage.message.clone());
+    /// A request could not be run on this node's copy and did nothing: another replica should run it.
+    pub(crate) fn pass_on(&self, work: Work, reason: &Error) {
+        let error = unavailable(reason.message.clone());
         if work.is_forwarded {
             return self.reply(work.reply_to, Err(error));
         }

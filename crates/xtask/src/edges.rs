@@ -51,6 +51,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "apps",
         ],
     ),
+    ("slipring-example-scores", &["model", "service"]),
     ("xtask", &["sim"]),
 ];
 

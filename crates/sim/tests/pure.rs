@@ -87,7 +87,7 @@ impl Machines for Flaw {
 
     fn compare(&self, theirs: &[PageEntry<Vec<u8>>], ours: &[PageEntry<Vec<u8>>]) -> Comparison<Vec<u8>> {
         match self {
-            Self::SkipsLastKey => Product.compare(theirs, &ours[..ours.len().saturating_sub(1)]),
+            Self::SkipsLastKey => Product.compare(theirs, ours.split_last().map_or(&[], |(_, front)| front)),
             _ => Product.compare(theirs, ours),
         }
     }

@@ -201,7 +201,7 @@ impl<'m> Game<'m> {
     ) -> Result<(), Violation> {
         let (own, others) = (self.replica(at).own(key), self.others(at));
         let machine = self.machines.read(self.rules.quorum.r, own, others);
-        let phase = Phase::Reading { machine, is_settled: false };
+        let phase = Phase::Reading { machine, is_settled: false, repairs: BTreeMap::new() };
         self.requests.insert(number, Request { at, key, ask, phase, promised, is_answered: false });
         self.drive_read(number, ReadInput::Started)
     }
@@ -244,7 +244,9 @@ impl<'m> Game<'m> {
         for waiter in self.replica(at).sync() {
             match waiter {
                 Waiter::Write { request } => self.drive_write(request, WriteInput::Persisted)?,
-                Waiter::Peer { to, request, key } => self.send(at, to, request, key, Body::Stored),
+                Waiter::Peer { to, request, key, repair } => {
+                    self.send(at, to, request, key, Body::Stored { repair });
+                }
             }
         }
         Ok(())
@@ -284,7 +286,7 @@ impl<'m> Game<'m> {
         let phase = Phase::Hinting { target };
         let request = Request { at, key, ask: Ask::Read, phase, promised, is_answered: true };
         self.requests.insert(number, request);
-        self.send(at, target, number, key, Body::Store(cell));
+        self.send(at, target, number, key, Body::Store { cell, repair: 0 });
         Ok(())
     }
 
@@ -337,8 +339,8 @@ impl<'m> Game<'m> {
         let Message { from, to: at, request, key, body } = message;
         let from_node = node(from);
         match body {
-            Body::Store(cell) => self.store(at, key, &cell).map(|()| {
-                self.replica(at).waiters.push(Waiter::Peer { to: from, request, key });
+            Body::Store { cell, repair } => self.store(at, key, &cell).map(|()| {
+                self.replica(at).waiters.push(Waiter::Peer { to: from, request, key, repair });
             }),
             Body::Digest => {
                 let digest = self.replica(at).own(key).map(|(_, digest)| digest);
@@ -350,7 +352,7 @@ impl<'m> Game<'m> {
                 self.send(at, from, request, key, Body::Fetched(cell));
                 Ok(())
             }
-            Body::Stored => self.taken_over(request, from),
+            Body::Stored { repair } => self.taken_over(request, from, repair),
             Body::Digested(digest) => {
                 self.drive_read(request, ReadInput::Digested { from: from_node, digest })
             }
@@ -371,7 +373,7 @@ impl<'m> Game<'m> {
                 }
                 for key in wanted {
                     if let Some(cell) = self.replica(at).cell(key).cloned() {
-                        self.send(at, from, 0, key, Body::Store(cell));
+                        self.send(at, from, 0, key, Body::Store { cell, repair: 0 });
                     }
                 }
                 Ok(())

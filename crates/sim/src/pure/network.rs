@@ -22,14 +22,24 @@ pub(super) struct Message {
 
 #[derive(Clone, Debug)]
 pub(super) enum Body {
-    Store(Bytes),
-    Stored,
+    /// Takes a cell over; what repairs is numbered, so that a copy of an old reply is not one to a new repair:
+    /// a connection answers each request once.
+    Store {
+        cell: Bytes,
+        repair: u64,
+    },
+    Stored {
+        repair: u64,
+    },
     Digest,
     Digested(Option<u64>),
     Fetch,
     Fetched(Option<Bytes>),
     Page(Vec<PageEntry<Vec<u8>>>),
-    Compared { wanted: Vec<Key>, cells: Vec<(Key, Bytes)> },
+    Compared {
+        wanted: Vec<Key>,
+        cells: Vec<(Key, Bytes)>,
+    },
 }
 
 /// What is under way.

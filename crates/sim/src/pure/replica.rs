@@ -24,7 +24,7 @@ pub(super) enum Waiter {
     /// A write that this replica coordinates.
     Write { request: u64 },
     /// A peer that sent a cell.
-    Peer { to: usize, request: u64, key: Key },
+    Peer { to: usize, request: u64, key: Key, repair: u64 },
 }
 
 /// A replica.

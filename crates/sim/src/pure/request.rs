@@ -1,5 +1,7 @@
 //! What a coordinator has under way: one request of a client, or one hint it delivers.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use slipring_model::{Dot, VersionVector};
 use slipring_service::Change;
@@ -36,6 +38,8 @@ pub(super) enum Phase {
     Reading {
         machine: Box<dyn ReadMachine>,
         is_settled: bool,
+        /// The repair that each replica was sent last.
+        repairs: BTreeMap<usize, u64>,
     },
     Writing {
         machine: Box<dyn WriteMachine>,

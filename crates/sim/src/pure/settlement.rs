@@ -31,20 +31,26 @@ impl Game<'_> {
     pub(super) fn drive_read(&mut self, number: u64, input: ReadInput) -> Result<(), Violation> {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
+            let repair = self.next_number();
             let Some(request) = self.requests.get_mut(&number) else { return Ok(()) };
             let (at, key) = (request.at, request.key);
-            let Phase::Reading { machine, is_settled } = &mut request.phase else { return Ok(()) };
+            let Phase::Reading { machine, is_settled, repairs } = &mut request.phase else { return Ok(()) };
             let mut effects = Vec::new();
             machine.handle(input, &mut effects);
             read_effects(&effects, *is_settled)?;
             *is_settled |= matches!(effects.last(), Some(ReadEffect::Settle(_)));
+            for effect in &effects {
+                if let ReadEffect::Repair { to, .. } = effect {
+                    repairs.insert(replica_of(*to), repair);
+                }
+            }
             for effect in effects {
                 let (to, body) = match effect {
                     ReadEffect::Digest { to } => (to, Body::Digest),
                     ReadEffect::Fetch { to } => (to, Body::Fetch),
                     ReadEffect::Repair { to, cell } => {
                         self.score.repairs += 1;
-                        (to, Body::Store(cell))
+                        (to, Body::Store { cell, repair })
                     }
                     ReadEffect::RepairHere { cell } => {
                         self.store(at, key, &cell)?;
@@ -88,7 +94,13 @@ impl Game<'_> {
                         if !self.replica(replica_of(to)).is_up {
                             inputs.push(WriteInput::Failed { from: to });
                         } else {
-                            self.send(at, replica_of(to), number, key, Body::Store(cell.clone()));
+                            self.send(
+                                at,
+                                replica_of(to),
+                                number,
+                                key,
+                                Body::Store { cell: cell.clone(), repair: 0 },
+                            );
                         }
                     }
                     WriteEffect::StoreHint { intended } => {
@@ -108,14 +120,18 @@ impl Game<'_> {
     }
 
     /// A replica has taken over a cell: of a write, of a read that repairs, or of a hint.
-    pub(super) fn taken_over(&mut self, number: u64, from: usize) -> Result<(), Violation> {
+    pub(super) fn taken_over(&mut self, number: u64, from: usize, repair: u64) -> Result<(), Violation> {
         if let Some(Request { phase: Phase::Hinting { target }, at, key, .. }) = self.requests.get(&number) {
             let (at, key, target) = (*at, *key, *target);
             self.replica(at).remove_hint(node(target), key);
             self.requests.remove(&number);
             return Ok(());
         }
-        self.drive_read(number, ReadInput::Repaired { from: node(from) })?;
+        if let Some(Request { phase: Phase::Reading { repairs, .. }, .. }) = self.requests.get(&number)
+            && repairs.get(&from) == Some(&repair)
+        {
+            return self.drive_read(number, ReadInput::Repaired { from: node(from) });
+        }
         self.drive_write(number, WriteInput::Acked { from: node(from) })
     }
 

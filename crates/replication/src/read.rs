@@ -93,9 +93,13 @@ enum Progress {
     Unasked,
     Asked,
     Fetching,
-    Answered { digest: Option<u64> },
-    Repairing,
-    Repaired,
+    Answered {
+        digest: Option<u64>,
+    },
+    /// It has been sent the cell with this digest.
+    Repairing {
+        digest: Option<u64>,
+    },
     Failed,
 }
 
@@ -132,9 +136,7 @@ impl ReadCoordinator {
             }
             ReadInput::Digested { from, digest } => self.digested(from, digest, effects),
             ReadInput::Fetched { from, cell } => self.fetched(from, cell, effects),
-            ReadInput::Repaired { from } => {
-                self.advance(from, Progress::Repairing, Progress::Repaired, effects)
-            }
+            ReadInput::Repaired { from } => self.repaired(from, effects),
             ReadInput::Failed { from } => self.failed(from, effects),
             ReadInput::Dawdled => self.ask_next(effects),
             ReadInput::DeadlinePassed => self.give_up(effects),
@@ -160,9 +162,20 @@ impl ReadCoordinator {
         self.advance(from, Progress::Fetching, Progress::Answered { digest }, effects);
     }
 
+    /// A replica holds what it was sent; an answer that came in meanwhile may have added to it.
+    fn repaired(&mut self, from: NodeId, effects: &mut Vec<ReadEffect>) {
+        for (node, progress) in &mut self.others {
+            if let (true, Progress::Repairing { digest }) = (*node == from, *progress) {
+                *progress = Progress::Answered { digest };
+                return self.conclude(effects);
+            }
+        }
+    }
+
     fn failed(&mut self, from: NodeId, effects: &mut Vec<ReadEffect>) {
         let awaited = self.others.iter_mut().find(|(node, progress)| {
-            *node == from && matches!(progress, Progress::Asked | Progress::Fetching | Progress::Repairing)
+            *node == from
+                && matches!(progress, Progress::Asked | Progress::Fetching | Progress::Repairing { .. })
         });
         if let Some((_, progress)) = awaited {
             *progress = Progress::Failed;
@@ -219,9 +232,8 @@ impl ReadCoordinator {
             self.others.iter().filter(|(_, progress)| wanted(progress)).count()
         };
         let awaited = is(|progress| matches!(progress, Progress::Asked | Progress::Unasked));
-        let answers = 1 + is(|progress| {
-            matches!(progress, Progress::Answered { .. } | Progress::Repairing | Progress::Repaired)
-        });
+        let answers =
+            1 + is(|progress| matches!(progress, Progress::Answered { .. } | Progress::Repairing { .. }));
         let pending = is(|progress| matches!(progress, Progress::Fetching));
         if pending == 0 && awaited == 0 && answers < usize::from(self.needed) {
             return self.give_up(effects);
@@ -230,7 +242,8 @@ impl ReadCoordinator {
             return;
         }
         self.repair(effects);
-        let is_repairing = self.others.iter().any(|(_, progress)| *progress == Progress::Repairing);
+        let is_repairing =
+            self.others.iter().any(|(_, progress)| matches!(progress, Progress::Repairing { .. }));
         if !is_repairing {
             self.is_settled = true;
             effects.push(ReadEffect::Settle(ReadOutcome::Answered(self.merged.clone())));
@@ -245,16 +258,14 @@ impl ReadCoordinator {
         }
         for (node, progress) in &mut self.others {
             if matches!(progress, Progress::Answered { digest } if *digest != self.merged_digest) {
-                *progress = Progress::Repairing;
+                *progress = Progress::Repairing { digest: self.merged_digest };
                 effects.push(ReadEffect::Repair { to: *node, cell: cell.clone() });
             }
         }
     }
 
     fn give_up(&mut self, effects: &mut Vec<ReadEffect>) {
-        let held = |(_, progress): &&(NodeId, Progress)| {
-            matches!(progress, Progress::Answered { .. } | Progress::Repaired)
-        };
+        let held = |(_, progress): &&(NodeId, Progress)| matches!(progress, Progress::Answered { .. });
         let answers = 1 + self.others.iter().filter(held).count();
         self.is_settled = true;
         effects.push(ReadEffect::Settle(ReadOutcome::TooFew { answers: answers as u8 }));

@@ -23,7 +23,7 @@ use crate::world::World;
 const FORMING_MS: u64 = 20_000;
 /// How long after the last fault everything must be served and equal again.
 const HEALING_MS: u64 = 20_000;
-/// How long replicas have to drop what expired, after they are equal.
+/// How long replicas have to drop what expired, after they are equal: a sweep of all partitions takes 16 turns.
 const SWEEPING_MS: u64 = 1_500;
 /// How long one task of the run itself may take.
 const TASK_MS: u64 = 10_000;

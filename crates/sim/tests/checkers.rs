@@ -73,7 +73,7 @@ struct Call {
 }
 
 fn ask(rng: &mut Rng, is_counter: bool) -> Ask {
-    let value = |rng: &mut Rng| VALUES[rng.usize(..VALUES.len())];
+    let value = |rng: &mut Rng| rng.choice(VALUES).expect("there are values");
     match rng.u8(..8) {
         0..=4 if is_counter => Ask::Add(rng.i64(1..4)),
         _ if is_counter => Ask::Total,
@@ -94,30 +94,29 @@ fn history(rng: &mut Rng) -> Vec<Call> {
     let mut object = Reference::default();
     let mut calls: Vec<Call> = Vec::new();
     // Per thread, the call under way and what it will be told once it has taken effect.
-    let mut under_way: Vec<Option<(usize, Option<Told>)>> = vec![None; threads];
-    let mut time = 0;
-    while calls.len() < operations || under_way.iter().any(Option::is_some) {
-        time += 1;
-        let thread = rng.usize(..threads);
-        match under_way[thread] {
-            None if calls.len() < operations => {
-                under_way[thread] = Some((calls.len(), None));
-                calls.push(Call { thread, ask: ask(rng, is_counter), start: time, end: None });
+    let mut threads: Vec<Option<(usize, Option<Told>)>> = vec![None; threads];
+    for time in 0..200 {
+        let number = rng.usize(..threads.len());
+        let Some(thread) = threads.get_mut(number) else { continue };
+        let Some((place, told)) = *thread else {
+            if calls.len() < operations {
+                *thread = Some((calls.len(), None));
+                calls.push(Call { thread: number, ask: ask(rng, is_counter), start: time, end: None });
             }
-            None => {}
-            Some((call, None)) => under_way[thread] = Some((call, Some(object.invoke(&calls[call].ask)))),
-            Some((call, Some(told))) => {
-                calls[call].end = Some((time, told));
-                under_way[thread] = None;
+            continue;
+        };
+        let call = calls.get_mut(place).expect("it was begun");
+        *thread = match told {
+            None => Some((place, Some(object.invoke(&call.ask)))),
+            Some(told) => {
+                call.end = Some((time, told));
+                None
             }
-        }
-        if time > 200 {
-            break;
-        }
+        };
     }
     falsify(rng, &mut calls);
     // A thread whose last call is never answered: it may have happened or not.
-    for thread in 0..threads {
+    for thread in 0..threads.len() {
         if rng.u8(..3) == 0
             && let Some(last) = calls.iter_mut().rfind(|call| call.thread == thread)
         {
@@ -131,12 +130,11 @@ fn falsify(rng: &mut Rng, calls: &mut [Call]) {
     if rng.u8(..3) == 0 {
         return;
     }
-    let call = rng.usize(..calls.len());
-    if let Some((_, told)) = &mut calls[call].end {
+    if let Some((_, told)) = rng.choice(calls).and_then(|call| call.end.as_mut()) {
         *told = match *told {
             Told::Done => Told::Done,
             Told::If(done) => Told::If(!done),
-            Told::Value(_) => Told::Value(rng.bool().then(|| VALUES[rng.usize(..VALUES.len())])),
+            Told::Value(_) => Told::Value(if rng.bool() { rng.choice(VALUES) } else { None }),
             Told::Sum(sum) => Told::Sum(sum + rng.i64(-2..3)),
         };
     }

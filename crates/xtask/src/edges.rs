@@ -42,6 +42,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "model",
             "ring",
             "service",
+            "replication",
             "wire",
             "storage",
             "transport",

@@ -134,3 +134,34 @@ fn damaged_bytes_count_as_a_failure() {
         [ReadEffect::Digest { to: B }, ReadEffect::Fetch { to: B }, ReadEffect::Digest { to: C }]
     );
 }
+
+#[test]
+fn a_late_answer_that_adds_something_goes_to_those_repaired_before_it_too() {
+    const D: NodeId = NodeId([4; 32]);
+    let ((own, own_digest), (first, first_digest), (late, late_digest)) = (cell(1), cell(2), cell(3));
+    let (both, all) = (merged(&own, &first), merged(&merged(&own, &first), &late));
+    let mut machine = ReadCoordinator::new(3, Some((own, own_digest)), [B, C, D]);
+    let mut effects = Vec::new();
+    let mut after = |input| {
+        effects.clear();
+        machine.handle(input, &mut effects);
+        effects.clone()
+    };
+    after(ReadInput::Started);
+    after(ReadInput::Dawdled);
+    after(ReadInput::Digested { from: B, digest: Some(first_digest) });
+    after(ReadInput::Fetched { from: B, cell: Some(first) });
+    let repairs = after(ReadInput::Digested { from: C, digest: None });
+    assert!(repairs.contains(&ReadEffect::Repair { to: B, cell: both.clone() }));
+    assert!(repairs.contains(&ReadEffect::Repair { to: C, cell: both }));
+    after(ReadInput::Digested { from: D, digest: Some(late_digest) });
+    let repairs = after(ReadInput::Fetched { from: D, cell: Some(late) });
+    assert!(repairs.contains(&ReadEffect::Repair { to: D, cell: all.clone() }));
+    assert_eq!(after(ReadInput::Repaired { from: D }), []);
+    for from in [B, C] {
+        assert_eq!(after(ReadInput::Repaired { from }), [ReadEffect::Repair { to: from, cell: all.clone() }]);
+    }
+    assert_eq!(after(ReadInput::Repaired { from: B }), []);
+    let settled = after(ReadInput::Repaired { from: C });
+    assert_eq!(settled, [ReadEffect::Settle(ReadOutcome::Answered(Some(all)))]);
+}

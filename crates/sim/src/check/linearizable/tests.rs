@@ -1,3 +1,5 @@
+//! Histories of one key that have an order and that have none.
+
 use super::*;
 use crate::check::samples::{acked, get, operation, refused, set, unknown};
 use crate::history::{Action, Outcome};

@@ -50,7 +50,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     let directory = DataDir::claim(&settings.data)?;
     let ports = bind(settings).await?;
     let addresses = Addresses {
-        peer: ports.peer.local_addr()?.to_string(),
+        peer: advertised(settings, &ports.peer)?,
         redis: ports.redis.local_addr()?.to_string(),
         http: ports.http.local_addr()?.to_string(),
     };
@@ -96,6 +96,14 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     match reason {
         Some(reason) => anyhow::bail!(reason),
         None => Ok(()),
+    }
+}
+
+/// Where peers reach this node.
+fn advertised(settings: &Settings, listener: &TcpListener) -> anyhow::Result<String> {
+    match settings.advertise.as_str() {
+        "" => Ok(listener.local_addr()?.to_string()),
+        address => Ok(address.to_owned()),
     }
 }
 

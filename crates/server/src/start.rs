@@ -62,6 +62,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let peer = ports.peer;
+    let listens = peer.local_addr()?;
     let transport: TransportFactory = Box::new(move |hello, inbox| {
         Ok(Arc::new(GrpcTransport::start(slipring_transport::Settings::default(), peer, hello, inbox)))
     });
@@ -76,7 +77,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     let (stopping, is_stopping) = watch::channel(false);
     let redis = tokio::spawn(slipring_gateway::resp::serve(ports.redis, node.clone(), is_stopping.clone()));
     let http = tokio::spawn(slipring_gateway::http::serve(ports.http, node.clone(), is_stopping));
-    announce(&node, settings, watching)?;
+    announce(&node, settings, watching, listens)?;
     let mut failed = node.stopped();
     let reason = tokio::select! {
         _ = stop.recv() => None,
@@ -121,7 +122,12 @@ async fn bind(settings: &Settings) -> anyhow::Result<Ports> {
     })
 }
 
-fn announce(node: &Node, settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
+fn announce(
+    node: &Node,
+    settings: &Settings,
+    watching: &Watching,
+    listens: SocketAddr,
+) -> anyhow::Result<()> {
     let addresses = node.addresses();
     println!("slipring {} serves", env!("CARGO_PKG_VERSION"));
     println!("  node     {} (start {})", node.id().short(), node.incarnation());
@@ -131,18 +137,19 @@ fn announce(node: &Node, settings: &Settings, watching: &Watching) -> anyhow::Re
     println!("  http     http://{}", addresses.http);
     println!("  peers    {}", addresses.peer);
     match &watching.ready_file {
-        Some(path) => write_ready_file(node, path),
+        Some(path) => write_ready_file(node, listens, path),
         None => Ok(()),
     }
 }
 
 /// Writes the file whole: whoever waits for it never reads half of it.
-fn write_ready_file(node: &Node, path: &Path) -> anyhow::Result<()> {
+fn write_ready_file(node: &Node, listens: SocketAddr, path: &Path) -> anyhow::Result<()> {
     let addresses = node.addresses();
     let ready = serde_json::json!({
         "redis": addresses.redis,
         "http": addresses.http,
         "peer": addresses.peer,
+        "peer_listens": listens,
         "node": node.id(),
         "pid": std::process::id(),
     });

@@ -51,6 +51,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "apps",
         ],
     ),
+    ("slipring-harness", &["model", "ring", "storage", "node", "sim"]),
     ("xtask", &["sim"]),
 ];
 

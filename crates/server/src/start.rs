@@ -12,10 +12,9 @@ use slipring_node::{Node, TransportFactory};
 use slipring_ring::Addresses;
 use slipring_storage::DataDir;
 use slipring_transport::GrpcTransport;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::settings::Settings;
 
@@ -158,8 +157,14 @@ fn write_ready_file(node: &Node, listens: SocketAddr, path: &Path) -> anyhow::Re
     std::fs::rename(&partial, path).with_context(|| path.display().to_string())
 }
 
+/// Waits for the end of standard input, on a thread that does not keep the process from ending.
 async fn stdin_closed() {
-    let mut stdin = tokio::io::stdin();
-    let mut ignored = [0; 256];
-    while matches!(stdin.read(&mut ignored).await, Ok(1..)) {}
+    let (closed, is_closed) = oneshot::channel();
+    std::thread::spawn(move || {
+        // However it ends, it is over. Nobody may be waiting any more.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = closed.send(());
+    });
+    // A thread that is gone means the same as one that says so.
+    let _ = is_closed.await;
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 /// One thing that is wrong with a way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Impairment {
+pub(crate) enum Impairment {
     /// Bytes wait until it is over.
     Cut,
     /// Bytes vanish.

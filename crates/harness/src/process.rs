@@ -86,7 +86,7 @@ impl Process {
             &self.orders.advertise.to_string(),
         ]);
         command.args(["--exchange-interval-ms", "500", "--request-timeout-ms", "1500", "--workers", "2"]);
-        command.args(["--partition-bits", "5", "--log", "info,openraft=warn"]);
+        command.args(["--partition-bits", "5", "--log", "info,openraft=error"]).env("NO_COLOR", "1");
         if let Some(join) = self.orders.join {
             command.args(["--join", &join.to_string()]);
         }

@@ -125,15 +125,6 @@ impl Proxies {
             strangers: self.shared.strangers.load(Ordering::Relaxed),
         }
     }
-
-    /// Pairs of nodes between which nothing ever went.
-    pub(crate) fn silent(&self) -> Vec<(usize, usize)> {
-        let is_silent = |(pair, link): (&(usize, usize), &Link)| {
-            let is_used = link.counts.forwarded.load(Ordering::Relaxed) > 0;
-            (pair.0 != pair.1 && !is_used).then_some(*pair)
-        };
-        self.shared.links.iter().filter_map(is_silent).collect()
-    }
 }
 
 impl Shared {

@@ -1,7 +1,7 @@
 //! All nodes of a run, behind their proxies.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use crate::place::Place;
 use crate::process::{Orders, Process};
 use crate::proxy::Proxies;
 use crate::story::Story;
+use crate::wait::wait;
 
 /// How long a question over HTTP may take.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,8 +21,6 @@ const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 const FORMING: Duration = Duration::from_secs(60);
 /// How a process ends that cannot go on and says so.
 const GAVE_UP: i32 = 1;
-/// Between two looks at something that is waited for.
-pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
 /// The nodes, and what stands between them.
 pub(crate) struct Cluster {
@@ -182,19 +181,4 @@ impl Cluster {
     pub(crate) fn directories(&self) -> Vec<PathBuf> {
         self.nodes.iter().map(Process::data).collect()
     }
-}
-
-/// Looks again and again until something is so; `false` when it is not in time.
-pub(crate) fn wait(
-    timeout: Duration,
-    mut is_so: impl FnMut() -> anyhow::Result<bool>,
-) -> anyhow::Result<bool> {
-    let deadline = Instant::now() + timeout;
-    while Instant::now() < deadline {
-        if is_so()? {
-            return Ok(true);
-        }
-        std::thread::sleep(LOOK);
-    }
-    Ok(false)
 }

@@ -19,6 +19,7 @@ mod report;
 mod run;
 mod storm;
 mod story;
+mod wait;
 mod workload;
 
 pub use binary::{Profile, build};
@@ -27,3 +28,4 @@ pub use plan::{Fault, KINDS, Plan};
 pub use proxy::Traffic;
 pub use report::{Finding, Report};
 pub use run::{Options, Watch, run};
+pub use wait::interrupt;

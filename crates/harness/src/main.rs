@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use slipring_harness::{Options, run};
+use slipring_harness::{Options, interrupt, run};
 
 /// Parts of a storm that the progress bar shows.
 const STEPS: u64 = 1000;
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
 }
 
 fn attempt(cli: &Cli) -> anyhow::Result<bool> {
+    std::thread::spawn(watch_for_interrupts);
     let bar = ProgressBar::new(STEPS);
     bar.set_style(ProgressStyle::with_template("{elapsed:>4} {wide_bar} {msg}")?);
     let options = Options {
@@ -64,4 +65,12 @@ fn attempt(cli: &Cli) -> anyhow::Result<bool> {
     bar.finish_and_clear();
     println!("{report}");
     Ok(report.verdict.is_ok())
+}
+
+/// Ends the run in good order on Ctrl-C: file systems and namespaces must not stay behind.
+fn watch_for_interrupts() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    if runtime.is_ok_and(|runtime| runtime.block_on(tokio::signal::ctrl_c()).is_ok()) {
+        interrupt();
+    }
 }

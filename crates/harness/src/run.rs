@@ -11,13 +11,14 @@ use slipring_sim::check::{Terms, check};
 use slipring_sim::{Action, BucketKind, History, Operation, Outcome, Violation};
 
 use crate::client::Client;
-use crate::cluster::{Cluster, LOOK, wait};
+use crate::cluster::Cluster;
 use crate::copies;
 use crate::place::Place;
 use crate::plan::Plan;
 use crate::report::{Finding, Report};
 use crate::storm::Storm;
 use crate::story::Story;
+use crate::wait::{LOOK, rest, wait};
 use crate::workload::{read_of, work};
 
 /// How long after the last fault everything must be served and equal again.
@@ -52,7 +53,7 @@ pub type Watch<'a> = &'a (dyn Fn(&str, f64) + Sync);
 /// Runs once. `watch` is told the phase, and how much of the storm is over, from 0 to 1.
 ///
 /// # Errors
-/// What kept the harness itself from working; a broken promise is in the report.
+/// The cluster does not form; whatever goes wrong later is in the report.
 pub fn run(options: &Options, watch: Watch<'_>) -> anyhow::Result<Report> {
     let storm_ms = u64::try_from(options.storm.as_millis()).context("the storm is too long")?;
     let plan = options.plan.clone().unwrap_or_else(|| Plan::draw(options.seed, options.nodes, storm_ms));
@@ -70,7 +71,10 @@ pub fn run(options: &Options, watch: Watch<'_>) -> anyhow::Result<Report> {
         watch,
         finding: Finding::default(),
     };
-    let verdict = run.phases(&plan, storm_ms)?;
+    // What kept a phase from being carried out is told like a broken promise: it leaves a story too.
+    let verdict = run
+        .phases(&plan, storm_ms)
+        .unwrap_or_else(|error| Err(Violation::new("no_failure", format!("{error:#}"))));
     let finding = run.finding;
     let verdict = verdict.and_then(|()| cluster.panic().map_or(Ok(()), Err));
     let report = Report {
@@ -155,7 +159,7 @@ impl<'a> Run<'a> {
                     format!("not every node reaches every other, {HEALING:?} after the last fault"),
                 ));
             }
-            std::thread::sleep(LOOK);
+            rest(LOOK)?;
         }
         self.finding.gave_up = storm.gave_up;
         Ok(violation.map_or(Ok(()), Err))

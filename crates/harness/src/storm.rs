@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use slipring_sim::Violation;
 
-use crate::cluster::{Cluster, LOOK};
+use crate::cluster::Cluster;
 use crate::link::Impairment;
 use crate::plan::{Fault, Plan};
 use crate::story::Story;
+use crate::wait::{LOOK, rest};
 
 /// What a storm does to a cluster.
 pub(crate) struct Storm<'a> {
@@ -74,7 +75,7 @@ impl<'a> Storm<'a> {
             }
             let next =
                 edges.peek().map_or(LOOK, |(at, _, _)| Duration::from_millis(at.saturating_sub(now_ms)));
-            std::thread::sleep(next.min(LOOK));
+            rest(next)?;
         }
     }
 

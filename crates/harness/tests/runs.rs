@@ -43,7 +43,7 @@ fn losses_are_seen(report: &Report) {
     let broken = |operations: &[Operation]| check(operations, &report.terms()).expect_err("a loss").checker;
     let (at, _) = last_read_of_an_acked_write(&report.operations).expect("a register that was written");
     let mut forgotten = report.operations.clone();
-    forgotten[at].end = Some((u64::MAX / 2, Outcome::Found(None)));
+    ends(&mut forgotten, at, Outcome::Found(None));
     assert_eq!(broken(&forgotten), "no_lost_write");
     let mut unwritten = report.operations.clone();
     let (_, value) = last_read_of_an_acked_write(&report.operations).expect("as above");
@@ -51,8 +51,13 @@ fn losses_are_seen(report: &Report) {
     assert_eq!(broken(&unwritten), "no_phantom");
     let (at, sum) = last_total(&report.operations).expect("a counter that was added to");
     let mut uncounted = report.operations.clone();
-    uncounted[at].end = Some((u64::MAX / 2, Outcome::Counted(sum - 1)));
+    ends(&mut uncounted, at, Outcome::Counted(sum - 1));
     assert_eq!(broken(&uncounted), "counters");
+}
+
+fn ends(operations: &mut [Operation], at: usize, with: Outcome) {
+    let end = operations.get_mut(at).and_then(|operation| operation.end.as_mut());
+    end.expect("it was answered").1 = with;
 }
 
 fn is_durable(operation: &&Operation) -> bool {

@@ -24,7 +24,10 @@ pub(crate) fn compare(
             for partition in (0..layout.partition_count()).map(PartitionId) {
                 let replicas = layout.replicas(bucket.id(), partition);
                 if replicas.iter().any(|replica| replica.node == *node) {
-                    copies.push(copy(layout, &engine, host, bucket, partition)?);
+                    match copy(layout, &engine, host, bucket, partition)? {
+                        Ok(copy) => copies.push(copy),
+                        Err(violation) => return Ok(Err(violation)),
+                    }
                 }
             }
         }
@@ -39,12 +42,20 @@ fn copy(
     host: usize,
     bucket: BucketKind,
     partition: PartitionId,
-) -> anyhow::Result<Copy> {
-    let mut records = std::collections::BTreeMap::new();
+) -> anyhow::Result<Result<Copy, Violation>> {
+    let (mut records, mut damaged) = (std::collections::BTreeMap::new(), None);
     let range = partition.start(layout.bits())..=partition.end(layout.bits());
-    engine.scan(bucket.id(), range, None, &mut |_, key, record| {
-        records.insert(key.to_vec(), record.to_vec());
-        true
+    engine.scan(bucket.id(), range, None, &mut |_, key, record| match record {
+        Some(record) => {
+            records.insert(key.to_vec(), record.to_vec());
+            true
+        }
+        None => {
+            damaged = Some(String::from_utf8_lossy(key).into_owned());
+            false
+        }
     })?;
-    Ok(Copy { host, bucket, partition, records })
+    // No fault of a run touches bytes that are stored.
+    let damage = damaged.map(|key| Violation::new("no_damage", format!("node {host}: {bucket:?}/{key}")));
+    Ok(damage.map_or(Ok(Copy { host, bucket, partition, records }), Err))
 }

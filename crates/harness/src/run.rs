@@ -18,7 +18,7 @@ use crate::plan::Plan;
 use crate::report::{Finding, Report};
 use crate::storm::Storm;
 use crate::story::Story;
-use crate::wait::{LOOK, rest, wait};
+use crate::wait::{LOOK, is_interrupted, rest, wait};
 use crate::workload::{read_of, work};
 
 /// How long after the last fault everything must be served and equal again.
@@ -53,7 +53,7 @@ pub type Watch<'a> = &'a (dyn Fn(&str, f64) + Sync);
 /// Runs once. `watch` is told the phase, and how much of the storm is over, from 0 to 1.
 ///
 /// # Errors
-/// The cluster does not form; whatever goes wrong later is in the report.
+/// The cluster does not form, or the run was given up; whatever else goes wrong is in the report.
 pub fn run(options: &Options, watch: Watch<'_>) -> anyhow::Result<Report> {
     let storm_ms = u64::try_from(options.storm.as_millis()).context("the storm is too long")?;
     let plan = options.plan.clone().unwrap_or_else(|| Plan::draw(options.seed, options.nodes, storm_ms));
@@ -71,10 +71,12 @@ pub fn run(options: &Options, watch: Watch<'_>) -> anyhow::Result<Report> {
         watch,
         finding: Finding::default(),
     };
-    // What kept a phase from being carried out is told like a broken promise: it leaves a story too.
-    let verdict = run
-        .phases(&plan, storm_ms)
-        .unwrap_or_else(|error| Err(Violation::new("no_failure", format!("{error:#}"))));
+    let verdict = match run.phases(&plan, storm_ms) {
+        Err(error) if is_interrupted() => return Err(error),
+        // What kept a phase from being carried out is told like a broken promise: it leaves a story too.
+        Err(error) => Err(Violation::new("no_failure", format!("{error:#}"))),
+        Ok(verdict) => verdict,
+    };
     let finding = run.finding;
     let verdict = verdict.and_then(|()| cluster.panic().map_or(Ok(()), Err));
     let report = Report {
@@ -145,9 +147,10 @@ impl<'a> Run<'a> {
             is_over.store(true, Ordering::Relaxed);
             run
         });
+        self.finding.happened = std::mem::take(&mut storm.happened);
+        self.finding.gave_up = storm.gave_up;
         keeps!(verdict);
         keeps!(storm.heal());
-        self.finding.happened = std::mem::take(&mut storm.happened);
         // A node may notice only now that its disk was full, and must be started once more.
         let deadline = self.story.now_ms() + HEALING.as_millis() as u64;
         let mut violation = None;

@@ -15,13 +15,17 @@ pub fn interrupt() {
     IS_INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
+pub(crate) fn is_interrupted() -> bool {
+    IS_INTERRUPTED.load(Ordering::Relaxed)
+}
+
 /// Rests between two looks, at most so long.
 ///
 /// # Errors
 /// The run was given up.
 pub(crate) fn rest(at_most: Duration) -> anyhow::Result<()> {
     std::thread::sleep(at_most.min(LOOK));
-    if IS_INTERRUPTED.load(Ordering::Relaxed) {
+    if is_interrupted() {
         bail!("interrupted");
     }
     Ok(())

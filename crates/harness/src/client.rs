@@ -52,10 +52,11 @@ impl<'a> Client<'a> {
         let operation =
             Operation { bucket, key, client, action: action.clone(), start_ms, end: None, is_final };
         let number = self.history.begin(operation);
-        let outcome = match self.connection(bucket) {
-            Ok(connection) => outcome(&action, request.query(connection)),
-            // Nothing was sent.
-            Err(error) => Outcome::Refused(error.to_string()),
+        let outcome = match (request, self.connection(bucket)) {
+            (Some(request), Ok(connection)) => outcome(&action, request.query(connection)),
+            // In both cases nothing was sent.
+            (None, _) => Outcome::Refused("Redis has no words for it".to_owned()),
+            (_, Err(error)) => Outcome::Refused(error.to_string()),
         };
         self.history.end(number, self.story.now_ms(), outcome.clone());
         if matches!(outcome, Outcome::Unknown(_)) {
@@ -79,7 +80,8 @@ impl<'a> Client<'a> {
     }
 }
 
-fn request(key: &str, action: &Action, story: &Story) -> redis::Cmd {
+/// The command for an action; none when it takes concurrent values, which Redis clients do not see.
+fn request(key: &str, action: &Action, story: &Story) -> Option<redis::Cmd> {
     let mut request = redis::Cmd::new();
     match action {
         Action::Set { value, expires_at } => {
@@ -88,11 +90,18 @@ fn request(key: &str, action: &Action, story: &Story) -> redis::Cmd {
                 request.arg("PXAT").arg(story.unix_ms(*at));
             }
         }
+        Action::CompareAndSet { expected: None, value } => {
+            request.arg("SET").arg(key).arg(value).arg("NX");
+        }
+        Action::CompareAndSet { expected: Some(expected), value } => {
+            request.arg("SET").arg(key).arg(value).arg("IFEQ").arg(expected);
+        }
+        Action::Replace { .. } | Action::GetAll => return None,
         Action::Delete => drop(request.arg("DEL").arg(key)),
         Action::Get | Action::Total => drop(request.arg("GET").arg(key)),
         Action::Add(delta) => drop(request.arg("INCRBY").arg(key).arg(*delta)),
     }
-    request
+    Some(request)
 }
 
 fn outcome(action: &Action, answer: Result<Value, RedisError>) -> Outcome {
@@ -102,9 +111,10 @@ fn outcome(action: &Action, answer: Result<Value, RedisError>) -> Outcome {
     };
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     match (action, value) {
-        (Action::Set { .. }, Value::Okay)
-        | (Action::Delete, Value::Int(1))
-        | (Action::Add(_), Value::Int(_)) => Outcome::Written,
+        (Action::Set { .. } | Action::CompareAndSet { .. }, Value::Okay)
+        | (Action::Delete, Value::Int(1)) => Outcome::Written,
+        (Action::CompareAndSet { .. }, Value::Nil) => Outcome::Unequal,
+        (Action::Add(_), Value::Int(after)) => Outcome::Added(after),
         (Action::Delete, Value::Int(0)) => Outcome::NothingThere,
         (Action::Get, Value::Nil) => Outcome::Found(None),
         (Action::Get, Value::BulkString(bytes)) => Outcome::Found(Some(text(bytes))),

@@ -83,7 +83,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let acked = self.count(|end| matches!(end, Some(Outcome::Written)));
+        let acked = self.operations.iter().filter(|operation| operation.acked_at().is_some()).count();
         let unknown = self.count(|end| matches!(end, None | Some(Outcome::Unknown(_))));
         let refused = self.count(|end| matches!(end, Some(Outcome::Refused(_))));
         writeln!(f, "seed {}: {} nodes {}", self.seed, self.nodes, self.place)?;

@@ -19,7 +19,7 @@ use crate::report::{Finding, Report};
 use crate::storm::Storm;
 use crate::story::Story;
 use crate::wait::{LOOK, is_interrupted, rest, wait};
-use crate::workload::{read_of, work};
+use crate::workload::{BUCKETS, work};
 
 /// How long after the last fault everything must be served and equal again.
 const HEALING: Duration = Duration::from_secs(30);
@@ -128,7 +128,7 @@ impl<'a> Run<'a> {
         keeps!(self.read_everything());
         (self.watch)("checking", 1.0);
         let terms = Terms { skew_ms: self.story.skew_ms(), hosts_that_lost_power: 0 };
-        Ok(check(&self.history.operations(), &terms))
+        Ok(check(&self.history.operations(), &terms).map(drop))
     }
 
     /// Clients and faults at work, then the end of all faults.
@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
     fn serve(&mut self) -> Verdict {
         for node in 0..self.options.nodes {
             let mut client = self.client("prober", node)?;
-            for bucket in BucketKind::ALL {
+            for bucket in BUCKETS {
                 let mut last = Outcome::Written;
                 let is_served = wait(HEALING, || {
                     let action = Action::Set { value: client.fresh_value(), expires_at: None };
@@ -268,8 +268,8 @@ impl<'a> Run<'a> {
             for (bucket, key) in &keys {
                 let mut last = Outcome::Written;
                 let is_answered = wait(HEALING, || {
-                    last = client.perform(*bucket, key.clone(), read_of(key), true);
-                    Ok(matches!(last, Outcome::Found(_) | Outcome::Counted(_)))
+                    last = client.perform(*bucket, key.clone(), bucket.look(key), true);
+                    Ok(last.is_answer())
                 })?;
                 if !is_answered {
                     let story =

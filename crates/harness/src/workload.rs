@@ -11,6 +11,8 @@ use slipring_sim::{Action, BucketKind};
 use crate::client::Client;
 use crate::story::Story;
 
+/// The buckets that clients use.
+pub(crate) const BUCKETS: [BucketKind; 3] = [BucketKind::Buffered, BucketKind::Fsync, BucketKind::Cache];
 /// Registers that half of the operations meet on.
 const HOT_KEYS: usize = 3;
 /// Registers of the other half.
@@ -29,11 +31,6 @@ pub(crate) fn work(mut client: Client<'_>, mut rng: Rng, story: &Story, is_over:
         let (bucket, key, action) = draw(&mut client, &mut rng, story.now_ms());
         client.perform(bucket, key, action, false);
     }
-}
-
-/// What reads the whole of a key.
-pub(crate) fn read_of(key: &str) -> Action {
-    if key.starts_with("counter") { Action::Total } else { Action::Get }
 }
 
 fn draw(client: &mut Client<'_>, rng: &mut Rng, now_ms: u64) -> (BucketKind, String, Action) {

@@ -17,7 +17,9 @@ pub(crate) fn stored(error: slipring_storage::Error) -> Error {
     use slipring_storage::Error as Storage;
     let kind = match &error {
         Storage::Damaged { .. } => ErrorKind::Corrupt,
-        Storage::Full { .. } | Storage::Stopped(_) => ErrorKind::Unavailable,
+        // Nothing was tried.
+        Storage::Stopped(_) => ErrorKind::Unavailable,
+        // A write that found no room may be there after a restart: whoever tries it again may do it twice.
         _ => ErrorKind::OutcomeUnknown,
     };
     Error::new(kind, error.to_string())
@@ -42,5 +44,22 @@ pub(crate) fn executed(reply: Reply) -> Result<Bytes, Error> {
             ErrorKind::OutcomeUnknown,
             "a peer answered out of turn; the request may have happened",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_write_that_was_not_tried_may_be_tried_elsewhere() {
+        let kind = |error| stored(error).kind;
+        assert_eq!(kind(slipring_storage::Error::Stopped("earlier".into())), ErrorKind::Unavailable);
+        for error in [
+            slipring_storage::Error::Full { place: "here".into() },
+            slipring_storage::Error::Io { place: "here".into(), detail: "no".into() },
+        ] {
+            assert_eq!(kind(error), ErrorKind::OutcomeUnknown);
+        }
     }
 }

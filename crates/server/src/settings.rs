@@ -62,6 +62,8 @@ settings! {
     http_port: u16 = 7379, "SLIPRING_HTTP_PORT";
     /// The port for other nodes; 0 picks a free one.
     peer_port: u16 = 7946, "SLIPRING_PEER_PORT";
+    /// Where other nodes reach this one (host:port), when that is not where it listens; empty means there.
+    advertise: String = String::new(), "SLIPRING_ADVERTISE";
     /// The zone the node stands in; copies are spread over zones.
     zone: String = "default".to_owned(), "SLIPRING_ZONE";
     /// The node's share of the partitions, relative to the others'. 1 to 1,000,000.
@@ -152,6 +154,12 @@ impl Settings {
                  127.0.0.1, or say --insecure true when the network is yours alone"
             );
         }
+        let is_place = |text: &str| {
+            text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if !self.advertise.is_empty() && !is_place(&self.advertise) {
+            bail!("advertise = \"{}\" must be host:port", self.advertise);
+        }
         if !["text", "json"].contains(&self.log_format.as_str()) {
             bail!("log_format = \"{}\" must be text or json", self.log_format);
         }
@@ -199,6 +207,15 @@ mod tests {
             std::fs::write(file.path(), text).expect("written");
             let error = resolve(&["x", "--config", &path]).expect_err("refused").to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_advertised_address_names_a_host_and_a_port() {
+        assert!(resolve(&["x", "--advertise", "a.example:7946"]).is_ok());
+        for wrong in ["a.example", "a.example:", ":7946", "a.example:70000"] {
+            let error = resolve(&["x", "--advertise", wrong]).expect_err("refused").to_string();
+            assert!(error.contains("advertise"), "{error}");
         }
     }
 

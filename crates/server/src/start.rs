@@ -12,10 +12,9 @@ use slipring_node::{Node, TransportFactory};
 use slipring_ring::Addresses;
 use slipring_storage::DataDir;
 use slipring_transport::GrpcTransport;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::settings::Settings;
 
@@ -50,7 +49,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     let directory = DataDir::claim(&settings.data)?;
     let ports = bind(settings).await?;
     let addresses = Addresses {
-        peer: ports.peer.local_addr()?.to_string(),
+        peer: advertised(settings, &ports.peer)?,
         redis: ports.redis.local_addr()?.to_string(),
         http: ports.http.local_addr()?.to_string(),
     };
@@ -62,6 +61,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let peer = ports.peer;
+    let listens = peer.local_addr()?;
     let transport: TransportFactory = Box::new(move |hello, inbox| {
         Ok(Arc::new(GrpcTransport::start(slipring_transport::Settings::default(), peer, hello, inbox)))
     });
@@ -76,7 +76,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     let (stopping, is_stopping) = watch::channel(false);
     let redis = tokio::spawn(slipring_gateway::resp::serve(ports.redis, node.clone(), is_stopping.clone()));
     let http = tokio::spawn(slipring_gateway::http::serve(ports.http, node.clone(), is_stopping));
-    announce(&node, settings, watching)?;
+    announce(&node, settings, watching, listens)?;
     let mut failed = node.stopped();
     let reason = tokio::select! {
         _ = stop.recv() => None,
@@ -99,6 +99,14 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     }
 }
 
+/// Where peers reach this node.
+fn advertised(settings: &Settings, listener: &TcpListener) -> anyhow::Result<String> {
+    match settings.advertise.as_str() {
+        "" => Ok(listener.local_addr()?.to_string()),
+        address => Ok(address.to_owned()),
+    }
+}
+
 async fn bind(settings: &Settings) -> anyhow::Result<Ports> {
     let listen = |what: &'static str, flag: &'static str, port: u16| async move {
         let address: SocketAddr = SocketAddr::new(settings.bind.parse()?, port);
@@ -113,7 +121,12 @@ async fn bind(settings: &Settings) -> anyhow::Result<Ports> {
     })
 }
 
-fn announce(node: &Node, settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
+fn announce(
+    node: &Node,
+    settings: &Settings,
+    watching: &Watching,
+    listens: SocketAddr,
+) -> anyhow::Result<()> {
     let addresses = node.addresses();
     println!("slipring {} serves", env!("CARGO_PKG_VERSION"));
     println!("  node     {} (start {})", node.id().short(), node.incarnation());
@@ -123,18 +136,19 @@ fn announce(node: &Node, settings: &Settings, watching: &Watching) -> anyhow::Re
     println!("  http     http://{}", addresses.http);
     println!("  peers    {}", addresses.peer);
     match &watching.ready_file {
-        Some(path) => write_ready_file(node, path),
+        Some(path) => write_ready_file(node, listens, path),
         None => Ok(()),
     }
 }
 
 /// Writes the file whole: whoever waits for it never reads half of it.
-fn write_ready_file(node: &Node, path: &Path) -> anyhow::Result<()> {
+fn write_ready_file(node: &Node, listens: SocketAddr, path: &Path) -> anyhow::Result<()> {
     let addresses = node.addresses();
     let ready = serde_json::json!({
         "redis": addresses.redis,
         "http": addresses.http,
         "peer": addresses.peer,
+        "peer_listens": listens,
         "node": node.id(),
         "pid": std::process::id(),
     });
@@ -143,8 +157,14 @@ fn write_ready_file(node: &Node, path: &Path) -> anyhow::Result<()> {
     std::fs::rename(&partial, path).with_context(|| path.display().to_string())
 }
 
+/// Waits for the end of standard input, on a thread that does not keep the process from ending.
 async fn stdin_closed() {
-    let mut stdin = tokio::io::stdin();
-    let mut ignored = [0; 256];
-    while matches!(stdin.read(&mut ignored).await, Ok(1..)) {}
+    let (closed, is_closed) = oneshot::channel();
+    std::thread::spawn(move || {
+        // However it ends, it is over. Nobody may be waiting any more.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = closed.send(());
+    });
+    // A thread that is gone means the same as one that says so.
+    let _ = is_closed.await;
 }

@@ -226,24 +226,29 @@ impl Operation {
 
 /// All operations, in the order in which they were begun.
 #[derive(Debug, Default)]
-pub(crate) struct History(Mutex<Vec<Operation>>);
+pub struct History(Mutex<Vec<Operation>>);
 
 impl History {
     /// Notes that an operation begins; its number.
-    pub(crate) fn begin(&self, operation: Operation) -> usize {
+    #[must_use]
+    pub fn begin(&self, operation: Operation) -> usize {
         let mut operations = self.0.lock();
         operations.push(operation);
         operations.len() - 1
     }
 
     /// Notes how an operation ended.
-    pub(crate) fn end(&self, number: usize, at_ms: u64, outcome: Outcome) {
+    ///
+    /// # Panics
+    /// On a number that [`History::begin`] did not give.
+    pub fn end(&self, number: usize, at_ms: u64, outcome: Outcome) {
         let mut operations = self.0.lock();
         operations.get_mut(number).expect("its number came from here").end = Some((at_ms, outcome));
     }
 
     /// A copy of everything so far.
-    pub(crate) fn operations(&self) -> Vec<Operation> {
+    #[must_use]
+    pub fn operations(&self) -> Vec<Operation> {
         self.0.lock().clone()
     }
 }

@@ -20,7 +20,7 @@ mod workload;
 mod world;
 
 pub use fastrand::Rng;
-pub use history::{Action, BucketKind, Operation, Outcome};
+pub use history::{Action, BucketKind, History, Operation, Outcome};
 pub use kit::{Answer, Exchange, Scenario, Simulation};
 pub use plan::{Fault, Plan};
 pub use run::{Options, Report, Violation, find_failure, run, run_all};

@@ -87,7 +87,8 @@ pub struct Violation {
 }
 
 impl Violation {
-    pub(crate) fn new(checker: &'static str, story: impl Into<String>) -> Self {
+    /// One that this checker found.
+    pub fn new(checker: &'static str, story: impl Into<String>) -> Self {
         Self { checker, story: story.into() }
     }
 }

@@ -1,7 +1,5 @@
 //! The search for a linear order against another implementation of the same question.
 
-#![expect(clippy::indexing_slicing, reason = "the numbers were drawn below the lengths")]
-
 use fastrand::Rng;
 use slipring_sim::check::linearizable::{Span, Step, Verdict, search};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};

@@ -18,7 +18,8 @@ pub enum Error {
         /// How it shows.
         detail: String,
     },
-    /// The disk has no room. The write did not happen, and no more are taken until the node is restarted.
+    /// The disk has no room. Whether the write happened shows at the next start: some of its bytes may have fitted, or
+    /// be written as soon as there is room. No more are taken until then.
     #[error("the disk that holds {place} is full; make room and restart the node")]
     Full {
         /// The directory.

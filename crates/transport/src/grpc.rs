@@ -11,6 +11,7 @@ mod server;
 mod stream;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     hello: Hello,
     cluster: OnceLock<ClusterId>,
     inbox: Arc<dyn Inbox>,
+    /// The address to dial from; the system chooses when absent.
+    dials_from: Option<IpAddr>,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     stopping: watch::Sender<bool>,
 }
@@ -70,7 +73,8 @@ struct Peer {
 }
 
 impl GrpcTransport {
-    /// Accepts peers on `listener` and introduces this node as `hello`.
+    /// Accepts peers on `listener` and introduces this node as `hello`. Dials from the address listened on, so that
+    /// peers and what lies between see a host with several addresses under the one it is known by.
     #[must_use]
     pub fn start(settings: Settings, listener: TcpListener, hello: Hello, inbox: Arc<dyn Inbox>) -> Self {
         let cluster = hello.cluster.map(OnceLock::from).unwrap_or_default();
@@ -79,12 +83,20 @@ impl GrpcTransport {
             hello,
             cluster,
             inbox,
+            dials_from: listener.local_addr().ok().and_then(|address| source(address.ip())),
             peers: Mutex::default(),
             stopping: watch::Sender::new(false),
         });
         tokio::spawn(server::run(Arc::clone(&shared), listener));
         Self(shared)
     }
+}
+
+/// The address to dial from for one who listens on `address`. Nobody dials from all addresses, and from plain
+/// loopback other machines could not be reached.
+fn source(address: IpAddr) -> Option<IpAddr> {
+    let is_plain = address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST;
+    (!is_plain && !address.is_unspecified()).then_some(address)
 }
 
 impl Shared {
@@ -214,5 +226,20 @@ impl Transport for GrpcTransport {
             peers.values().filter_map(|peer| peer.link.clone()).collect()
         };
         links.iter().for_each(|link| link.close());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dials_from_the_address_listened_on_unless_that_would_reach_nobody() {
+        let from = |text: &str| source(text.parse().expect("an address")).map(|address| address.to_string());
+        assert_eq!(from("127.0.0.11").as_deref(), Some("127.0.0.11"));
+        assert_eq!(from("10.0.0.7").as_deref(), Some("10.0.0.7"));
+        for text in ["0.0.0.0", "::", "127.0.0.1", "::1"] {
+            assert_eq!(from(text), None, "{text}");
+        }
     }
 }

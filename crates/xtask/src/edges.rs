@@ -53,6 +53,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("slipring-example-scores", &["model", "service"]),
+    ("slipring-harness", &["model", "ring", "storage", "node", "sim"]),
     ("xtask", &["sim"]),
 ];
 

@@ -1,10 +1,11 @@
-//! The developer's one door: `cargo xtask check | fix | test | e2e | fuzz | sim | bench | cluster`.
+//! The developer's one door: `cargo xtask check | fix | test | e2e | fuzz | sim | processes | bench | cluster`.
 
 mod bench;
 mod cluster;
 mod e2e;
 mod edges;
 mod fuzz;
+mod processes;
 mod proto;
 mod shell;
 mod steps;
@@ -57,6 +58,8 @@ enum Task {
         #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
         arguments: Vec<String>,
     },
+    /// Break real processes, their disks and the ways between them, and check every promise.
+    Processes(processes::Options),
     /// Compare one node with redis-server, interleaved.
     Bench {
         /// Pairs of runs.
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Task::E2e { arguments } => e2e::run(&arguments).and_then(Tally::verdict),
         Task::Fuzz { seconds } => fuzz::run(seconds).and_then(Tally::verdict),
         Task::Sim { arguments } => sim(&arguments),
+        Task::Processes(options) => processes::run(&options),
         Task::Bench { pairs, requests, write } => bench::run(pairs, requests, write),
         Task::Cluster { nodes } => cluster::run(nodes),
     };

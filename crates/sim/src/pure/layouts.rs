@@ -145,6 +145,7 @@ fn entry(storage: u8, incarnation: u64) -> NodeEntry {
     NodeEntry {
         storage: StorageId([storage; 16]),
         incarnation,
+        boot: 1,
         raft_id: 0,
         addresses: Addresses::default(),
         zone: (storage % 3).to_string(),
@@ -165,7 +166,7 @@ fn draw(rng: &mut Rng, layout: &Layout) -> Command {
         4 | 5 => {
             let incarnation = rng.u64(..20);
             let NodeEntry { storage, addresses, .. } = entry(storage, 1);
-            Command::UpdateNode { node, storage, incarnation, addresses }
+            Command::UpdateNode { node, storage, incarnation, boot: incarnation, addresses }
         }
         6 | 7 => {
             let policy = BucketPolicy { replicas: rng.u8(..6), ..BucketPolicy::durable() };

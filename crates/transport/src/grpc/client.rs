@@ -83,6 +83,7 @@ async fn open(shared: &Shared, address: &str, is_question: bool) -> Result<Opene
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| error.to_string())?
         .tcp_nodelay(true)
+        .local_address(shared.dials_from)
         .connect_timeout(shared.settings.connect)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)

@@ -1,7 +1,7 @@
 //! The figures of docs/membership.md, measured on simulated time and printed as Markdown.
 //!
-//! `cargo bench -p slipring-membership` prints all; a word after `--` picks one of
-//! `detection`, `traffic`, `starved`. The same build prints the same numbers each time.
+//! `cargo bench -p slipring-membership` prints all; words after `--` pick among
+//! `detection`, `traffic`, `starved` and the sizes `10`, `100`, `1000`. The same build prints the same numbers each time.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench may fail loudly")]
 
 #[path = "../simulation/world.rs"]
@@ -15,32 +15,40 @@ use world::{World, id};
 const SIZES: [usize; 3] = [10, 100, 1_000];
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name);
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let (sizes, tables): (Vec<String>, Vec<String>) =
+        words.into_iter().partition(|word| word.parse::<usize>().is_ok());
+    let is_wanted = |name: &str| tables.is_empty() || tables.iter().any(|word| word == name);
+    let is_size = |size: usize| sizes.is_empty() || sizes.contains(&size.to_string());
+    let each = |lengths: [u64; 3], run: &dyn Fn(usize, u64)| {
+        let rows = SIZES.into_iter().zip(lengths).filter(|(size, _)| is_size(*size));
+        rows.for_each(|(size, length)| run(size, length));
+    };
     if is_wanted("detection") {
         println!(
             "\n| nodes | preset | deaths | first sees it, median | each sees it, median | p99 | last, worst |"
         );
         println!("|--:|---|--:|--:|--:|--:|--:|");
-        SIZES
-            .iter()
-            .zip([100, 30, 5])
-            .for_each(|(size, deaths)| detection("lan", &Settings::lan(), *size, deaths));
-        detection("wan", &Settings::wan(), 100, 10);
-        detection("local", &Settings::local(), 10, 100);
-        detection("plain SWIM", &plain(), 100, 30);
+        each([100, 30, 5], &|size, deaths| detection("lan", &Settings::lan(), size, deaths));
+        if is_size(100) {
+            detection("wan", &Settings::wan(), 100, 10);
+            detection("plain SWIM", &plain(), 100, 30);
+        }
+        if is_size(10) {
+            detection("local", &Settings::local(), 10, 100);
+        }
     }
     if is_wanted("traffic") {
         println!("\n| nodes | simulated | datagrams/node/s | bytes/node/s | false downs per node-hour |");
         println!("|--:|--:|--:|--:|--:|");
-        SIZES.iter().zip([36_000, 3_600, 360]).for_each(|(size, seconds)| traffic(*size, seconds));
+        each([36_000, 3_600, 300], &traffic);
     }
     if is_wanted("starved") {
         println!(
             "\n| nodes | starved | simulated | false downs, plain SWIM | false downs, Slipring | ratio |"
         );
         println!("|--:|--:|--:|--:|--:|--:|");
-        SIZES.iter().zip([36_000, 3_600, 300]).for_each(|(size, seconds)| starved(*size, seconds));
+        each([36_000, 3_600, 300], &starved);
     }
 }
 
@@ -50,11 +58,11 @@ fn plain() -> Settings {
 }
 
 /// Kills a node, waits until all know, brings it back, again and again.
-fn detection(name: &str, settings: &Settings, size: usize, deaths: usize) {
+fn detection(name: &str, settings: &Settings, size: usize, deaths: u64) {
     let mut world = World::cluster(1, settings.clone(), size);
     let (mut all, mut firsts, mut lasts) = (Vec::new(), Vec::new(), Vec::new());
     for death in 0..deaths {
-        let victim = (death * 7 + 3) % size;
+        let victim = (usize::try_from(death).unwrap() * 7 + 3) % size;
         world.notes.clear();
         world.kill(victim);
         let began = world.now;

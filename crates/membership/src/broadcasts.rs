@@ -14,19 +14,29 @@ struct Queued {
     order: u64,
 }
 
-/// The news a node passes on. Bounded by the number of members, as newer news of a member replace older.
-#[derive(Debug, Default)]
+/// The news a node passes on. When there are too many, those go that were sent most often.
+#[derive(Debug)]
 pub(crate) struct Broadcasts {
+    pieces_max: usize,
     queued: BTreeMap<NodeId, Queued>,
     turns: BTreeSet<(u32, u64, NodeId)>,
     next_order: u64,
 }
 
 impl Broadcasts {
+    pub(crate) fn new(pieces_max: usize) -> Self {
+        Self { pieces_max, queued: BTreeMap::new(), turns: BTreeSet::new(), next_order: 0 }
+    }
+
     pub(crate) fn push(&mut self, claim: Claim) {
         let node = claim.node();
         if let Some(old) = self.queued.remove(&node) {
             self.turns.remove(&(old.sent, old.order, node));
+        }
+        if self.queued.len() >= self.pieces_max
+            && let Some((_, _, most_sent)) = self.turns.pop_last()
+        {
+            self.queued.remove(&most_sent);
         }
         self.enqueue(node, claim, 0);
     }
@@ -78,7 +88,7 @@ mod tests {
 
     #[test]
     fn newer_news_of_a_member_replace_older_and_each_is_sent_so_often() {
-        let mut broadcasts = Broadcasts::default();
+        let mut broadcasts = Broadcasts::new(60);
         broadcasts.push(down(1, 1));
         broadcasts.push(down(1, 2));
         assert_eq!(broadcasts.len(), 1);
@@ -92,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_goes_first_in_the_next_datagram() {
-        let mut broadcasts = Broadcasts::default();
+        let mut broadcasts = Broadcasts::new(60);
         (0..60).for_each(|byte| broadcasts.push(down(byte, 1)));
         let mut first = Vec::new();
         broadcasts.fill(&mut first, 9);
@@ -103,5 +113,7 @@ mod tests {
         let left = postcard::to_allocvec(&down(59 - u8::try_from(first.len() / each.len()).unwrap(), 1));
         assert!(second.starts_with(&left.unwrap()));
         assert_eq!(broadcasts.len(), 60, "what was sent once stays until it was sent often enough");
+        broadcasts.push(down(99, 1));
+        assert_eq!(broadcasts.len(), 60, "the number of pieces is bounded");
     }
 }

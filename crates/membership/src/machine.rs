@@ -269,7 +269,7 @@ impl Membership {
             phase: Phase::Running,
             agenda: Agenda::default(),
             table: Table::new(size(settings.members_max)),
-            broadcasts: Broadcasts::default(),
+            broadcasts: Broadcasts::new(size(settings.members_max).saturating_add(1)),
             awareness: Awareness::new(u32::try_from(score_max).unwrap_or(0)),
             known,
             replays: ReplayGuard::new(size(settings.members_max)),
@@ -398,3 +398,6 @@ impl Membership {
         self.table.present().saturating_add(1)
     }
 }
+
+#[cfg(test)]
+mod tests;

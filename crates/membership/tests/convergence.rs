@@ -203,7 +203,7 @@ fn starved_nodes_take_others_down_far_less_often_than_in_plain_swim() {
         let settings = Settings { is_health_aware: is_aware, is_stream_probing: is_aware, ..Settings::lan() };
         let mut world = World::cluster(14, settings, 20);
         (0..2).for_each(|node| world.starve(node * 7, seconds(5), seconds(20)));
-        world.run(seconds(600));
+        world.run(seconds(1_500));
         world.false_downs
     };
     let (plain, aware) = (falsely_down(false), falsely_down(true));

@@ -9,6 +9,10 @@ use crate::member::Liveness;
 use crate::message::{Claim, DATAGRAM_BYTES_MAX, Envelope, Message, append};
 use crate::seal::SealError;
 
+/// Views asked for on first contact, at most so many per interval between ordinary comparisons: many nodes that
+/// start at once learn of each other by gossip.
+const CONTACTS_PER_PULL: u32 = 6;
+
 impl Membership {
     pub(super) fn datagram(&mut self, step: &mut Step<'_>, from: SocketAddr, bytes: &[u8]) {
         let Some((envelope, claims)) = self.open(bytes) else { return };
@@ -86,7 +90,7 @@ impl Membership {
         match self.liveness(&sender) {
             Some(Liveness::Down) => self.send(step, address, Some(sender), Message::Gossip),
             Some(Liveness::Alive) if was_gone && step.now >= self.agenda.quiet => {
-                self.agenda.quiet = step.now.after(self.settings.gossip_interval());
+                self.agenda.quiet = step.now.after(self.settings.pull_interval() / CONTACTS_PER_PULL);
                 self.ask_view(step, address, sender, false);
             }
             _ => {}

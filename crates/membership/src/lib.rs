@@ -24,5 +24,5 @@ pub use known::KnownPeer;
 pub use machine::{Counters, Effect, Input, Membership, Start, Timer};
 pub use member::{Incarnation, InvalidZone, Liveness, Member, Metadata, Zone};
 pub use message::DATAGRAM_BYTES_MAX;
-pub use seal::{ClusterKey, Keyring};
+pub use seal::{ClusterKey, Keyring, SealError};
 pub use settings::{InvalidSettings, Settings};

@@ -28,7 +28,7 @@ impl fmt::Debug for ClusterKey {
 
 /// Why a datagram was not opened. Nothing is ever answered to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SealError {
+pub enum SealError {
     /// Too short or too long to be one of ours.
     Length,
     /// A format this build does not speak.
@@ -76,7 +76,10 @@ impl Keyring {
     }
 
     /// Opens a sealed datagram with either key.
-    pub(crate) fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+    ///
+    /// # Errors
+    /// Why it was not opened.
+    pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         let (version, rest) = sealed.split_first().ok_or(SealError::Length)?;
         if *version != VERSION {
             return Err(SealError::Version);

@@ -177,7 +177,8 @@ impl Membership {
     pub(super) fn suspicion_due(&mut self, step: &mut Step<'_>, node: NodeId) {
         let Some(record) = self.table.get(&node) else { return };
         let Belief::Suspected(suspicion) = &record.belief else { return };
-        if step.now < suspicion.deadline() {
+        let is_probed = self.probes.values().any(|probe| probe.is_last && probe.target == node);
+        if is_probed || step.now < suspicion.deadline() {
             return;
         }
         if !self.settings.is_health_aware {

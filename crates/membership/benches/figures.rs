@@ -118,7 +118,12 @@ fn starved(size: usize, seconds: u64) {
         world.false_downs
     };
     let (plain, aware) = (falsely_down(plain()), falsely_down(Settings::lan()));
-    let ratio =
-        if aware == 0 { format!("over {plain}") } else { format!("{:.0}", plain as f64 / aware as f64) };
+    let ratio = if plain == 0 {
+        "-".to_owned()
+    } else if aware == 0 {
+        format!("over {plain}")
+    } else {
+        format!("{:.0}", plain as f64 / aware as f64)
+    };
     println!("| {size} | {} | {seconds} s | {plain} | {aware} | {ratio} |", size / 10);
 }

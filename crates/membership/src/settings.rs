@@ -108,7 +108,7 @@ impl Settings {
         }
     }
 
-    /// For nodes on one machine, to try things out: failures are seen within about two seconds.
+    /// For nodes on one machine, to try things out: failures are seen within about three seconds.
     #[must_use]
     pub fn local() -> Self {
         Self {

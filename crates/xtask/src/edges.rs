@@ -9,6 +9,7 @@ use crate::shell::output;
 const EDGES: &[(&str, &[&str])] = &[
     ("slipring-model", &[]),
     ("slipring-ring", &["model"]),
+    ("slipring-membership", &["model"]),
     ("slipring-service", &["model"]),
     ("slipring-replication", &["model", "ring", "service"]),
     ("slipring-wire", &["model", "ring", "service", "replication"]),

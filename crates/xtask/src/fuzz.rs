@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{output, root};
 use crate::steps::Tally;
 
-const TARGETS: [&str; 2] = ["resp_command", "peer_frame"];
+const TARGETS: [&str; 3] = ["resp_command", "peer_frame", "gossip"];
 /// What the coverage-guided fuzzer needs from the compiler.
 const COUNTERS: &str = "--cfg tokio_unstable --cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \

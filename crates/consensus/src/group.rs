@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::alias::LeaderIdOf;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use openraft::{Config, Raft, SnapshotPolicy};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
@@ -316,6 +316,17 @@ impl LayoutGroup {
             committed: metrics.local_committed.map(entry),
             applied: metrics.last_applied.map(entry),
             voters: membership.voter_ids().filter_map(|id| membership.get_node(&id).copied()).collect(),
+        }
+    }
+
+    /// Why this member cannot go on, if so: its log or its document could not be stored.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        match &metrics.running_state {
+            Err(Fatal::Stopped) | Ok(()) => None,
+            Err(fatal) => Some(fatal.to_string()),
         }
     }
 

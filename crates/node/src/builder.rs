@@ -349,6 +349,7 @@ impl Core {
         let core = || Arc::clone(self);
         vec![
             tokio::spawn(core().run_follower()),
+            tokio::spawn(core().run_group_watch()),
             tokio::spawn(core().run_registration()),
             tokio::spawn(core().run_syncer()),
             tokio::spawn(core().run_hint_delivery()),

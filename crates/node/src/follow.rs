@@ -17,6 +17,9 @@ use crate::bucket::Bucket;
 use crate::core::Core;
 use crate::view::View;
 
+/// How often a node looks whether its member of the layout group is alive.
+const GROUP_WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
 impl Core {
     /// Works with each new layout as it is agreed.
     pub(crate) async fn run_follower(self: Arc<Self>) {
@@ -29,6 +32,19 @@ impl Core {
             }
             if layouts.changed().await.is_err() {
                 return;
+            }
+        }
+    }
+
+    /// Ends the node when its member of the layout group cannot go on: it would work with a layout that grows
+    /// older and older. Alone it stays, so that what it holds can be read.
+    pub(crate) async fn run_group_watch(self: Arc<Self>) {
+        let Some(group) = self.group.get() else { return };
+        loop {
+            tokio::time::sleep(GROUP_WATCH_INTERVAL).await;
+            let has_peers = self.view().is_some_and(|view| view.layout.nodes().len() > 1);
+            if let Some(reason) = group.failure().filter(|_| has_peers) {
+                return self.give_up(format!("the layout group's member ended: {reason}"));
             }
         }
     }

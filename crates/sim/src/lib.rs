@@ -9,6 +9,7 @@ pub mod check;
 mod guest;
 mod history;
 mod host;
+mod hunt;
 mod journal;
 pub mod kit;
 mod network;
@@ -21,6 +22,7 @@ mod world;
 
 pub use fastrand::Rng;
 pub use history::{Action, BucketKind, History, Operation, Outcome};
+pub use hunt::{HUNTS, Hunt};
 pub use kit::{Answer, Exchange, Scenario, Simulation};
 pub use plan::{Fault, Plan};
 pub use run::{Options, Report, Violation, find_failure, run, run_all};

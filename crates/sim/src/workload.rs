@@ -2,6 +2,8 @@
 //!
 //! Every value names the operation that wrote it, so whatever is read can be traced back to its write.
 
+pub(crate) mod redis;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +18,7 @@ use slipring_node::{CallOptions, Node};
 
 use crate::history::{Action, BucketKind, History, Operation, Outcome};
 use crate::journal::{EPOCH_MS, Journal};
+use redis::Redis;
 
 /// Registers that half of the operations meet on.
 const HOT_KEYS: usize = 3;
@@ -44,6 +47,8 @@ pub(crate) struct Client {
     operations: u64,
     /// What it last knew of each register of which there is one copy.
     known: BTreeMap<String, Option<String>>,
+    /// Its way through the Redis gateway, when it goes that way.
+    redis: Option<Redis>,
 }
 
 impl Workload {
@@ -60,7 +65,21 @@ impl Workload {
 impl Client {
     /// A client that draws from `seed`; `name` must be its own.
     pub(crate) fn new(workload: Arc<Workload>, node: Node, name: String, seed: u64) -> Self {
-        Self { workload, node, name, rng: Rng::with_seed(seed), operations: 0, known: BTreeMap::new() }
+        Self {
+            workload,
+            node,
+            name,
+            rng: Rng::with_seed(seed),
+            operations: 0,
+            known: BTreeMap::new(),
+            redis: None,
+        }
+    }
+
+    /// Goes through the Redis gateway from now on, as far as Redis has words for what it does.
+    pub(crate) fn over_redis(mut self) -> Self {
+        self.redis = Some(Redis::new(self.node.clone(), self.name.clone()));
+        self
     }
 
     /// Works until the workload closes or the host dies.
@@ -75,11 +94,24 @@ impl Client {
                 _ if key.starts_with(COUNTER) => self.count(bucket, key).await,
                 BucketKind::Buffered | BucketKind::Fsync | BucketKind::Cache => {
                     let action = self.draw_action();
-                    self.perform(bucket, key, action, false).await;
+                    self.act(bucket, key, action).await;
                 }
                 BucketKind::Single => self.compare(key).await,
                 BucketKind::Siblings => self.resolve(key).await,
             }
+        }
+    }
+
+    /// Performs one operation, by whichever way this client goes, and notes it.
+    async fn act(&mut self, bucket: BucketKind, key: String, action: Action) -> Outcome {
+        let number = self.begin(bucket, &key, &action, false);
+        let told = match &mut self.redis {
+            Some(redis) => redis.perform(bucket, &key, &action).await,
+            None => None,
+        };
+        match told {
+            Some(outcome) => self.end(number, &action, outcome),
+            None => self.call(number, bucket, &key, action, None).await.0,
         }
     }
 
@@ -91,7 +123,8 @@ impl Client {
         action: Action,
         is_final: bool,
     ) -> Outcome {
-        self.ask(bucket, key, action, is_final, None).await.0
+        let number = self.begin(bucket, &key, &action, is_final);
+        self.call(number, bucket, &key, action, None).await.0
     }
 
     /// A value that nobody else writes.
@@ -106,30 +139,48 @@ impl Client {
         bucket: BucketKind,
         key: String,
         action: Action,
-        is_final: bool,
         seen: Option<Bytes>,
     ) -> (Outcome, Option<Bytes>) {
-        let request = request(&key, &action, seen);
-        let (workload, client) = (Arc::clone(&self.workload), self.name.clone());
-        let start_ms = workload.journal.now_ms();
-        let operation =
-            Operation { bucket, key, client, action: action.clone(), start_ms, end: None, is_final };
-        let number = workload.history.begin(operation);
+        let number = self.begin(bucket, &key, &action, false);
+        self.call(number, bucket, &key, action, seen).await
+    }
+
+    /// Has the node run an operation that has begun, and notes how it ended.
+    async fn call(
+        &self,
+        number: usize,
+        bucket: BucketKind,
+        key: &str,
+        action: Action,
+        seen: Option<Bytes>,
+    ) -> (Outcome, Option<Bytes>) {
+        let request = request(key, &action, seen);
         let answer = self.node.call(&KV, bucket.id(), request, CallOptions::default()).await;
         let context = match &answer {
             Ok(Response::All { context, .. }) => Some(context.clone()),
             _ => None,
         };
         let outcome = outcome(&action, answer);
+        (self.end(number, &action, outcome), context)
+    }
+
+    fn begin(&self, bucket: BucketKind, key: &str, action: &Action, is_final: bool) -> usize {
+        let (client, start_ms) = (self.name.clone(), self.workload.journal.now_ms());
+        let (key, action) = (key.to_owned(), action.clone());
+        self.workload.history.begin(Operation { bucket, key, client, action, start_ms, end: None, is_final })
+    }
+
+    fn end(&self, number: usize, action: &Action, outcome: Outcome) -> Outcome {
+        let workload = &self.workload;
         workload.journal.note(format_args!("{} operation {number}: {action:?}: {outcome:?}", self.name));
         workload.history.end(number, workload.journal.now_ms(), outcome.clone());
-        (outcome, context)
+        outcome
     }
 
     /// Adds to a counter or reads it.
     async fn count(&mut self, bucket: BucketKind, key: String) {
         let action = if self.rng.u8(..5) == 0 { Action::Total } else { Action::Add(self.rng.i64(1..10)) };
-        self.perform(bucket, key, action, false).await;
+        self.act(bucket, key, action).await;
     }
 
     /// One operation on a register of which there is one copy; it remembers what it learns.
@@ -144,7 +195,7 @@ impl Client {
             _ => Action::Get,
         };
         let written = action.value().map(str::to_owned);
-        match self.perform(BucketKind::Single, key.clone(), action, false).await {
+        match self.act(BucketKind::Single, key.clone(), action).await {
             Outcome::Written => self.known.insert(key, written),
             Outcome::Found(value) => self.known.insert(key, value),
             Outcome::NothingThere => self.known.insert(key, None),
@@ -154,7 +205,7 @@ impl Client {
 
     /// Reads all concurrent values and, most of the time, writes one in their place or deletes them.
     async fn resolve(&mut self, key: String) {
-        let reading = self.ask(BucketKind::Siblings, key.clone(), Action::GetAll, false, None).await;
+        let reading = self.ask(BucketKind::Siblings, key.clone(), Action::GetAll, None).await;
         let (Outcome::FoundAll(seen), context @ Some(_)) = reading else { return };
         let value = match self.rng.u8(..10) {
             0..=2 => return,
@@ -162,7 +213,7 @@ impl Client {
             _ => Some(self.fresh_value()),
         };
         self.rest().await;
-        self.ask(BucketKind::Siblings, key, Action::Replace { value, seen }, false, context).await;
+        self.ask(BucketKind::Siblings, key, Action::Replace { value, seen }, context).await;
     }
 
     async fn rest(&mut self) {

@@ -287,6 +287,8 @@ impl World {
             match &guest {
                 None => {
                     let client = Client::new(Arc::clone(&workload), node.clone(), name, seed);
+                    // One of them talks to the node itself, the other through the Redis gateway.
+                    let client = if number % 2 == 0 { client } else { client.over_redis() };
                     process.runtime.spawn(client.run());
                 }
                 Some(guest) => {

@@ -51,6 +51,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "discovery",
             "node",
             "apps",
+            "gateway",
         ],
     ),
     ("slipring-example-scores", &["model", "service"]),

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use slipring_sim::{Mutant, Options, Plan, Report, run, run_all, shrink};
+use slipring_sim::{HUNTS, Mutant, Options, Plan, Report, run, run_all, shrink};
 
 /// Runs that shrinking a failure may take.
 const SHRINK_TRIES: usize = 60;
+/// What stands around the figures in a Markdown file.
+const BEGIN: &str = "<!-- figures begin -->";
+const END: &str = "<!-- figures end -->";
 
 /// Runs whole simulated clusters through storms of faults and checks every promise.
 #[derive(Parser)]
@@ -44,6 +47,9 @@ struct Cli {
     /// Where failing runs leave their story and plan.
     #[arg(long, default_value = "target/sim")]
     stories: PathBuf,
+    /// Hunt every mutant as well, and write the figures of all runs into this Markdown file.
+    #[arg(long, conflicts_with = "seed")]
+    figures: Option<PathBuf>,
     /// Simulations at a time.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -57,6 +63,7 @@ struct Sum {
     operations: usize,
     counts: BTreeMap<&'static str, u64>,
     failures: Vec<Report>,
+    took: Duration,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +86,9 @@ fn start(cli: &Cli) -> Result<usize, String> {
         Some(seed) => one(seed, &options, cli.trace),
         None => many(cli, &options),
     };
+    if let Some(path) = &cli.figures {
+        write_figures(path, &sum)?;
+    }
     for report in &sum.failures {
         tell(report, &options, cli)?;
     }
@@ -105,7 +115,8 @@ fn many(cli: &Cli, options: &Options) -> Sum {
         bar.inc(1);
     });
     bar.finish_and_clear();
-    sum.print(began.elapsed());
+    sum.took = began.elapsed();
+    sum.rows().iter().for_each(|(what, figure)| println!("{figure:>12}  {what}"));
     sum
 }
 
@@ -122,14 +133,44 @@ impl Sum {
         }
     }
 
-    fn print(&self, took: Duration) {
-        println!("{:>12}  seeds, {} failed", self.runs, self.failures.len());
-        println!("{:>12.0}  seeds a minute", self.runs as f64 * 60.0 / took.as_secs_f64());
-        let hours = self.simulated.as_secs_f64() / took.as_secs_f64();
-        println!("{hours:>12.0}  simulated hours an hour");
-        println!("{:>12}  operations", self.operations);
-        self.counts.iter().for_each(|(what, times)| println!("{times:>12}  {what}"));
+    /// What is worth telling, in the order of interest.
+    fn rows(&self) -> Vec<(String, String)> {
+        let per_second = |amount: f64| amount / self.took.as_secs_f64();
+        let mut rows = vec![
+            (format!("seeds, {} failed", self.failures.len()), self.runs.to_string()),
+            ("seeds a minute".to_owned(), format!("{:.0}", per_second(self.runs as f64 * 60.0))),
+            (
+                "simulated hours an hour".to_owned(),
+                format!("{:.0}", per_second(self.simulated.as_secs_f64())),
+            ),
+            ("operations".to_owned(), self.operations.to_string()),
+        ];
+        rows.extend(self.counts.iter().map(|(what, times)| ((*what).to_owned(), times.to_string())));
+        rows
     }
+}
+
+/// Hunts every mutant and puts the figures between the marks of a Markdown file.
+fn write_figures(path: &Path, sum: &Sum) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let text = fs::read_to_string(path).map_err(failed)?;
+    let marks = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let (before, after) = marks.ok_or_else(|| format!("{} lacks {BEGIN} or {END}", path.display()))?;
+    let rows = sum.rows().into_iter().map(|(what, figure)| format!("| {what} | {figure} |\n"));
+    let bar = ProgressBar::new(HUNTS.len() as u64);
+    let hunts = HUNTS.iter().map(|hunt| {
+        bar.inc(1);
+        let (seed, checker) = match hunt.run() {
+            Some(Report { seed, verdict: Err(violation), .. }) => (seed.to_string(), violation.checker),
+            _ => ("SURVIVED".to_owned(), "-"),
+        };
+        format!("| {:?} | {} | {seed} | {checker} |\n", hunt.mutant, hunt.seeds)
+    });
+    let (rows, hunts): (String, String) = (rows.collect(), hunts.collect());
+    let tables = format!(
+        "| figure | |\n|---|--:|\n{rows}\n| mutant | seeds allowed | caught at seed | by |\n|---|--:|--:|---|\n{hunts}"
+    );
+    fs::write(path, format!("{before}{BEGIN}\n\n{tables}\n{END}{after}")).map_err(failed)
 }
 
 /// Leaves the story of a failing run behind, shrunk, and says how to replay it.

@@ -1,0 +1,67 @@
+//! Proof that the simulator bites: each mutant, and within how many seeds it must be caught.
+
+use slipring_model::Mutant;
+
+use crate::run::{Options, Report, find_failure};
+
+/// A mutant to be caught.
+#[derive(Clone, Copy, Debug)]
+pub struct Hunt {
+    /// The mistake that is planted.
+    pub mutant: Mutant,
+    /// The seeds, from 0 on, within which a simulation must have caught it.
+    pub seeds: u64,
+    /// The plan of faults that shows it, as JSON, when those that the seeds draw rarely do.
+    plan: Option<&'static str>,
+}
+
+/// Every mutant.
+pub const HUNTS: [Hunt; 19] = [
+    hunt(Mutant::AckBeforeStored, 10, None),
+    hunt(Mutant::AckBeforeSync, 10, Some(include_str!("../plans/blackout.json"))),
+    hunt(Mutant::CountHintAsAck, 60, None),
+    hunt(Mutant::ReadOneFewer, 20, None),
+    hunt(Mutant::SkipReadRepair, 40, None),
+    hunt(Mutant::SkipExchange, 10, None),
+    hunt(Mutant::ReuseDots, 10, None),
+    hunt(Mutant::DropTombstone, 60, None),
+    hunt(Mutant::DropExpired, 20, None),
+    hunt(Mutant::TimeOutIsFailure, 20, None),
+    hunt(Mutant::RetryUnknownWrite, 60, None),
+    hunt(Mutant::RestampOnReplay, 10, None),
+    hunt(Mutant::OldestWins, 10, None),
+    hunt(Mutant::AddOnMerge, 10, None),
+    hunt(Mutant::SyncNothing, 10, None),
+    hunt(Mutant::ServeDamaged, 40, None),
+    hunt(Mutant::AcceptRollback, 100, None),
+    hunt(Mutant::ForgetVote, 30, None),
+    hunt(Mutant::DecideOnStaleCopy, 120, Some(include_str!("../plans/disks_fail_after_cuts.json"))),
+];
+
+const fn hunt(mutant: Mutant, seeds: u64, plan: Option<&'static str>) -> Hunt {
+    Hunt { mutant, seeds, plan }
+}
+
+impl Hunt {
+    /// The first run that catches the mutant; nothing when it survives.
+    #[must_use]
+    pub fn run(&self) -> Option<Report> {
+        let plan = self.plan.map(|json| serde_json::from_str(json).expect("the plan is one of ours"));
+        let options = Options { mutant: Some(self.mutant), plan, ..Options::default() };
+        find_failure(0..self.seeds, &options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_mutant_is_left_out_and_every_plan_can_be_read() {
+        let is_hunted = |mutant: &Mutant| HUNTS.iter().any(|hunt| hunt.mutant == *mutant);
+        assert!(Mutant::ALL.iter().all(is_hunted));
+        for json in HUNTS.iter().filter_map(|hunt| hunt.plan) {
+            serde_json::from_str::<crate::Plan>(json).expect("a plan");
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //! Invariant: each change gets a dot higher than every dot this actor issued before in this partition.
 
 use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,6 +26,9 @@ const SCRATCH_BYTES_MAX: usize = 4 * 1024;
 
 /// Threads that count what a bucket holds when it is opened.
 const STOCK_THREADS_MAX: usize = 8;
+
+/// Damaged keys that are remembered; the scrub finds the rest again.
+const DAMAGED_KEYS_MAX: usize = 100_000;
 
 /// A bucket and its partitions.
 pub(crate) struct Bucket {
@@ -108,7 +111,7 @@ impl Bucket {
                 outcome = partition.execute(record, locus, &context, run);
             }
         })?;
-        let (response, change) = outcome?;
+        let (response, change) = self.noting(locus.position, locus.key, outcome)?;
         let Some(stored_now) = change else {
             return Ok(Executed { response, cell: None, is_changed: false });
         };
@@ -133,7 +136,7 @@ impl Bucket {
         admit()?;
         let mut outcome = Ok(false);
         self.read(position, key, &mut |record| outcome = partition.merge(record, cell))?;
-        if outcome? {
+        if self.noting(position, key, outcome)? {
             let record = Some(partition.scratch.as_slice());
             self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
             partition.commit();
@@ -155,7 +158,7 @@ impl Bucket {
         self.read(position, key, &mut |record| {
             digest = record.map(|bytes| Cell::decode(bytes).map(|cell| cell.digest())).transpose();
         })?;
-        digest.map_err(damaged)
+        self.noting(position, key, digest.map_err(damaged))
     }
 
     /// Up to `limit` keys with a value at `now_ms`, from `from` on; the position to go on from, if any is left.
@@ -177,9 +180,9 @@ impl Bucket {
                     return false;
                 }
                 (visited, last) = (visited + 1, Some(position));
-                if let Some(cell) = self.decode(position, key, record)
-                    && cell.value(now_ms).is_some()
-                {
+                // A damaged one may have a value: the other replicas know.
+                let cell = self.decode(position, key, record);
+                if cell.is_none_or(|cell| cell.value(now_ms).is_some()) {
                     keys.push(Bytes::copy_from_slice(key));
                 }
                 true
@@ -347,9 +350,10 @@ impl Bucket {
             .map_err(stored)
     }
 
-    /// Up to `limit` keys whose records were found damaged.
-    pub(crate) fn damaged(&self, limit: usize) -> Vec<(Position, Bytes)> {
-        self.damaged.lock().iter().take(limit).cloned().collect()
+    /// Up to `limit` keys whose records were found damaged, after this one.
+    pub(crate) fn damaged(&self, after: &(Position, Bytes), limit: usize) -> Vec<(Position, Bytes)> {
+        let after = (Bound::Excluded(after.clone()), Bound::Unbounded);
+        self.damaged.lock().range(after).take(limit).cloned().collect()
     }
 
     /// Writes a damaged record anew as the merge of `cells`; there is no record when there are none.
@@ -361,6 +365,13 @@ impl Bucket {
     ) -> Result<(), Error> {
         let mut guard = self.partition(position);
         let partition = &mut *guard;
+        let mut is_whole = false;
+        let read = self.engine.read(self.at(position, key), &mut |record| is_whole = decode(record).is_ok());
+        if read.is_ok() && is_whole {
+            // Somebody noted it while it was being healed.
+            self.damaged.lock().remove(&(position, key.clone()));
+            return Ok(());
+        }
         let mut merged: Option<Cell<'c>> = None;
         for cell in cells {
             let cell = Cell::decode(cell).map_err(|_| not_a_cell())?;
@@ -385,18 +396,30 @@ impl Bucket {
     /// Reads one record; damage is noted for healing.
     fn read(&self, position: Position, key: &[u8], with: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), Error> {
         let read = self.engine.read(self.at(position, key), with).map_err(stored);
-        read.inspect_err(|error| {
+        self.noting(position, key, read)
+    }
+
+    /// The same result; damage is noted for healing.
+    fn noting<R>(&self, position: Position, key: &[u8], result: Result<R, Error>) -> Result<R, Error> {
+        result.inspect_err(|error| {
             if is_damage(error) {
-                self.damaged.lock().insert((position, Bytes::copy_from_slice(key)));
+                self.note_damage(position, key);
             }
         })
+    }
+
+    fn note_damage(&self, position: Position, key: &[u8]) {
+        let mut damaged = self.damaged.lock();
+        if damaged.len() < DAMAGED_KEYS_MAX {
+            damaged.insert((position, Bytes::copy_from_slice(key)));
+        }
     }
 
     /// A scanned record as a cell; damage is noted for healing.
     fn decode<'r>(&self, position: Position, key: &[u8], record: Option<&'r [u8]>) -> Option<Cell<'r>> {
         let cell = record.and_then(|record| Cell::decode(record).ok());
         if cell.is_none() {
-            self.damaged.lock().insert((position, Bytes::copy_from_slice(key)));
+            self.note_damage(position, key);
         }
         cell
     }

@@ -57,6 +57,11 @@ pub enum StartError {
     /// The layout group cannot start.
     #[error("the layout group cannot start: {0}")]
     Group(String),
+    /// The directory was refused before.
+    #[error(
+        "the cluster has found this data directory to be an older copy; remove it and join as a new node"
+    )]
+    RolledBack,
     /// A stored bucket cannot be opened.
     #[error("{0}")]
     Buckets(#[from] slipring_model::Error),
@@ -198,7 +203,7 @@ impl Builder {
             muster: Muster::default(),
             transport: OnceLock::new(),
             group: OnceLock::new(),
-            requests: Requests::new(),
+            requests: Requests::new(identity.incarnation),
             syncer: Syncer::new(self.disk_waits),
             hints: HintLog::default(),
             metrics: Metrics::new(),

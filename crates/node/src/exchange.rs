@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use slipring_model::{BucketId, Error, Mutant, NodeId, PartitionId, Position, limits};
+use slipring_model::{BucketId, Error, ErrorKind, Mutant, NodeId, PartitionId, Position, limits};
 use slipring_replication::{PageEntry, compare};
 use slipring_wire::{Reply, Request};
 
@@ -53,7 +53,13 @@ impl Core {
         for some in partitions.chunks(ROOTS_PER_REQUEST) {
             let mut roots = Vec::with_capacity(some.len());
             for partition in some {
-                let root = bucket.bucket.root(PartitionId(*partition))?;
+                let root = match bucket.bucket.root(PartitionId(*partition)) {
+                    Ok(root) => root,
+                    Err(error) => {
+                        tracing::warn!(partition, %error, "a partition cannot be read for an exchange");
+                        continue;
+                    }
+                };
                 roots.push((*partition, Bytes::copy_from_slice(&root.to_be_bytes())));
                 tokio::task::yield_now().await;
             }
@@ -122,7 +128,9 @@ impl Core {
             Err(error) => return Err(error),
         };
         let request = Request::Store { bucket: bucket.bucket.id, epoch, key, cell };
-        Ok(self.ask(peer, request, self.settings.request_timeout()).await == Some(Reply::Stored))
+        let reply = self.ask(peer, request, self.settings.request_timeout()).await;
+        // A copy that is damaged there is healed there.
+        Ok(matches!(reply, Some(Reply::Stored | Reply::Failed { kind: ErrorKind::Corrupt, .. })))
     }
 
     /// Which of the peer's roots differ from this node's.
@@ -133,8 +141,13 @@ impl Core {
         for (partition, root) in roots {
             let is_held =
                 bucket.places.get(usize::from(*partition)).is_some_and(|place| place.mine.is_some());
-            if is_held && bucket.bucket.root(PartitionId(*partition))?.to_be_bytes()[..] != root[..] {
-                differing.push(*partition);
+            if !is_held {
+                continue;
+            }
+            match bucket.bucket.root(PartitionId(*partition)) {
+                Ok(ours) if ours.to_be_bytes()[..] == root[..] => {}
+                Ok(_) => differing.push(*partition),
+                Err(error) => tracing::warn!(partition, %error, "a partition cannot be read for an exchange"),
             }
         }
         Ok(Reply::Roots(differing))

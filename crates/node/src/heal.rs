@@ -6,12 +6,13 @@
 //! Invariant: a healed copy descends every acknowledged write, because it merges the cells of so many others
 //! that one of them took part in each.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use slipring_model::{Error, ErrorKind, PartitionId, Position};
+use slipring_model::{BucketId, Error, ErrorKind, PartitionId, Position};
 use slipring_wire::{Reply, Request};
 use smallvec::SmallVec;
 
@@ -28,14 +29,18 @@ const KEYS_PER_TURN: usize = 64;
 impl Core {
     /// Heals what was found damaged, for ever.
     pub(crate) async fn run_healer(self: Arc<Self>) {
+        // Of each bucket the key tried last: what cannot be healed must not hold up the rest.
+        let mut tried: BTreeMap<BucketId, (Position, Bytes)> = BTreeMap::new();
         loop {
             tokio::time::sleep(INTERVAL).await;
             let Some(view) = self.view().filter(|_| self.may_serve()) else { continue };
             for bucket in view.buckets() {
-                for (position, key) in bucket.bucket.damaged(KEYS_PER_TURN) {
-                    if let Err(error) = self.heal(&view, bucket, position, &key).await {
-                        tracing::warn!(bucket = %bucket.bucket.name, %error, "a damaged record could not be healed yet");
-                    }
+                let last = tried.entry(bucket.bucket.id).or_default();
+                let keys = bucket.bucket.damaged(last, KEYS_PER_TURN);
+                *last = keys.last().cloned().unwrap_or_default();
+                let healing = keys.iter().map(|(position, key)| self.heal(&view, bucket, *position, key));
+                if let Some(Err(error)) = join_all(healing).await.into_iter().find(Result::is_err) {
+                    tracing::warn!(bucket = %bucket.bucket.name, %error, "damaged records could not be healed yet");
                 }
             }
         }

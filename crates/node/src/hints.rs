@@ -136,15 +136,16 @@ impl Core {
                 Err(error) => return tracing::warn!(%error, "hints could not be read"),
             };
             let delivered = join_all(hints.iter().map(|hint| self.deliver_one(hint))).await;
-            if delivered.contains(&false) {
-                return;
-            }
-            for hint in &hints {
+            let done = || hints.iter().zip(&delivered).filter(|(_, is_delivered)| **is_delivered);
+            for (hint, _) in done() {
                 if let Err(error) = self.hints.remove(engine.as_ref(), hint) {
                     return tracing::warn!(%error, "a delivered hint could not be removed");
                 }
             }
-            self.metrics.hints_delivered.inc_by(hints.len() as u64);
+            self.metrics.hints_delivered.inc_by(done().count() as u64);
+            if delivered.contains(&false) {
+                return;
+            }
         }
     }
 
@@ -163,8 +164,8 @@ impl Core {
                 self.ask(hint.target, request, self.settings.request_timeout()).await == Some(Reply::Stored)
             }
             Err(error) => {
-                tracing::warn!(%error, "a hinted cell could not be read");
-                false
+                tracing::warn!(%error, "a hinted cell could not be read; the exchange will bring it");
+                true
             }
         }
     }

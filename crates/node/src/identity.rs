@@ -15,6 +15,7 @@ const STORAGE: &str = "identity/storage";
 const INCARNATION: &str = "identity/incarnation";
 const MEMBERSHIP: &str = "identity/membership";
 const ADMISSION: &str = "identity/admission";
+const ROLLED_BACK: &str = "identity/rolled back";
 
 /// What a node knows of itself.
 #[derive(Clone, Debug)]
@@ -35,6 +36,9 @@ pub(crate) struct Membership {
 impl Identity {
     /// Reads the identity, or makes one on a new storage, and begins a new incarnation.
     pub(crate) fn begin(meta: &MetaStore, entropy: &Entropy) -> Result<Self, StartError> {
+        if meta.get(ROLLED_BACK)?.is_some() {
+            return Err(StartError::RolledBack);
+        }
         let (seed, storage) = match (meta.get(KEY)?, meta.get(STORAGE)?) {
             (Some(seed), Some(storage)) => (seed, storage),
             (None, None) => {
@@ -53,6 +57,11 @@ impl Identity {
         let membership = meta.get(MEMBERSHIP)?.map(|bytes| Membership::from_bytes(&bytes)).transpose()?;
         Ok(Self { node, storage, incarnation, membership })
     }
+}
+
+/// Remembers that this directory must not be used again: a later start would look like an ordinary one.
+pub(crate) fn retire(meta: &MetaStore) -> Result<(), slipring_storage::Error> {
+    meta.put(&[(ROLLED_BACK, b"1")])
 }
 
 impl Membership {

@@ -22,6 +22,10 @@ impl Inbox for Receiver {
             if let Some(view) = core.view() {
                 core.muster.review(&view.layout);
             }
+            if core.muster.refuses(peer.node) {
+                // It may never ask anything: it may think that it is alone.
+                core.answer(peer.node, 0, Reply::RolledBack);
+            }
             core.hints.wake();
         }
     }

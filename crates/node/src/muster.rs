@@ -71,6 +71,9 @@ impl Core {
 
     /// The cluster has seen a later start of this node.
     pub(crate) fn was_rolled_back(&self) {
+        if let Err(error) = crate::identity::retire(&self.meta) {
+            tracing::error!(%error, "the directory could not be marked as rolled back");
+        }
         self.give_up(
             "the cluster has seen a later start of this node: its data directory was rolled back to an older \
              copy and must not be used; remove it and join as a new node"
@@ -92,6 +95,7 @@ impl Core {
                 Ok(_) => return self.muster.is_agreed.store(true, Ordering::Release),
                 Err(ProposeError::Refused(Refused::UnknownNode { .. }))
                 | Err(ProposeError::Unavailable(_) | ProposeError::Unknown(_)) => {}
+                Err(ProposeError::Refused(Refused::RolledBack { .. })) => return self.was_rolled_back(),
                 Err(ProposeError::Refused(refused)) => {
                     return self.give_up(format!("the cluster refused this start: {refused}"));
                 }

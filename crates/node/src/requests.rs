@@ -75,11 +75,12 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    pub(crate) fn new() -> Self {
+    /// Ids begin beyond those of every earlier start: a late reply to a former process must find nobody.
+    pub(crate) fn new(incarnation: u64) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             timers: Mutex::default(),
-            last_id: AtomicU64::new(0),
+            last_id: AtomicU64::new(incarnation << 40),
             count: AtomicUsize::new(0),
         }
     }

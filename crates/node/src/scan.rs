@@ -149,11 +149,11 @@ impl Core {
     }
 
     fn first_healthy(&self, place: &Place) -> Result<NodeId, Error> {
-        if place.mine.is_some() {
+        if place.mine.is_some() && self.may_serve() {
             return Ok(self.me);
         }
-        let healthy = place.replicas.iter().find(|node| self.is_reachable(**node));
-        healthy.copied().ok_or_else(|| unavailable("no replica of a partition can be reached; try again"))
+        let healthy = place.others(self.me).find(|node| self.is_reachable(*node));
+        healthy.ok_or_else(|| unavailable("no replica of a partition can be reached; try again"))
     }
 
     /// Looks for expired values, a share of the partitions each time.

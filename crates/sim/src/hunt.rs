@@ -19,7 +19,7 @@ pub struct Hunt {
 pub const HUNTS: [Hunt; 19] = [
     hunt(Mutant::AckBeforeStored, 10, None),
     hunt(Mutant::AckBeforeSync, 10, Some(include_str!("../plans/blackout.json"))),
-    hunt(Mutant::CountHintAsAck, 60, None),
+    hunt(Mutant::CountHintAsAck, 20, Some(include_str!("../plans/isolations.json"))),
     hunt(Mutant::ReadOneFewer, 20, None),
     hunt(Mutant::SkipReadRepair, 40, None),
     hunt(Mutant::SkipExchange, 10, None),
@@ -32,10 +32,10 @@ pub const HUNTS: [Hunt; 19] = [
     hunt(Mutant::OldestWins, 10, None),
     hunt(Mutant::AddOnMerge, 10, None),
     hunt(Mutant::SyncNothing, 10, None),
-    hunt(Mutant::ServeDamaged, 40, None),
+    hunt(Mutant::ServeDamaged, 10, Some(include_str!("../plans/bit_rot.json"))),
     hunt(Mutant::AcceptRollback, 100, None),
     hunt(Mutant::ForgetVote, 30, None),
-    hunt(Mutant::DecideOnStaleCopy, 120, Some(include_str!("../plans/disks_fail_after_cuts.json"))),
+    hunt(Mutant::DecideOnStaleCopy, 200, Some(include_str!("../plans/disks_fail_after_cuts.json"))),
 ];
 
 const fn hunt(mutant: Mutant, seeds: u64, plan: Option<&'static str>) -> Hunt {

@@ -164,7 +164,11 @@ impl Engine for DiskEngine {
     fn apply(&self, writes: &[Write<'_>]) -> Result<(), Error> {
         self.change(|| {
             self.write(writes).map_err(|error| failure(&self.dir, error))?;
-            self.count_batch()
+            // The batch is applied: whoever is told of this error must not think that nothing was.
+            self.count_batch().map_err(|error| Error::Io {
+                place: self.dir.display().to_string(),
+                detail: error.to_string(),
+            })
         })
     }
 

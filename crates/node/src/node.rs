@@ -234,6 +234,12 @@ impl Node {
         self.core.is_reachable(peer)
     }
 
+    /// Whether the cluster has agreed to this node's start, so that it answers for its copies.
+    #[must_use]
+    pub fn is_agreed(&self) -> bool {
+        self.core.may_serve()
+    }
+
     /// Whether clients should be sent here.
     ///
     /// # Errors

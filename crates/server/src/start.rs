@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 use slipring_apps::KV;
 use slipring_discovery::StaticSeeds;
-use slipring_node::{Node, TransportFactory};
+use slipring_node::{Node, StartError, TransportFactory};
 use slipring_ring::Addresses;
 use slipring_storage::DataDir;
 use slipring_transport::GrpcTransport;
@@ -17,6 +18,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::settings::Settings;
+
+/// How long a start waits for the cluster to agree to it, and how often it looks.
+const AGREEMENT_PATIENCE: Duration = Duration::from_secs(5);
+const AGREEMENT_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How a start is watched over by whoever started it.
 #[derive(Args, Clone, Debug, Default)]
@@ -67,7 +72,11 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     });
     let disk = Arc::new(directory.disk()?);
     let builder = Node::builder(settings.node(), directory.meta()?, disk, addresses, transport);
-    let starting = builder.service(&KV).join(seeds).start();
+    let starting = async {
+        let node = builder.service(&KV).join(seeds).start().await?;
+        await_agreement(&node).await;
+        Ok::<_, StartError>(node)
+    };
     let node = tokio::select! {
         node = starting => node?,
         _ = stop.recv() => return Ok(()),
@@ -96,6 +105,22 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     match reason {
         Some(reason) => anyhow::bail!(reason),
         None => Ok(()),
+    }
+}
+
+/// Waits until the cluster has agreed to this start, so that "serves" is true when it is said. Without a
+/// majority of the layout group it is said all the same after a while: this node can forward by then.
+async fn await_agreement(node: &Node) {
+    let mut stopped = node.stopped();
+    let agreed = async {
+        while !node.is_agreed() && stopped.borrow_and_update().is_none() {
+            tokio::time::sleep(AGREEMENT_INTERVAL).await;
+        }
+    };
+    if tokio::time::timeout(AGREEMENT_PATIENCE, agreed).await.is_err() {
+        tracing::warn!(
+            "no majority has agreed to this start yet; until then other nodes answer for its copies"
+        );
     }
 }
 

@@ -10,7 +10,7 @@ use thiserror::Error;
 pub enum Error {
     /// Stored bytes are not what was written. Nothing of them is served.
     #[error(
-        "{place} is damaged: {detail}; take the node's directory away and let it join as a new node, or restore a backup"
+        "{place} is damaged: {detail}; take the node's directory away and let it join as a new node; only a node that is alone may go on from a backup"
     )]
     Damaged {
         /// The file, directory or record.

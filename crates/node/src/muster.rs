@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use slipring_consensus::ProposeError;
-use slipring_model::{Error, NodeId};
+use slipring_model::{Error, NodeId, limits};
 use slipring_ring::{Command, Layout, Refused};
 use slipring_wire::Hello;
 
@@ -34,7 +34,10 @@ pub(crate) struct Muster {
 impl Muster {
     /// A peer has told of its start.
     pub(crate) fn met(&self, hello: &Hello) {
-        self.starts.lock().insert(hello.node, (hello.incarnation, hello.boot));
+        let mut starts = self.starts.lock();
+        if starts.len() < limits::NODES_MAX || starts.contains_key(&hello.node) {
+            starts.insert(hello.node, (hello.incarnation, hello.boot));
+        }
     }
 
     /// Holds the starts of peers against a layout.

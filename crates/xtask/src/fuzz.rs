@@ -24,7 +24,9 @@ const INPUT_BYTES_MAX: u32 = 65_536;
 const INPUT_SECONDS_MAX: u32 = 10;
 
 /// Builds every target and runs all of them beside each other. Each counts as one test.
-pub(crate) fn run(seconds: u64) -> Result<Tally> {
+///
+/// A seed other than 0 makes the same inputs in the same order, as long as nothing was learnt before.
+pub(crate) fn run(seconds: u64, seed: u32) -> Result<Tally> {
     let folder = root().join("target/fuzz");
     let binaries = build(&folder)?;
     let mut running = Vec::new();
@@ -34,7 +36,7 @@ pub(crate) fn run(seconds: u64) -> Result<Tally> {
             std::fs::remove_dir_all(&crashes)?;
         }
         std::fs::create_dir_all(&crashes)?;
-        running.push((target, start(target, &binaries, &folder, &crashes, seconds)?, crashes));
+        running.push((target, start(target, &binaries, &folder, &crashes, (seconds, seed))?, crashes));
     }
     let mut tally = Tally::default();
     for (target, mut child, crashes) in running {
@@ -65,13 +67,20 @@ fn build(folder: &Path) -> Result<PathBuf> {
     Ok(folder.join(host).join("release"))
 }
 
-fn start(target: &str, binaries: &Path, folder: &Path, crashes: &Path, seconds: u64) -> Result<Child> {
+fn start(
+    target: &str,
+    binaries: &Path,
+    folder: &Path,
+    crashes: &Path,
+    (seconds, seed): (u64, u32),
+) -> Result<Child> {
     let corpus = folder.join("corpus").join(target);
     let seeds = folder.join("seeds").join(target);
     std::fs::create_dir_all(&corpus)?;
     std::fs::create_dir_all(&seeds)?;
     Command::new(binaries.join(target))
         .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-seed={seed}"))
         .arg(format!("-rss_limit_mb={MEMORY_MB}"))
         .arg(format!("-max_len={INPUT_BYTES_MAX}"))
         .arg(format!("-timeout={INPUT_SECONDS_MAX}"))

@@ -150,7 +150,7 @@ fn length_line(
     error: &'static str,
 ) -> Result<Progress<(i64, usize)>, ProtocolError> {
     let rest = buffer.get(from..).unwrap_or_default();
-    let Some(end) = rest.iter().take(LENGTH_DIGITS_MAX + 2).position(|byte| *byte == b'\r') else {
+    let Some(end) = rest.iter().take(LENGTH_DIGITS_MAX + 1).position(|byte| *byte == b'\r') else {
         return if rest.len() > LENGTH_DIGITS_MAX {
             Err(ProtocolError(error))
         } else {
@@ -220,6 +220,9 @@ mod tests {
         assert_eq!(refused(b"*1\r\n$-1\r\n"), "Protocol error: invalid bulk length");
         assert_eq!(refused(b"*1\r\n:1\r\n"), "Protocol error: expected '$'");
         assert_eq!(refused(b"*01\r\n"), "Protocol error: invalid multibulk length");
+        let endless = b"*1\r\n$aaaaaaaaaaaaaaaaaaaaa\r";
+        assert_eq!(refused(endless), "Protocol error: invalid bulk length");
+        assert_eq!(refused(&endless[..endless.len() - 1]), "Protocol error: invalid bulk length");
         assert_eq!(refused(&[b'*'; 40]), "Protocol error: invalid multibulk length");
         assert_eq!(refused(&vec![b'x'; 70_000]), "Protocol error: too big inline request");
         assert!(refused(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").contains("not HTTP"));

@@ -6,73 +6,22 @@
 //! Invariant: each change raises the epoch by one; an assignment id is the index of the command that made the
 //! assignment and is never used again, nor is a bucket's number.
 
+mod change;
 mod command;
+mod node;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use slipring_model::{
-    BucketId, BucketName, BucketPolicy, ClusterId, Mutant, NodeId, PartitionId, StorageId, limits,
-};
+use slipring_model::{BucketId, BucketName, BucketPolicy, ClusterId, NodeId, PartitionId, limits};
 
+pub use change::{Change, NodeChange, Plan, PlannedMove};
 pub use command::{Applied, Command, Refused};
+pub use node::{Addresses, NodeEntry, NodeState, Role};
+pub use table::{Holders, Move, MoveId, Replica};
 
-use crate::placement::{Placement, Request, solve};
-
-/// How the copies of a bucket are spread: buckets with the same spread share one table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Spread {
-    /// Copies of each partition.
-    pub replicas: u8,
-}
-
-/// One node's copy of one partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Replica {
-    /// The node.
-    pub node: NodeId,
-    /// The index of the command that placed it there.
-    pub assignment: u64,
-}
-
-/// Where a node can be reached; each `host:port`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Addresses {
-    /// By its peers.
-    pub peer: String,
-    /// By Redis clients.
-    pub redis: String,
-    /// By HTTP clients.
-    pub http: String,
-}
-
-/// A member.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeEntry {
-    /// Its data directory.
-    pub storage: StorageId,
-    /// Its latest start.
-    pub incarnation: u64,
-    /// Drawn at that start.
-    pub boot: u64,
-    /// Its number in the layout group.
-    pub raft_id: u64,
-    /// Where it can be reached.
-    pub addresses: Addresses,
-    /// Where it stands.
-    pub zone: String,
-    /// Its share, relative to the others'.
-    pub weight: u32,
-}
-
-impl NodeEntry {
-    /// Whether a start of this member came from an older copy of its data directory than one known already.
-    #[must_use]
-    pub fn is_rolled_back(&self, incarnation: u64, boot: u64) -> bool {
-        let is_older = incarnation < self.incarnation || incarnation == self.incarnation && boot != self.boot;
-        is_older && !Mutant::AcceptRollback.is_planted()
-    }
-}
+use table::Table;
 
 /// A bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +51,9 @@ pub struct Layout {
     buckets: BTreeMap<BucketId, BucketEntry>,
     next_bucket: u32,
     /// By copies per partition.
-    tables: BTreeMap<u8, Vec<Vec<Replica>>>,
+    tables: BTreeMap<u8, Table>,
+    /// What the nodes' roles were before the moves under way began.
+    roles_before: Option<BTreeMap<NodeId, Role>>,
 }
 
 impl Layout {
@@ -120,8 +71,9 @@ impl Layout {
             buckets: BTreeMap::from([(BucketId(0), default), (BucketId(1), cache)]),
             next_bucket: 2,
             tables: BTreeMap::new(),
+            roles_before: None,
         };
-        layout.place(1).expect("one node can hold everything");
+        layout.place(1, 1).expect("one node can hold everything");
         layout
     }
 
@@ -168,19 +120,31 @@ impl Layout {
     }
 
     /// The nodes that hold a partition of a bucket, in preference order; empty when there is no such bucket.
+    ///
+    /// While it moves, those it moves away from.
     #[must_use]
     pub fn replicas(&self, bucket: BucketId, partition: PartitionId) -> &[Replica] {
-        let table = self.buckets.get(&bucket).and_then(|entry| self.tables.get(&entry.policy.replicas));
-        table.and_then(|table| table.get(partition.index())).map_or(&[], Vec::as_slice)
+        self.holders(bucket, partition).map_or(&[], |holders| holders.replicas.as_slice())
     }
 
-    /// How much each node holds.
+    /// Who holds a partition of a bucket, and where it moves.
+    #[must_use]
+    pub fn holders(&self, bucket: BucketId, partition: PartitionId) -> Option<&Holders> {
+        self.tables.get(&self.buckets.get(&bucket)?.policy.replicas)?.get(partition.index())
+    }
+
+    /// The partitions that move, by spread.
+    pub fn moves(&self) -> impl Iterator<Item = (MoveId, &Holders)> {
+        self.tables.iter().flat_map(|(copies, table)| table::moves(*copies, table))
+    }
+
+    /// How much each node holds; of partitions that move, what it will hold.
     #[must_use]
     pub fn load(&self) -> BTreeMap<NodeId, NodeLoad> {
         let mut load: BTreeMap<NodeId, NodeLoad> =
             self.nodes.keys().map(|node| (*node, NodeLoad::default())).collect();
-        for set in self.tables.values().flatten() {
-            for (place, replica) in set.iter().enumerate() {
+        for holders in self.tables.values().flatten() {
+            for (place, replica) in holders.target().iter().enumerate() {
                 let node = load.entry(replica.node).or_default();
                 node.replicas += 1;
                 node.primaries += u32::from(place == 0);
@@ -191,55 +155,26 @@ impl Layout {
 
     /// Who should vote in the layout group: one of two nodes, three of three or four, five of more.
     ///
-    /// Zones are taken in turn, in each the node that joined first.
+    /// Zones are taken in turn, in each the node that joined first; who leaves votes no more.
     #[must_use]
     pub fn voters(&self) -> BTreeSet<NodeId> {
-        let wanted = match self.nodes.len() {
+        let mut by_age: Vec<(&NodeId, &NodeEntry)> =
+            self.nodes.iter().filter(|(_, entry)| entry.role.state.stays()).collect();
+        let wanted = match by_age.len() {
             0..=2 => 1,
             3..=4 => 3,
             _ => limits::LAYOUT_VOTERS_MAX,
         };
-        let mut by_age: Vec<(&NodeId, &NodeEntry)> = self.nodes.iter().collect();
         by_age.sort_by_key(|(_, entry)| entry.raft_id);
         let mut taken_of_zone: BTreeMap<&str, usize> = BTreeMap::new();
         let mut ranked: Vec<(usize, u64, NodeId)> = Vec::new();
         for (node, entry) in by_age {
-            let turn = taken_of_zone.entry(&entry.zone).or_default();
+            let turn = taken_of_zone.entry(&entry.role.zone).or_default();
             ranked.push((*turn, entry.raft_id, *node));
             *turn += 1;
         }
         ranked.sort_unstable();
         ranked.into_iter().take(wanted).map(|(_, _, node)| node).collect()
-    }
-
-    /// Places every table anew; pairs of partition and node that stay keep their assignment, others get `index`.
-    fn place(&mut self, index: u64) -> Result<(), crate::Infeasible> {
-        let spreads: BTreeSet<u8> = self.buckets.values().map(|entry| entry.policy.replicas).collect();
-        let mut tables = BTreeMap::new();
-        for replicas in spreads {
-            let before = self.tables.get(&replicas).map_or(&[][..], Vec::as_slice);
-            let nodes_before: Placement =
-                before.iter().map(|set| set.iter().map(|replica| replica.node).collect()).collect();
-            let nodes = self.nodes.iter().map(|(node, entry)| (*node, (entry.zone.clone(), entry.weight)));
-            let request = Request {
-                partitions: self.partition_count(),
-                replicas,
-                zones: replicas,
-                nodes: nodes.collect(),
-            };
-            let placed = solve(&request, &nodes_before)?;
-            let table = placed.into_iter().enumerate().map(|(partition, set)| {
-                let held = before.get(partition).map_or(&[][..], Vec::as_slice);
-                let assign = |node| {
-                    let kept = held.iter().find(|replica| replica.node == node).copied();
-                    kept.unwrap_or(Replica { node, assignment: index })
-                };
-                set.into_iter().map(assign).collect()
-            });
-            tables.insert(replicas, table.collect());
-        }
-        self.tables = tables;
-        Ok(())
     }
 }
 

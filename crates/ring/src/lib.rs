@@ -6,6 +6,7 @@ mod layout;
 mod placement;
 
 pub use layout::{
-    Addresses, Applied, BucketEntry, Command, Layout, NodeEntry, NodeLoad, Refused, Replica, Spread,
+    Addresses, Applied, BucketEntry, Change, Command, Holders, Layout, Move, MoveId, NodeChange, NodeEntry,
+    NodeLoad, NodeState, Plan, PlannedMove, Refused, Replica, Role,
 };
 pub use placement::{Infeasible, Placement, Request, solve};

@@ -1,22 +1,22 @@
 //! Commands that change the layout, and what became of them.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use slipring_model::{BucketId, BucketName, BucketPolicy, NodeId, StorageId, limits};
 use thiserror::Error;
 
-use super::{Addresses, BucketEntry, Layout, NodeEntry};
+use super::{Addresses, BucketEntry, Change, Layout, MoveId, NodeEntry};
 
 /// One change to the layout. Giving the same one twice is harmless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// A node joins. Whoever proposes it has fenced `expected_epoch` while every member was empty.
+    /// A node joins; what is to be its share begins to move there.
     AddNode {
         /// The node.
         node: NodeId,
         /// What it says of itself; its raft id is set when the command is applied.
         entry: NodeEntry,
-        /// The epoch this is true of.
-        expected_epoch: u64,
     },
     /// A member has started.
     UpdateNode {
@@ -43,8 +43,20 @@ pub enum Command {
         /// Its name.
         name: BucketName,
     },
-    /// Nothing changes but the epoch: lifts a fence.
-    Bump,
+    /// Nodes' roles change; partitions begin to move.
+    Change {
+        /// What is to be different.
+        changes: Vec<Change>,
+        /// The epoch they were planned for, if that matters.
+        expected_epoch: Option<u64>,
+    },
+    /// Moves are over: the replicas they moved to have taken over everything.
+    Arrived {
+        /// Which. Those that are over already, or were given up, are passed over.
+        moves: Vec<MoveId>,
+    },
+    /// The changes of roles that the moves under way come from are taken back, and the moves with them.
+    Revert,
 }
 
 /// What a command did.
@@ -120,16 +132,18 @@ impl Layout {
     pub fn apply(&mut self, index: u64, command: &Command) -> Result<Applied, Refused> {
         let mut next = self.clone();
         let applied = match command {
-            Command::AddNode { node, entry, expected_epoch } => {
-                next.add_node(index, *node, entry, *expected_epoch)?
-            }
+            Command::AddNode { node, entry } => next.add_node(index, *node, entry)?,
             Command::UpdateNode { node, storage, incarnation, boot, addresses } => {
                 next.update_node(*node, *storage, (*incarnation, *boot), addresses)?
             }
             Command::CreateBucket { name, policy } => next.create_bucket(index, name, policy)?,
             Command::DeleteBucket { name } => next.delete_bucket(index, name)?,
-            Command::Bump => {
-                next.epoch += 1;
+            Command::Change { changes, expected_epoch } => {
+                next.apply_change(index, changes, *expected_epoch)?
+            }
+            Command::Arrived { moves } => next.apply_arrived(moves),
+            Command::Revert => {
+                next.revert(index)?;
                 Applied::Done
             }
         };
@@ -137,13 +151,7 @@ impl Layout {
         Ok(applied)
     }
 
-    fn add_node(
-        &mut self,
-        index: u64,
-        node: NodeId,
-        entry: &NodeEntry,
-        expected_epoch: u64,
-    ) -> Result<Applied, Refused> {
+    fn add_node(&mut self, index: u64, node: NodeId, entry: &NodeEntry) -> Result<Applied, Refused> {
         if let Some(known) = self.nodes.get(&node) {
             return if known.storage == entry.storage {
                 Ok(Applied::Node { raft_id: known.raft_id })
@@ -151,16 +159,39 @@ impl Layout {
                 Err(Refused::OtherStorage { node })
             };
         }
-        if self.epoch != expected_epoch {
-            return Err(Refused::Moved { epoch: self.epoch });
-        }
         if self.nodes.len() >= limits::NODES_MAX {
             return Err(Refused::Impossible(format!("a cluster has at most {} nodes", limits::NODES_MAX)));
         }
+        let before = self.nodes.iter().map(|(node, entry)| (*node, entry.role.clone())).collect();
         self.nodes.insert(node, NodeEntry { raft_id: index, ..entry.clone() });
-        self.place(index).map_err(|error| Refused::Impossible(error.to_string()))?;
-        self.epoch += 1;
+        self.replace_all(index, before)?;
         Ok(Applied::Node { raft_id: index })
+    }
+
+    fn apply_change(
+        &mut self,
+        index: u64,
+        changes: &[Change],
+        expected_epoch: Option<u64>,
+    ) -> Result<Applied, Refused> {
+        let mut asked = self.clone();
+        if !asked.change(index, changes)? {
+            return Ok(Applied::Done);
+        }
+        if expected_epoch.is_some_and(|expected| expected != self.epoch) {
+            return Err(Refused::Moved { epoch: self.epoch });
+        }
+        *self = asked;
+        Ok(Applied::Done)
+    }
+
+    fn apply_arrived(&mut self, moves: &[MoveId]) -> Applied {
+        let since = self.epoch + 1;
+        if self.arrive(moves, since) {
+            self.settle();
+            self.epoch = since;
+        }
+        Applied::Done
     }
 
     fn update_node(
@@ -208,7 +239,7 @@ impl Layout {
         let id = BucketId(self.next_bucket);
         self.next_bucket += 1;
         self.buckets.insert(id, BucketEntry { name: name.clone(), policy: policy.clone() });
-        self.place(index).map_err(|error| Refused::Impossible(error.to_string()))?;
+        self.refit(index)?;
         self.epoch += 1;
         Ok(Applied::Bucket(id))
     }
@@ -220,8 +251,18 @@ impl Layout {
             return Err(Refused::DefaultBucket);
         }
         self.buckets.remove(&id);
-        self.place(index).map_err(|error| Refused::Impossible(error.to_string()))?;
+        self.refit(index)?;
         self.epoch += 1;
         Ok(Applied::Done)
+    }
+
+    /// Makes the tables that the buckets ask for, and drops those that none does.
+    fn refit(&mut self, index: u64) -> Result<(), Refused> {
+        let spreads: BTreeSet<u8> = self.buckets.values().map(|entry| entry.policy.replicas).collect();
+        self.tables.retain(|copies, _| spreads.contains(copies));
+        let placed = self.place(index, self.epoch + 1);
+        placed.map_err(|error| Refused::Impossible(error.to_string()))?;
+        self.settle();
+        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! The document under its commands.
 
+use slipring_model::StorageId;
 use slipring_model::bucket::EngineKind;
 
 use super::*;
@@ -15,8 +16,7 @@ fn entry(byte: u8, zone: &str) -> NodeEntry {
         boot: 1,
         raft_id: 0,
         addresses: Addresses::default(),
-        zone: zone.to_owned(),
-        weight: 100,
+        role: Role { zone: zone.to_owned(), weight: 100, state: NodeState::Active },
     }
 }
 
@@ -25,33 +25,131 @@ fn founded() -> Layout {
 }
 
 fn join(layout: &mut Layout, index: u64, byte: u8) {
-    let command =
-        Command::AddNode { node: node(byte), entry: entry(byte, "a"), expected_epoch: layout.epoch() };
+    let command = Command::AddNode { node: node(byte), entry: entry(byte, "a") };
     assert_eq!(layout.apply(index, &command), Ok(Applied::Node { raft_id: index }));
+}
+
+/// Every move under way is over; how many there were.
+fn arrive(layout: &mut Layout, index: u64) -> usize {
+    let moves: Vec<MoveId> = layout.moves().map(|(id, _)| id).collect();
+    let count = moves.len();
+    assert_eq!(layout.apply(index, &Command::Arrived { moves }), Ok(Applied::Done));
+    count
+}
+
+fn of_four() -> Layout {
+    let mut layout = founded();
+    for byte in 2..=4 {
+        join(&mut layout, u64::from(byte) * 10, byte);
+        arrive(&mut layout, u64::from(byte) * 10 + 1);
+    }
+    layout
+}
+
+fn change(node_byte: u8, change: NodeChange) -> Command {
+    Command::Change { changes: vec![Change { node: node(node_byte), change }], expected_epoch: None }
 }
 
 #[test]
 fn nodes_join_and_share_the_ring() {
-    let mut layout = founded();
-    join(&mut layout, 10, 2);
-    join(&mut layout, 11, 3);
-    join(&mut layout, 12, 4);
-    assert_eq!(layout.epoch(), 4);
+    let mut layout = of_four();
+    assert!(!layout.is_moving());
     let load = layout.load();
     // 256 partitions with 3 copies and 2 copies (the cache), over four nodes.
     assert!(load.values().all(|load| load.replicas == 192 + 128), "{load:?}");
     assert!(load.values().all(|load| load.primaries == 64 * 2), "{load:?}");
-    let kept = layout.replicas(BucketId(0), PartitionId(0));
+    let kept = layout.replicas(BucketId(0), PartitionId(0)).to_vec();
     assert_eq!(kept.len(), 3);
-    assert!(kept.iter().all(|replica| [1, 10, 11, 12].contains(&replica.assignment)));
+    assert!(kept.iter().all(|replica| [1, 20, 30, 40].contains(&replica.assignment)));
+    join(&mut layout, 50, 5);
+    assert_eq!(layout.replicas(BucketId(0), PartitionId(0)), kept, "nothing is given up before it has moved");
 }
 
 #[test]
-fn a_join_for_another_epoch_is_refused() {
+fn a_second_join_turns_the_moves_of_the_first() {
     let mut layout = founded();
-    let command = Command::AddNode { node: node(2), entry: entry(2, "a"), expected_epoch: 7 };
-    assert_eq!(layout.apply(5, &command), Err(Refused::Moved { epoch: 1 }));
-    assert_eq!(layout, founded());
+    join(&mut layout, 20, 2);
+    let first = layout.holders(BucketId(0), PartitionId(3)).and_then(|holders| holders.next.clone());
+    assert_eq!(first.expect("moves").session, 20);
+    join(&mut layout, 21, 3);
+    let stale: Vec<MoveId> = layout.moves().map(|(id, _)| MoveId { session: 20, copies: 3, ..id }).collect();
+    let before = layout.clone();
+    layout.apply(22, &Command::Arrived { moves: stale }).expect("passed over");
+    assert_eq!(layout, before, "what arrived was no longer where it should be");
+    let holders = layout.holders(BucketId(0), PartitionId(3)).expect("held");
+    let assignments: Vec<u64> = holders.target().iter().map(|replica| replica.assignment).collect();
+    assert_eq!(assignments, [1, 20, 21], "a copy under way keeps its number");
+    assert_eq!(arrive(&mut layout, 23), 512, "256 partitions in each of two tables");
+    assert!(!layout.is_moving());
+}
+
+#[test]
+fn a_move_has_an_assignment_and_a_session_that_never_return() {
+    let mut layout = of_four();
+    let holders = |layout: &Layout| layout.holders(BucketId(0), PartitionId(7)).expect("held").clone();
+    let before = holders(&layout);
+    let away = before.replicas.first().expect("a primary").node;
+    let byte = away.0.first().copied().expect("32 bytes");
+    layout.apply(60, &change(byte, NodeChange::State(NodeState::Drained))).expect("drained");
+    let moving = holders(&layout);
+    assert_eq!(moving.replicas, before.replicas);
+    assert_eq!(moving.next.as_ref().map(|next| next.session), Some(60));
+    assert_eq!(moving.since, layout.epoch());
+    let stale = MoveId { copies: 3, partition: 7, session: 40 };
+    let epoch = layout.epoch();
+    layout.apply(61, &Command::Arrived { moves: vec![stale] }).expect("passed over");
+    assert_eq!((layout.epoch(), holders(&layout)), (epoch, moving));
+    arrive(&mut layout, 62);
+    assert!(!layout.holds_any(away) && layout.nodes().contains_key(&away), "drained, and a member");
+    layout.apply(63, &change(byte, NodeChange::State(NodeState::Active))).expect("back");
+    arrive(&mut layout, 64);
+    let back = layout.moves().count() == 0 && layout.holds_any(away);
+    assert!(back && layout.load().values().all(|load| load.replicas == 320));
+    let mine =
+        |partition| layout.holders(BucketId(0), PartitionId(partition)).and_then(|holders| holders.of(away));
+    assert!((0..256).filter_map(mine).all(|replica| replica.assignment == 63), "an old number returned");
+}
+
+#[test]
+fn who_leaves_is_a_member_until_it_holds_nothing() {
+    let mut layout = of_four();
+    layout.apply(60, &change(4, NodeChange::State(NodeState::Leaving))).expect("leaves");
+    assert!(layout.nodes().contains_key(&node(4)) && !layout.voters().contains(&node(4)));
+    arrive(&mut layout, 61);
+    assert_eq!(layout.nodes().len(), 3);
+    assert!(layout.load().values().all(|load| load.replicas == 256 + 171 || load.replicas == 256 + 170));
+    for byte in 1..=3 {
+        let left = layout.apply(70, &change(byte, NodeChange::State(NodeState::Leaving)));
+        assert_eq!(left.is_err(), byte == 3, "one must stay");
+    }
+}
+
+#[test]
+fn what_was_changed_is_taken_back_with_its_moves() {
+    let before = of_four();
+    let mut layout = before.clone();
+    join(&mut layout, 50, 5);
+    layout.apply(51, &change(1, NodeChange::Weight(300))).expect("heavier");
+    layout.apply(52, &Command::Revert).expect("reverted");
+    assert!(!layout.is_moving());
+    assert_eq!(layout.nodes().get(&node(1)), before.nodes().get(&node(1)));
+    assert_eq!(layout.nodes().get(&node(5)).map(|entry| entry.role.state), Some(NodeState::Drained));
+    let epoch = layout.epoch();
+    layout.apply(53, &Command::Revert).expect("nothing to take back");
+    assert_eq!(layout.epoch(), epoch);
+}
+
+#[test]
+fn a_plan_tells_what_would_move_and_changes_nothing() {
+    let layout = of_four();
+    let changes = [Change { node: node(1), change: NodeChange::State(NodeState::Drained) }];
+    let plan = layout.plan(&changes).expect("possible");
+    assert_eq!(layout, of_four());
+    assert_eq!(plan.moves.len(), 192 + 128);
+    assert!(plan.moves.iter().all(|moved| moved.from.contains(&node(1)) && !moved.to.contains(&node(1))));
+    assert_eq!(plan.load_after.get(&node(1)).map(|load| load.replicas), Some(0));
+    let late = Command::Change { changes: changes.to_vec(), expected_epoch: Some(plan.epoch - 1) };
+    assert_eq!(layout.clone().apply(60, &late), Err(Refused::Moved { epoch: plan.epoch }));
 }
 
 #[test]
@@ -99,7 +197,7 @@ fn voters_are_odd_and_spread_over_zones() {
     for (index, zone) in ["a", "b", "c", "c"].iter().enumerate() {
         let byte = index as u8 + 2;
         let entry = entry(byte, zone);
-        let command = Command::AddNode { node: node(byte), entry, expected_epoch: layout.epoch() };
+        let command = Command::AddNode { node: node(byte), entry };
         layout.apply(u64::from(byte), &command).expect("joins");
         if byte == 4 {
             assert_eq!(layout.voters(), BTreeSet::from([node(1), node(3), node(4)]), "one of each zone");

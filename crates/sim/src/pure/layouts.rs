@@ -2,14 +2,17 @@
 //!
 //! Commands are drawn, some repeated, some stale, some impossible. Nodes that have applied the same commands
 //! hold the same document; a change raises the epoch by one and a refusal changes nothing; every partition
-//! lies on distinct nodes, as many as its bucket asks for and there are; a pair of partition and node that
-//! comes into being is numbered by its command, so no number returns, and neither does a bucket's.
+//! lies on distinct members and moves to distinct ones, as many as its bucket asks for and take part; who holds
+//! it changes only by the arrival of a move that was under way; a pair of partition and node that comes into
+//! being is numbered by its command, so no number returns, and neither does a bucket's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use slipring_model::{BucketId, BucketPolicy, ClusterId, NodeId, PartitionId, StorageId};
-use slipring_ring::{Addresses, Command, Layout, NodeEntry, Replica};
+use slipring_ring::{
+    Addresses, Change, Command, Holders, Layout, NodeChange, NodeEntry, NodeState, Replica, Role,
+};
 
 use crate::run::Violation;
 
@@ -103,42 +106,51 @@ impl History {
                 return Err(breach("bucket_number", format!("{id:?} has come back")));
             }
             for partition in (0..after.partition_count()).map(PartitionId) {
-                let held = if is_new { &[][..] } else { before.replicas(*id, partition) };
-                placed(after, *id, partition, held, index)?;
+                let before = if is_new { None } else { before.holders(*id, partition) };
+                let place = format!("{id:?} {partition:?} after command {index}");
+                if let Some(story) = wrong(after, *id, partition, before, index) {
+                    return Err(breach("placement", format!("{place}: {story}")));
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Checks where one partition of one bucket lies.
-fn placed(
+/// What is wrong about where one partition of one bucket lies, and where it moves.
+fn wrong(
     after: &Layout,
     bucket: BucketId,
     partition: PartitionId,
-    held: &[Replica],
+    before: Option<&Holders>,
     index: u64,
-) -> Result<(), Violation> {
-    let replicas = after.replicas(bucket, partition);
-    let wanted = after.buckets().get(&bucket).map_or(0, |entry| usize::from(entry.policy.replicas));
-    let nodes: BTreeSet<NodeId> = replicas.iter().map(|replica| replica.node).collect();
-    let is_right = nodes.len() == replicas.len()
-        && nodes.len() == wanted.min(after.nodes().len())
-        && nodes.iter().all(|node| after.nodes().contains_key(node));
-    if !is_right {
-        return Err(breach("placement", format!("{bucket:?} {partition:?} lies on {replicas:?}")));
-    }
-    let is_kept = |replica: &Replica| held.contains(replica);
-    let is_numbered = |replica: &Replica| {
-        let was_there = held.iter().any(|before| before.node == replica.node);
-        held.is_empty() || replica.assignment == index && !was_there
+) -> Option<String> {
+    let Some(now) = after.holders(bucket, partition) else { return Some("nobody holds it".to_owned()) };
+    let is_member = |replica: &Replica| after.nodes().contains_key(&replica.node);
+    let distinct = |replicas: &[Replica]| {
+        let nodes: BTreeSet<NodeId> = replicas.iter().map(|replica| replica.node).collect();
+        nodes.len() == replicas.len() && replicas.iter().all(is_member)
     };
-    match replicas.iter().find(|replica| !is_kept(replica) && !is_numbered(replica)) {
-        Some(replica) => {
-            Err(breach("assignment", format!("{replica:?} of {partition:?} after command {index}")))
-        }
-        None => Ok(()),
+    let taking_part = after.nodes().values().filter(|entry| entry.role.share() > 0).count();
+    let wanted = after.buckets().get(&bucket).map_or(0, |entry| usize::from(entry.policy.replicas));
+    if !distinct(&now.replicas) || !distinct(now.target()) || now.target().len() != wanted.min(taking_part) {
+        return Some(format!("{now:?} is no set of members"));
     }
+    let known = |replica: &Replica| before.is_some_and(|before| before.of(replica.node) == Some(*replica));
+    let numbered = |replica: &Replica| known(replica) || replica.assignment == index;
+    if !now.replicas.iter().chain(now.target()).all(numbered) {
+        return Some(format!("{now:?} has an old number; before {before:?}"));
+    }
+    let before = before?;
+    let set = |replicas: &[Replica]| replicas.iter().copied().collect::<BTreeSet<_>>();
+    let has_arrived = set(&now.replicas) == set(before.target()) && now.next.is_none();
+    if set(&now.replicas) != set(&before.replicas) && !(before.next.is_some() && has_arrived) {
+        return Some(format!("{now:?} without a move from {before:?}"));
+    }
+    let is_same = set(&now.replicas) == set(&before.replicas)
+        && now.next.as_ref().map(|next| next.session) == before.next.as_ref().map(|next| next.session);
+    let is_fenced = if is_same { now.since == before.since } else { now.since == after.epoch() };
+    (!is_fenced).then(|| format!("{now:?} counts from another epoch; before {before:?}"))
 }
 
 fn entry(storage: u8, incarnation: u64) -> NodeEntry {
@@ -148,8 +160,7 @@ fn entry(storage: u8, incarnation: u64) -> NodeEntry {
         boot: 1,
         raft_id: 0,
         addresses: Addresses::default(),
-        zone: (storage % 3).to_string(),
-        weight: 100,
+        role: Role { zone: (storage % 3).to_string(), weight: 100, state: NodeState::Active },
     }
 }
 
@@ -158,21 +169,32 @@ fn draw(rng: &mut Rng, layout: &Layout) -> Command {
     let node = NodeId([named; 32]);
     let storage = if rng.u8(..8) == 0 { named + 1 } else { named };
     let name = format!("bucket-{named}").parse().expect("the name is valid");
-    match rng.u8(..10) {
-        0..=3 => {
-            let expected_epoch = layout.epoch() - u64::from(rng.u8(..4) == 0);
-            Command::AddNode { node, entry: entry(storage, 1), expected_epoch }
-        }
-        4 | 5 => {
+    let changed = |change| Command::Change { changes: vec![Change { node, change }], expected_epoch: None };
+    match rng.u8(..16) {
+        0..=2 => Command::AddNode { node, entry: entry(storage, 1) },
+        3 => {
             let incarnation = rng.u64(..20);
             let NodeEntry { storage, addresses, .. } = entry(storage, 1);
             Command::UpdateNode { node, storage, incarnation, boot: incarnation, addresses }
         }
-        6 | 7 => {
+        4 | 5 => {
             let policy = BucketPolicy { replicas: rng.u8(..6), ..BucketPolicy::durable() };
             Command::CreateBucket { name, policy }
         }
-        8 => Command::DeleteBucket { name },
-        _ => Command::Bump,
+        6 => Command::DeleteBucket { name },
+        7 => changed(NodeChange::Weight(rng.u32(..3) * 50)),
+        8 => changed(NodeChange::Zone(rng.u8(..3).to_string())),
+        9 => changed(NodeChange::State(NodeState::Active)),
+        10 => changed(NodeChange::State(NodeState::Drained)),
+        11 => changed(NodeChange::State(NodeState::Leaving)),
+        12 => changed(NodeChange::State(NodeState::Lost)),
+        13 => Command::Revert,
+        _ => {
+            let mut moves: Vec<_> = layout.moves().map(|(id, _)| id).collect();
+            moves.retain(|_| rng.u8(..3) > 0);
+            // Some are late: of an earlier session.
+            moves.iter_mut().for_each(|id| id.session -= u64::from(rng.u8(..8) == 0));
+            Command::Arrived { moves }
+        }
     }
 }

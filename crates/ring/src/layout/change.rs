@@ -1,0 +1,165 @@
+//! Changes of nodes' roles: what they would move, before they are agreed on, and their application.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use slipring_model::{NodeId, PartitionId};
+
+use super::{Layout, NodeLoad, NodeState, Refused, Role};
+
+/// Something that is to be different about one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeChange {
+    /// Its share, relative to the others'.
+    Weight(u32),
+    /// Where it stands.
+    Zone(String),
+    /// Whether it holds anything.
+    State(NodeState),
+}
+
+/// One change of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The node.
+    pub node: NodeId,
+    /// What is to be different.
+    pub change: NodeChange,
+}
+
+/// What changes would come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The epoch this is true of.
+    pub epoch: u64,
+    /// The partitions that would begin to move.
+    pub moves: Vec<PlannedMove>,
+    /// What each node holds now, of partitions that move what it will hold.
+    pub load_before: BTreeMap<NodeId, NodeLoad>,
+    /// What each would hold.
+    pub load_after: BTreeMap<NodeId, NodeLoad>,
+}
+
+/// One partition that would move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedMove {
+    /// Copies per partition of its table.
+    pub copies: u8,
+    /// The partition.
+    pub partition: u16,
+    /// Who holds it.
+    pub from: Vec<NodeId>,
+    /// Who would.
+    pub to: Vec<NodeId>,
+}
+
+impl Layout {
+    /// What these changes would move; nothing changes.
+    ///
+    /// # Errors
+    /// Why they would be refused.
+    pub fn plan(&self, changes: &[Change]) -> Result<Plan, Refused> {
+        let mut next = self.clone();
+        next.change(u64::MAX, changes)?;
+        let moves = next.moves().filter(|(id, _)| id.session == u64::MAX);
+        let nodes = |replicas: &[super::Replica]| replicas.iter().map(|replica| replica.node).collect();
+        let planned = moves.map(|(id, holders)| PlannedMove {
+            copies: id.copies,
+            partition: id.partition,
+            from: nodes(&holders.replicas),
+            to: nodes(holders.target()),
+        });
+        Ok(Plan {
+            epoch: self.epoch,
+            moves: planned.collect(),
+            load_before: self.load(),
+            load_after: next.load(),
+        })
+    }
+
+    /// Whether partitions move.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        self.moves().next().is_some()
+    }
+
+    /// How many partitions of all buckets have fewer replicas than their bucket asks for.
+    #[must_use]
+    pub fn under_replicated(&self) -> usize {
+        let partitions = || (0..self.partition_count()).map(PartitionId);
+        let of_bucket = |(id, bucket): (&slipring_model::BucketId, &super::BucketEntry)| {
+            let wanted = usize::from(bucket.policy.replicas);
+            partitions().filter(|partition| self.replicas(*id, *partition).len() < wanted).count()
+        };
+        self.buckets.iter().map(of_bucket).sum()
+    }
+
+    /// Applies changes of roles and begins what they move; `false` when all is as asked already.
+    pub(super) fn change(&mut self, index: u64, changes: &[Change]) -> Result<bool, Refused> {
+        let before = self.roles();
+        for Change { node, change } in changes {
+            let entry = self.nodes.get_mut(node).ok_or(Refused::UnknownNode { node: *node })?;
+            match change {
+                NodeChange::Weight(weight) => entry.role.weight = *weight,
+                NodeChange::Zone(zone) => entry.role.zone.clone_from(zone),
+                // What is lost stays lost: its copies may have been counted out already.
+                NodeChange::State(state) if entry.role.state == NodeState::Lost => {
+                    if *state != NodeState::Lost {
+                        return Err(Refused::Impossible(format!(
+                            "node {} is lost; let it join as a new node",
+                            node.short()
+                        )));
+                    }
+                }
+                NodeChange::State(state) => entry.role.state = *state,
+            }
+        }
+        if self.roles() == before {
+            return Ok(false);
+        }
+        self.replace_all(index, before)?;
+        Ok(true)
+    }
+
+    /// Places everything anew after roles changed from `before`.
+    pub(super) fn replace_all(&mut self, index: u64, before: BTreeMap<NodeId, Role>) -> Result<(), Refused> {
+        let since = self.epoch + 1;
+        self.place(index, since).map_err(|error| Refused::Impossible(error.to_string()))?;
+        self.roles_before.get_or_insert(before);
+        self.settle();
+        self.epoch = since;
+        Ok(())
+    }
+
+    /// Lets go of nodes that leave and hold nothing; once nothing moves, no change can be taken back.
+    pub(super) fn settle(&mut self) {
+        let gone = |node: &NodeId, role: &Role| !role.state.stays() && !self.holds_any(*node);
+        let entries = self.nodes.iter();
+        let gone: Vec<NodeId> =
+            entries.filter(|(node, entry)| gone(node, &entry.role)).map(|(node, _)| *node).collect();
+        gone.iter().for_each(|node| drop(self.nodes.remove(node)));
+        if !self.is_moving() {
+            self.roles_before = None;
+        }
+    }
+
+    /// Takes back the changes of roles that the moves under way come from; a node that joined since is drained.
+    pub(super) fn revert(&mut self, index: u64) -> Result<(), Refused> {
+        let Some(before) = self.roles_before.take() else { return Ok(()) };
+        let now = self.roles();
+        for (node, entry) in &mut self.nodes {
+            match before.get(node) {
+                _ if entry.role.state == NodeState::Lost => {}
+                Some(role) => entry.role = role.clone(),
+                None => entry.role.state = NodeState::Drained,
+            }
+        }
+        self.turn_back(self.epoch + 1);
+        self.replace_all(index, now)
+    }
+
+    fn roles(&self) -> BTreeMap<NodeId, Role> {
+        self.nodes.iter().map(|(node, entry)| (*node, entry.role.clone())).collect()
+    }
+}

@@ -1,0 +1,83 @@
+//! Members: who they are, and what part of the ring is to be theirs.
+
+use serde::{Deserialize, Serialize};
+use slipring_model::{Mutant, StorageId};
+
+/// Where a node can be reached; each `host:port`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// By its peers.
+    pub peer: String,
+    /// By Redis clients.
+    pub redis: String,
+    /// By HTTP clients.
+    pub http: String,
+}
+
+/// Whether a member is to hold anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// It holds its share.
+    #[default]
+    Active,
+    /// It gives away what it holds and stays a member.
+    Drained,
+    /// It gives away what it holds and then is no member any more.
+    Leaving,
+    /// Its data is given up: its share is rebuilt from other copies, and then it is no member any more.
+    Lost,
+}
+
+impl NodeState {
+    /// Whether it will still be a member when nothing moves any more.
+    #[must_use]
+    pub fn stays(self) -> bool {
+        matches!(self, Self::Active | Self::Drained)
+    }
+}
+
+/// What the placement asks of a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    /// Where it stands.
+    pub zone: String,
+    /// Its share, relative to the others'.
+    pub weight: u32,
+    /// Whether it is to hold anything.
+    pub state: NodeState,
+}
+
+impl Role {
+    /// Its share as the placement sees it.
+    #[must_use]
+    pub fn share(&self) -> u32 {
+        if self.state == NodeState::Active { self.weight } else { 0 }
+    }
+}
+
+/// A member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeEntry {
+    /// Its data directory.
+    pub storage: StorageId,
+    /// Its latest start.
+    pub incarnation: u64,
+    /// Drawn at that start.
+    pub boot: u64,
+    /// Its number in the layout group.
+    pub raft_id: u64,
+    /// Where it can be reached.
+    pub addresses: Addresses,
+    /// What it is to hold.
+    pub role: Role,
+}
+
+impl NodeEntry {
+    /// Whether a start of this member came from an older copy of its data directory than one known already.
+    #[must_use]
+    pub fn is_rolled_back(&self, incarnation: u64, boot: u64) -> bool {
+        let is_older = incarnation < self.incarnation || incarnation == self.incarnation && boot != self.boot;
+        is_older && !Mutant::AcceptRollback.is_planted()
+    }
+}

@@ -1,0 +1,177 @@
+//! One table per spread: who holds each partition, and where those that move are going.
+//!
+//! A partition moves in two steps, as a Raft group changes its members: from the agreement on its `next`
+//! replicas on, requests need a quorum of the old and one of the next; when every next replica has taken over
+//! what a quorum of the old holds, the next become its only replicas. A move may be turned elsewhere, or back,
+//! at any time: until it is over every request has had a quorum of the old replicas.
+//!
+//! Invariant: one move at a time of each partition; its session is the index of the command that aimed it.
+//! Source: joint consensus, Raft (Ongaro 2014), 4.3.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use slipring_model::NodeId;
+
+use super::Layout;
+use crate::placement::{Infeasible, Placement, Request, solve};
+
+/// One node's copy of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Replica {
+    /// The node.
+    pub node: NodeId,
+    /// The index of the command that placed it there.
+    pub assignment: u64,
+}
+
+/// Who holds one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holders {
+    /// In preference order.
+    pub replicas: Vec<Replica>,
+    /// Where it moves, if it does.
+    pub next: Option<Move>,
+    /// The epoch from which on this holds. Requests made under an older one are refused.
+    pub since: u64,
+}
+
+/// A move under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// Who will hold the partition, in preference order.
+    pub replicas: Vec<Replica>,
+    /// The index of the command that aimed it.
+    pub session: u64,
+}
+
+/// Names one move of one partition; never the same twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MoveId {
+    /// Copies per partition of the table.
+    pub copies: u8,
+    /// The partition.
+    pub partition: u16,
+    /// The index of the command that aimed it.
+    pub session: u64,
+}
+
+/// Partition by partition.
+pub(super) type Table = Vec<Holders>;
+
+impl Holders {
+    /// Who holds it once it has moved.
+    #[must_use]
+    pub fn target(&self) -> &[Replica] {
+        self.next.as_ref().map_or(&self.replicas, |next| &next.replicas)
+    }
+
+    /// This node's copy, of now or of then.
+    #[must_use]
+    pub fn of(&self, node: NodeId) -> Option<Replica> {
+        self.replicas.iter().chain(self.target()).find(|replica| replica.node == node).copied()
+    }
+
+    /// The target is these nodes, from `since` on unless it was before; copies that stay keep their assignment,
+    /// others get `index`.
+    fn aim(&mut self, nodes: &[NodeId], index: u64, since: u64) {
+        let assign = |node: &NodeId| {
+            let kept = self.of(*node);
+            kept.unwrap_or(Replica { node: *node, assignment: index })
+        };
+        let target: Vec<Replica> = nodes.iter().map(assign).collect();
+        let wanted = nodes_of(&target);
+        match &mut self.next {
+            Some(next) if nodes_of(&next.replicas) == wanted => next.replicas = target,
+            None if nodes_of(&self.replicas) == wanted => self.replicas = target,
+            Some(_) if nodes_of(&self.replicas) == wanted => {
+                *self = Self { replicas: target, next: None, since };
+            }
+            _ => {
+                self.next = Some(Move { replicas: target, session: index });
+                self.since = since;
+            }
+        }
+    }
+}
+
+/// The moves of one table.
+pub(super) fn moves(copies: u8, table: &Table) -> impl Iterator<Item = (MoveId, &Holders)> {
+    table.iter().enumerate().filter_map(move |(partition, holders)| {
+        let session = holders.next.as_ref()?.session;
+        Some((MoveId { copies, partition: partition as u16, session }, holders))
+    })
+}
+
+impl Layout {
+    /// Places every table anew, as epoch `since`. Partitions that move already are aimed anew where they should
+    /// be elsewhere.
+    pub(super) fn place(&mut self, index: u64, since: u64) -> Result<(), Infeasible> {
+        let spreads: BTreeSet<u8> = self.buckets.values().map(|entry| entry.policy.replicas).collect();
+        let roles = || self.nodes.iter().map(|(node, entry)| (*node, &entry.role));
+        let mut tables = BTreeMap::new();
+        for copies in spreads {
+            let mut table = self.tables.get(&copies).cloned().unwrap_or_default();
+            let before: Placement = table.iter().map(|holders| nodes_in_order(holders.target())).collect();
+            let request = Request {
+                partitions: self.partition_count(),
+                replicas: copies,
+                zones: copies,
+                nodes: roles().map(|(node, role)| (node, (role.zone.clone(), role.share()))).collect(),
+            };
+            let placed = solve(&request, &before)?;
+            if table.is_empty() {
+                table = placed.iter().map(|nodes| new_holders(nodes, index, since)).collect();
+            } else {
+                let aimed = table.iter_mut().zip(&placed);
+                aimed.for_each(|(holders, nodes)| holders.aim(nodes, index, since));
+            }
+            tables.insert(copies, table);
+        }
+        self.tables = tables;
+        Ok(())
+    }
+
+    /// The moves in `arrived` are over: their next replicas are the only ones. Whatever names another session
+    /// is passed over.
+    pub(super) fn arrive(&mut self, arrived: &[MoveId], since: u64) -> bool {
+        let mut is_changed = false;
+        for id in arrived {
+            let table = self.tables.get_mut(&id.copies);
+            let Some(holders) = table.and_then(|table| table.get_mut(usize::from(id.partition))) else {
+                continue;
+            };
+            if let Some(next) = holders.next.take_if(|next| next.session == id.session) {
+                (holders.replicas, holders.since) = (next.replicas, since);
+                is_changed = true;
+            }
+        }
+        is_changed
+    }
+
+    /// Every move under way is given up.
+    pub(super) fn turn_back(&mut self, since: u64) {
+        for holders in self.tables.values_mut().flatten().filter(|holders| holders.next.is_some()) {
+            (holders.next, holders.since) = (None, since);
+        }
+    }
+
+    /// Whether a node holds, or is to hold, any partition.
+    #[must_use]
+    pub fn holds_any(&self, node: NodeId) -> bool {
+        self.tables.values().flatten().any(|holders| holders.of(node).is_some())
+    }
+}
+
+fn new_holders(nodes: &[NodeId], index: u64, since: u64) -> Holders {
+    let replicas = nodes.iter().map(|node| Replica { node: *node, assignment: index }).collect();
+    Holders { replicas, next: None, since }
+}
+
+fn nodes_in_order(replicas: &[Replica]) -> Vec<NodeId> {
+    replicas.iter().map(|replica| replica.node).collect()
+}
+
+fn nodes_of(replicas: &[Replica]) -> BTreeSet<NodeId> {
+    replicas.iter().map(|replica| replica.node).collect()
+}

@@ -47,11 +47,21 @@ pub enum Mutant {
     AcceptRollback,
     /// A vote in the layout group is not kept.
     ForgetVote,
+    /// While a partition moves, a quorum of all its replicas together is enough.
+    UnionQuorum,
+    /// A replica answers requests that were made under an older layout.
+    IgnoreFence,
+    /// A node that takes a partition over does not wait until its sources know of the move.
+    SkipBarrier,
+    /// A node takes a partition over from a single replica.
+    CopyFromOne,
+    /// What a node held under an earlier assignment counts as held under the new one.
+    KeepLeftovers,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 24] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -71,6 +81,11 @@ impl Mutant {
         Self::SyncNothing,
         Self::AcceptRollback,
         Self::ForgetVote,
+        Self::UnionQuorum,
+        Self::IgnoreFence,
+        Self::SkipBarrier,
+        Self::CopyFromOne,
+        Self::KeepLeftovers,
     ];
 
     /// Whether this thread has planted it.

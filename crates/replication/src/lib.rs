@@ -5,10 +5,12 @@
 
 mod exchange;
 mod hint;
+mod quorums;
 mod read;
 mod write;
 
 pub use exchange::{Comparison, PageEntry, compare, root_of};
 pub use hint::{HINTS, Hint};
+pub use quorums::{QuorumSet, Quorums};
 pub use read::{ReadCoordinator, ReadEffect, ReadInput, ReadOutcome};
 pub use write::{WriteCoordinator, WriteEffect, WriteInput, WriteOutcome};

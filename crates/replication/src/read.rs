@@ -1,16 +1,19 @@
 //! Coordinated reads: one machine per read, or per look before a change.
 //!
-//! The coordinator, itself a replica, brings its own cell; `r - 1` others answer with digests. Where a digest
+//! The coordinator, itself a replica, brings its own cell; of the others a quorum answers with digests; while
+//! the partition moves, a quorum of the old replicas and one of the next. Where a digest
 //! differs the whole cell is fetched, all are merged, and every replica that answered gets the merged cell
 //! before the reader does. A replica that fails or dawdles is made up for by the next one in the list.
 //!
-//! Invariant: settles exactly once; `Answered` only with a cell that `r` distinct replicas hold or descend.
+//! Invariant: settles exactly once; `Answered` only with a cell that a quorum holds or descends.
 //! Source: Dynamo (SOSP 2007), 4.5; blocking read repair as in Cassandra 4.
 
 use bytes::Bytes;
 use slipring_model::{Mutant, NodeId};
 use slipring_service::Cell;
 use smallvec::SmallVec;
+
+use crate::quorums::Quorums;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,9 +82,9 @@ pub enum ReadEffect {
 /// What a read came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// The merged cell of `r` replicas; `None` when none of them has the key.
+    /// The merged cell of a quorum; `None` when none of them has the key.
     Answered(Option<Bytes>),
-    /// Fewer than `r` replicas answered. Nothing changed but repairs.
+    /// No quorum answered. Nothing changed but repairs.
     TooFew {
         /// How many did, this node among them.
         answers: u8,
@@ -103,10 +106,18 @@ enum Progress {
     Failed,
 }
 
+impl Progress {
+    /// Whether the replica's cell is among those merged.
+    fn is_answer(&self) -> bool {
+        matches!(self, Self::Answered { .. } | Self::Repairing { .. })
+    }
+}
+
 /// One read under way.
 #[derive(Debug)]
 pub struct ReadCoordinator {
-    needed: u8,
+    me: NodeId,
+    quorums: Quorums,
     merged: Option<Bytes>,
     merged_digest: Option<u64>,
     is_merged_here: bool,
@@ -115,13 +126,19 @@ pub struct ReadCoordinator {
 }
 
 impl ReadCoordinator {
-    /// A read that needs `needed` replicas: this node, which holds `own` with `own_digest`, and some of `others`.
+    /// A read that needs these quorums: `me`, this node, holds `own` with its digest; `others` are every other
+    /// member, in the order in which they are asked.
     #[must_use]
-    pub fn new(needed: u8, own: Option<(Bytes, u64)>, others: impl IntoIterator<Item = NodeId>) -> Self {
+    pub fn new(
+        me: NodeId,
+        quorums: Quorums,
+        own: Option<(Bytes, u64)>,
+        others: impl IntoIterator<Item = NodeId>,
+    ) -> Self {
         let (merged, merged_digest) = own.map_or((None, None), |(cell, digest)| (Some(cell), Some(digest)));
         let others = others.into_iter().map(|node| (node, Progress::Unasked)).collect();
-        let needed = if Mutant::ReadOneFewer.is_planted() { needed.saturating_sub(1) } else { needed };
-        Self { needed, merged, merged_digest, is_merged_here: true, others, is_settled: false }
+        let quorums = if Mutant::ReadOneFewer.is_planted() { quorums.less_one() } else { quorums };
+        Self { me, quorums, merged, merged_digest, is_merged_here: true, others, is_settled: false }
     }
 
     /// Applies one input. Never blocks, never fails, never reads a clock.
@@ -131,14 +148,14 @@ impl ReadCoordinator {
         }
         match input {
             ReadInput::Started => {
-                (1..self.needed).for_each(|_| self.ask_next(effects));
+                self.ask(|progress| *progress != Progress::Unasked, effects);
                 self.conclude(effects);
             }
             ReadInput::Digested { from, digest } => self.digested(from, digest, effects),
             ReadInput::Fetched { from, cell } => self.fetched(from, cell, effects),
             ReadInput::Repaired { from } => self.repaired(from, effects),
             ReadInput::Failed { from } => self.failed(from, effects),
-            ReadInput::Dawdled => self.ask_next(effects),
+            ReadInput::Dawdled => self.ask(Progress::is_answer, effects),
             ReadInput::DeadlinePassed => self.give_up(effects),
         }
     }
@@ -179,17 +196,27 @@ impl ReadCoordinator {
         });
         if let Some((_, progress)) = awaited {
             *progress = Progress::Failed;
-            self.ask_next(effects);
+            self.ask(|progress| !matches!(progress, Progress::Unasked | Progress::Failed), effects);
             self.conclude(effects);
         }
     }
 
-    fn ask_next(&mut self, effects: &mut Vec<ReadEffect>) {
-        if let Some((node, progress)) =
-            self.others.iter_mut().find(|(_, progress)| *progress == Progress::Unasked)
-        {
-            *progress = Progress::Asked;
-            effects.push(ReadEffect::Digest { to: *node });
+    /// Asks as many more as make a quorum with those that are counted on, first those who help most.
+    fn ask(&mut self, is_counted_on: impl Fn(&Progress) -> bool, effects: &mut Vec<ReadEffect>) {
+        let mut asked: SmallVec<[NodeId; 3]> = SmallVec::new();
+        loop {
+            let counted = |node: NodeId| {
+                let is_counted =
+                    |(other, progress): &(NodeId, Progress)| *other == node && is_counted_on(progress);
+                node == self.me || asked.contains(&node) || self.others.iter().any(is_counted)
+            };
+            let free = self.others.iter().filter(|(_, progress)| *progress == Progress::Unasked);
+            let useful = free.map(|(node, _)| (self.quorums.helps(*node, counted), *node));
+            let best = useful.filter(|(helped, _)| *helped > 0).rev().max_by_key(|(helped, _)| *helped);
+            let Some((_, to)) = best else { return };
+            asked.push(to);
+            self.replace(to, Progress::Unasked, Progress::Asked);
+            effects.push(ReadEffect::Digest { to });
         }
     }
 
@@ -226,19 +253,21 @@ impl ReadCoordinator {
         Some(digest)
     }
 
-    /// Repairs whoever answered with less than is known now, and settles once `needed` replicas hold it.
+    /// Repairs whoever answered with less than is known now, and settles once a quorum holds it.
     fn conclude(&mut self, effects: &mut Vec<ReadEffect>) {
         let is = |wanted: fn(&Progress) -> bool| {
             self.others.iter().filter(|(_, progress)| wanted(progress)).count()
         };
         let awaited = is(|progress| matches!(progress, Progress::Asked | Progress::Unasked));
-        let answers =
-            1 + is(|progress| matches!(progress, Progress::Answered { .. } | Progress::Repairing { .. }));
         let pending = is(|progress| matches!(progress, Progress::Fetching));
-        if pending == 0 && awaited == 0 && answers < usize::from(self.needed) {
+        let is_quorum = self.quorums.is_met(|node| {
+            let answers = |(other, progress): &(NodeId, Progress)| *other == node && progress.is_answer();
+            node == self.me || self.others.iter().any(answers)
+        });
+        if pending == 0 && awaited == 0 && !is_quorum {
             return self.give_up(effects);
         }
-        if pending > 0 || answers < usize::from(self.needed) {
+        if pending > 0 || !is_quorum {
             return;
         }
         self.repair(effects);

@@ -1,14 +1,17 @@
 //! Coordinated writes: one machine per client write.
 //!
 //! The coordinator, itself a replica, has applied the change; the machine sends the resulting cell to the
-//! other replicas and settles once `w` of them, itself among them, hold it. It lives on until every replica
-//! has answered or the deadline has passed, and leaves a hint for each that has not acknowledged.
+//! other replicas and settles once a quorum, itself among them, holds it; while the partition moves, one of
+//! the old replicas and one of the next. It lives on until every replica has answered or the deadline has
+//! passed, and leaves a hint for each that has not acknowledged.
 //!
-//! Invariant: settles and finishes exactly once; `Stored` only after `w` distinct acknowledgements; hints never count.
+//! Invariant: settles and finishes exactly once; `Stored` only after acknowledgements of a quorum; hints never count.
 //! Source: Dynamo (SOSP 2007), 4.5 and 4.6.
 
 use slipring_model::{Mutant, NodeId};
 use smallvec::SmallVec;
+
+use crate::quorums::Quorums;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +56,9 @@ pub enum WriteEffect {
 /// What a write came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// `w` replicas hold it.
+    /// A quorum holds it.
     Stored,
-    /// It is on some replicas and may be read, but fewer than `w` acknowledged it.
+    /// It is on some replicas and may be read, but no quorum acknowledged it.
     Unknown {
         /// How many did.
         acks: u8,
@@ -65,7 +68,8 @@ pub enum WriteOutcome {
 /// One write under way.
 #[derive(Debug)]
 pub struct WriteCoordinator {
-    needed: u8,
+    me: NodeId,
+    quorums: Quorums,
     acked: SmallVec<[NodeId; 3]>,
     is_persisted: bool,
     waiting: SmallVec<[NodeId; 3]>,
@@ -74,17 +78,45 @@ pub struct WriteCoordinator {
 }
 
 impl WriteCoordinator {
-    /// A write that `needed` replicas must hold: this node and `others`, which are distinct and not this node.
+    /// A write that these quorums must hold; `me` is this node.
     #[must_use]
-    pub fn new(needed: u8, others: impl IntoIterator<Item = NodeId>) -> Self {
-        let waiting = others.into_iter().collect();
+    pub fn new(me: NodeId, quorums: Quorums) -> Self {
+        let waiting = quorums.nodes().into_iter().filter(|node| *node != me).collect();
         Self {
-            needed,
+            me,
+            quorums,
             acked: SmallVec::new(),
             is_persisted: false,
             waiting,
             is_settled: false,
             is_finished: false,
+        }
+    }
+
+    /// The partition has other replicas by now: their quorums count, and those that are new get the cell.
+    ///
+    /// What was acknowledged stays acknowledged; replicas that are none any more are not waited for.
+    pub fn regroup(&mut self, quorums: Quorums, effects: &mut Vec<WriteEffect>) {
+        let nodes = quorums.nodes();
+        let before = std::mem::replace(&mut self.quorums, quorums).nodes();
+        if self.is_finished {
+            return;
+        }
+        self.waiting.retain(|node| nodes.contains(node));
+        for to in nodes {
+            let is_known = to == self.me || self.acked.contains(&to) || before.contains(&to);
+            if !is_known {
+                self.waiting.push(to);
+                effects.push(WriteEffect::Send { to });
+            }
+        }
+        self.conclude(effects);
+    }
+
+    /// A replica refused because it knows of another layout: it gets the cell again once this node does too.
+    pub fn resend(&mut self, to: NodeId, effects: &mut Vec<WriteEffect>) {
+        if self.waiting.contains(&to) {
+            effects.push(WriteEffect::Send { to });
         }
     }
 
@@ -129,7 +161,8 @@ impl WriteCoordinator {
     }
 
     fn conclude(&mut self, effects: &mut Vec<WriteEffect>) {
-        if !self.is_settled && self.acks() >= self.needed {
+        let holds = |node| if node == self.me { self.is_persisted } else { self.acked.contains(&node) };
+        if !self.is_settled && self.quorums.is_met(holds) {
             self.is_settled = true;
             effects.push(WriteEffect::Settle(WriteOutcome::Stored));
         }
@@ -159,12 +192,19 @@ impl WriteCoordinator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quorums::QuorumSet;
 
+    const A: NodeId = NodeId([1; 32]);
     const B: NodeId = NodeId([2; 32]);
     const C: NodeId = NodeId([3; 32]);
+    const D: NodeId = NodeId([4; 32]);
+
+    fn of(members: &[NodeId], needed: u8) -> Quorums {
+        Quorums::of(QuorumSet { members: members.iter().copied().collect(), needed })
+    }
 
     fn play(needed: u8, inputs: &[WriteInput]) -> Vec<WriteEffect> {
-        let mut machine = WriteCoordinator::new(needed, [B, C]);
+        let mut machine = WriteCoordinator::new(A, of(&[A, B, C], needed));
         let mut effects = Vec::new();
         inputs.iter().for_each(|input| machine.handle(*input, &mut effects));
         effects
@@ -230,6 +270,28 @@ mod tests {
                 WriteEffect::Settle(WriteOutcome::Unknown { acks: 1 }),
                 WriteEffect::Finish,
             ]
+        );
+    }
+
+    #[test]
+    fn a_write_under_way_follows_its_partition() {
+        let set = |members: [NodeId; 3]| QuorumSet { members: members.into_iter().collect(), needed: 2 };
+        let mut machine = WriteCoordinator::new(A, of(&[A, B, C], 2));
+        let mut effects = Vec::new();
+        machine.handle(WriteInput::Started, &mut effects);
+        machine.handle(WriteInput::Persisted, &mut effects);
+        effects.clear();
+        machine.regroup(Quorums::joint(set([A, B, C]), set([B, C, D])), &mut effects);
+        assert_eq!(effects, [WriteEffect::Send { to: D }], "one of the next replicas has it, two are needed");
+        machine.handle(WriteInput::Acked { from: D }, &mut effects);
+        assert_eq!(effects.len(), 1);
+        machine.handle(WriteInput::Acked { from: B }, &mut effects);
+        assert_eq!(effects.last(), Some(&WriteEffect::Settle(WriteOutcome::Stored)));
+        machine.regroup(of(&[B, D], 2), &mut effects);
+        assert_eq!(
+            effects.last(),
+            Some(&WriteEffect::Finish),
+            "nobody waits for what is no replica any more"
         );
     }
 }

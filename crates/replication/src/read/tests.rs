@@ -4,7 +4,9 @@ use slipring_model::{Actor, Dot, Timestamp};
 use slipring_service::Change;
 
 use super::*;
+use crate::quorums::QuorumSet;
 
+const A: NodeId = NodeId([1; 32]);
 const B: NodeId = NodeId([2; 32]);
 const C: NodeId = NodeId([3; 32]);
 
@@ -25,8 +27,12 @@ fn merged(left: &Bytes, right: &Bytes) -> Bytes {
     Bytes::from(bytes)
 }
 
+fn of(members: &[NodeId], needed: u8) -> Quorums {
+    Quorums::of(QuorumSet { members: members.iter().copied().collect(), needed })
+}
+
 fn play(own: Option<(Bytes, u64)>, inputs: &[ReadInput]) -> Vec<ReadEffect> {
-    let mut machine = ReadCoordinator::new(2, own, [B, C]);
+    let mut machine = ReadCoordinator::new(A, of(&[A, B, C], 2), own, [B, C]);
     let mut effects = Vec::new();
     machine.handle(ReadInput::Started, &mut effects);
     inputs.iter().for_each(|input| machine.handle(input.clone(), &mut effects));
@@ -140,7 +146,7 @@ fn a_late_answer_that_adds_something_goes_to_those_repaired_before_it_too() {
     const D: NodeId = NodeId([4; 32]);
     let ((own, own_digest), (first, first_digest), (late, late_digest)) = (cell(1), cell(2), cell(3));
     let (both, all) = (merged(&own, &first), merged(&merged(&own, &first), &late));
-    let mut machine = ReadCoordinator::new(3, Some((own, own_digest)), [B, C, D]);
+    let mut machine = ReadCoordinator::new(A, of(&[A, B, C, D], 3), Some((own, own_digest)), [B, C, D]);
     let mut effects = Vec::new();
     let mut after = |input| {
         effects.clear();
@@ -164,4 +170,29 @@ fn a_late_answer_that_adds_something_goes_to_those_repaired_before_it_too() {
     assert_eq!(after(ReadInput::Repaired { from: B }), []);
     let settled = after(ReadInput::Repaired { from: C });
     assert_eq!(settled, [ReadEffect::Settle(ReadOutcome::Answered(Some(all)))]);
+}
+
+#[test]
+fn a_moving_partition_is_read_from_both_sets_by_as_few_as_can_be() {
+    const E: NodeId = NodeId([5; 32]);
+    let set = |members: &[NodeId]| QuorumSet { members: members.iter().copied().collect(), needed: 2 };
+    let asked = |next: &[NodeId]| {
+        let quorums = Quorums::joint(set(&[A, B, C]), set(next));
+        let others = quorums.nodes().into_iter().filter(|node| *node != A).collect::<Vec<_>>();
+        let mut machine = ReadCoordinator::new(A, quorums, None, others);
+        let mut effects = Vec::new();
+        machine.handle(ReadInput::Started, &mut effects);
+        (machine, effects)
+    };
+    let digest = |to| ReadEffect::Digest { to };
+    let e = NodeId([9; 32]);
+    assert_eq!(asked(&[A, C, E]).1, [digest(C)], "C stands in both");
+    let (mut machine, effects) = asked(&[E, e, NodeId([8; 32])]);
+    assert_eq!(effects, [digest(B), digest(E), digest(e)]);
+    let mut effects = Vec::new();
+    machine.handle(ReadInput::Digested { from: B, digest: None }, &mut effects);
+    machine.handle(ReadInput::Digested { from: E, digest: None }, &mut effects);
+    assert_eq!(effects, [], "one of two next replicas is not enough");
+    machine.handle(ReadInput::Digested { from: e, digest: None }, &mut effects);
+    assert_eq!(effects, [ReadEffect::Settle(ReadOutcome::Answered(None))]);
 }

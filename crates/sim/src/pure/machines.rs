@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use slipring_model::NodeId;
 use slipring_replication::{
-    Comparison, PageEntry, ReadCoordinator, ReadEffect, ReadInput, WriteCoordinator, WriteEffect, WriteInput,
-    compare,
+    Comparison, PageEntry, QuorumSet, Quorums, ReadCoordinator, ReadEffect, ReadInput, WriteCoordinator,
+    WriteEffect, WriteInput, compare,
 };
 
 /// A coordinated write.
@@ -47,13 +47,21 @@ impl ReadMachine for ReadCoordinator {
     }
 }
 
+/// Stands for whichever replica coordinates: the machines tell it from the others by its id alone.
+const COORDINATOR: NodeId = NodeId([255; 32]);
+
+fn quorum(needed: u8, others: &[NodeId]) -> Quorums {
+    let members = std::iter::once(COORDINATOR).chain(others.iter().copied()).collect();
+    Quorums::of(QuorumSet { members, needed })
+}
+
 impl Machines for Product {
     fn write(&self, needed: u8, others: Vec<NodeId>) -> Box<dyn WriteMachine> {
-        Box::new(WriteCoordinator::new(needed, others))
+        Box::new(WriteCoordinator::new(COORDINATOR, quorum(needed, &others)))
     }
 
     fn read(&self, needed: u8, own: Option<(Bytes, u64)>, others: Vec<NodeId>) -> Box<dyn ReadMachine> {
-        Box::new(ReadCoordinator::new(needed, own, others))
+        Box::new(ReadCoordinator::new(COORDINATOR, quorum(needed, &others), own, others))
     }
 
     fn compare(&self, theirs: &[PageEntry<Vec<u8>>], ours: &[PageEntry<Vec<u8>>]) -> Comparison<Vec<u8>> {

@@ -1,13 +1,13 @@
 //! Requests of peers: what a replica does for a coordinator, and a node for its cluster.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use slipring_model::{BucketId, Error, ErrorKind, Mutant, NodeId, PartitionId, Position, limits};
 use slipring_wire::{Reply, Request};
 
+use crate::bucket::Refusal;
 use crate::core::Core;
 use crate::failure::{failed, unavailable};
 use crate::requests::{ReplyTo, Work};
@@ -22,19 +22,26 @@ impl Core {
         {
             return self.answer(from, id, failed(error));
         }
+        if let Some(epoch) = self.must_hear_of(&request) {
+            return self.serve_when_adopted(from, id, request, epoch);
+        }
         let reply = match request {
             Request::Store { bucket, epoch, key, cell } => {
                 match self.store(from, id, bucket, epoch, &key, &cell) {
                     Ok(()) => return,
-                    Err(error) => Err(error),
+                    Err(refusal) => self.refusal(refusal),
                 }
             }
-            Request::Fetch { bucket, key, .. } => self.with_cell(bucket, &key, |bucket, position| {
-                bucket.bucket.cell(position, &key).map(Reply::Cell)
-            }),
-            Request::Digest { bucket, key, .. } => self.with_cell(bucket, &key, |bucket, position| {
-                bucket.bucket.digest(position, &key).map(Reply::Digest)
-            }),
+            Request::Fetch { bucket, epoch, key } => {
+                self.with_cell(bucket, epoch, &key, |bucket, position| {
+                    bucket.bucket.cell(position, &key).map(Reply::Cell)
+                })
+            }
+            Request::Digest { bucket, epoch, key } => {
+                self.with_cell(bucket, epoch, &key, |bucket, position| {
+                    bucket.bucket.digest(position, &key).map(Reply::Digest)
+                })
+            }
             Request::Execute { bucket, read_acks, write_acks, deadline_ms, request, .. } => {
                 let wish = |acks: u8| (acks != 0).then_some(acks);
                 let timeout =
@@ -49,7 +56,10 @@ impl Core {
             Request::Scan { bucket, from, to, limit } => self.scan_here(bucket, from, to, limit as usize),
             Request::Count { bucket, partitions } => self.count_here(bucket, &partitions).map(Reply::Count),
             Request::Digests { bucket, from, to, entries } => self.compare_page(bucket, from, to, entries),
-            Request::Fence { epoch } => self.raise_fence(epoch).map(|empty| Reply::Fenced { empty }),
+            Request::Pull { bucket, epoch, from, to, entries } => {
+                self.hand_over(bucket, epoch, (from, to), entries)
+            }
+            Request::Moves => Ok(self.moving.taken_over()),
             Request::Goodbye => {
                 tracing::info!(peer = %from.short(), "a peer says goodbye; it stays a member");
                 Ok(Reply::Done)
@@ -124,37 +134,57 @@ impl Core {
         epoch: u64,
         key: &Bytes,
         cell: &Bytes,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Refusal> {
         let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
         let position = Position::of(key);
         let (bucket, place) = view.place(bucket, position).ok_or_else(no_bucket)?;
         if place.mine.is_none() {
-            return Err(unavailable("this node holds no copy of the key under its layout"));
+            return Err(Refusal::Stale);
         }
         if key.len() > limits::KEY_BYTES_MAX {
-            return Err(Error::new(ErrorKind::Invalid, "the key is longer than 4096 bytes"));
+            return Err(Error::new(ErrorKind::Invalid, "the key is longer than 4096 bytes").into());
         }
         if !Mutant::AckBeforeStored.is_planted() {
-            bucket.bucket.merge(position, key, cell, || self.admit(epoch))?;
+            bucket.bucket.merge(position, key, cell, epoch)?;
         }
         self.syncer.mark_dirty();
         self.persist(bucket, Waiter::Peer { node: from, id });
         Ok(())
     }
 
+    fn refusal(&self, refusal: Refusal) -> Result<Reply, Error> {
+        match refusal {
+            Refusal::Stale => Ok(Reply::Stale { epoch: self.view().map_or(0, |view| view.epoch()) }),
+            Refusal::Failed(error) => Err(error),
+        }
+    }
+
+    /// Reads a cell; what was read counts only when the partition is then still the one that was asked for.
     fn with_cell(
         &self,
         bucket: BucketId,
+        epoch: u64,
         key: &Bytes,
         read: impl FnOnce(&BucketView, Position) -> Result<Reply, Error>,
     ) -> Result<Reply, Error> {
-        let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
         let position = Position::of(key);
-        let (bucket, place) = view.place(bucket, position).ok_or_else(no_bucket)?;
+        let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
+        let (bucket_view, place) = view.place(bucket, position).ok_or_else(no_bucket)?;
         if place.mine.is_none() {
-            return Err(unavailable("this node holds no copy of the key under its layout"));
+            return self.refusal(Refusal::Stale);
         }
-        read(bucket, position)
+        let partition = position.partition(view.bits);
+        if bucket_view.bucket.is_closed(partition) {
+            return Err(unavailable("the partition is being emptied of an earlier copy; try again"));
+        }
+        let reply = read(bucket_view, position)?;
+        let is_stale = self
+            .view
+            .load()
+            .as_ref()
+            .and_then(|view| view.place(bucket, position))
+            .is_none_or(|(_, place)| epoch < place.since && !Mutant::IgnoreFence.is_planted());
+        if is_stale { self.refusal(Refusal::Stale) } else { Ok(reply) }
     }
 
     fn scan_here(
@@ -165,7 +195,10 @@ impl Core {
         limit: usize,
     ) -> Result<Reply, Error> {
         let view = self.view().ok_or_else(no_bucket)?;
-        let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
+        let (bucket, place) = view.place(bucket, from).ok_or_else(no_bucket)?;
+        if !place.is_held_by(self.me) {
+            return Err(unavailable("this node does not hold the whole partition; ask another replica"));
+        }
         let limit = limit.clamp(1, limits::PAGE_RECORDS_MAX);
         let (keys, next) = bucket.bucket.keys(from..=to, limit, self.clock.wall_ms())?;
         Ok(Reply::Keys { keys, next })
@@ -176,24 +209,6 @@ impl Core {
         let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
         let known = partitions.iter().filter(|partition| usize::from(**partition) < bucket.places.len());
         Ok(known.map(|partition| bucket.bucket.live(PartitionId(*partition))).sum())
-    }
-
-    /// Refuses writes below `epoch` from now on, and says whether this node holds nothing.
-    pub(crate) fn raise_fence(&self, epoch: u64) -> Result<bool, Error> {
-        let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
-        if epoch != view.epoch() + 1 {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("this node is at layout epoch {}", view.epoch()),
-            ));
-        }
-        self.fence.fetch_max(epoch, Ordering::AcqRel);
-        for bucket in view.buckets() {
-            if !bucket.bucket.is_empty()? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 }
 
@@ -211,11 +226,8 @@ fn needs_copies(request: &Request) -> bool {
         | Request::Scan { .. }
         | Request::Count { .. }
         | Request::Roots { .. }
-        | Request::Digests { .. } => true,
-        Request::Layout(_)
-        | Request::Join(_)
-        | Request::Fence { .. }
-        | Request::Status
-        | Request::Goodbye => false,
+        | Request::Digests { .. }
+        | Request::Pull { .. } => true,
+        Request::Layout(_) | Request::Join(_) | Request::Status | Request::Goodbye | Request::Moves => false,
     }
 }

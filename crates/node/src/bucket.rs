@@ -18,7 +18,7 @@ use slipring_replication::{PageEntry, root_of};
 use slipring_service::{Cell, Cells, Context};
 use slipring_storage::{Engine, RecordKey, Write};
 
-use crate::failure::{damaged, stored};
+use crate::failure::{damaged, stored, unavailable};
 use crate::heal::is_damage;
 
 /// Scratch space a partition keeps between writes; larger writes give theirs back.
@@ -26,6 +26,9 @@ const SCRATCH_BYTES_MAX: usize = 4 * 1024;
 
 /// Threads that count what a bucket holds when it is opened.
 const STOCK_THREADS_MAX: usize = 8;
+
+/// Records that are removed under one lock.
+const WIPED_AT_ONCE: usize = 1_000;
 
 /// Damaged keys that are remembered; the scrub finds the rest again.
 const DAMAGED_KEYS_MAX: usize = 100_000;
@@ -44,6 +47,10 @@ pub(crate) struct Bucket {
 
 #[derive(Default)]
 struct Partition {
+    /// Requests made under an older layout than this are refused.
+    fence: u64,
+    /// Whether what an earlier assignment left here is still being removed.
+    is_closed: bool,
     counter: u64,
     draws: u64,
     last_stamp: Timestamp,
@@ -75,6 +82,30 @@ pub(crate) struct Executed<R> {
     pub(crate) is_changed: bool,
 }
 
+/// Why a partition did not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The request was made under an older layout of this partition; nothing happened.
+    Stale,
+    /// It failed.
+    Failed(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Stale => unavailable("the partition is moving; nothing was done, try again"),
+            Refusal::Failed(error) => error,
+        }
+    }
+}
+
 impl Bucket {
     /// Opens the bucket on `engine`, counting what it already holds.
     pub(crate) fn open(
@@ -92,17 +123,17 @@ impl Bucket {
 
     /// Runs a service's function on the cell of a key and stores the change it makes.
     ///
-    /// `admit` is asked under the partition's lock: a fence raised before the lock was taken is seen.
+    /// `epoch` is the layout the request was made under.
     pub(crate) fn execute<R>(
         &self,
         locus: &Locus<'_>,
         mut context: Context,
-        admit: impl FnOnce() -> Result<(), Error>,
+        epoch: u64,
         run: impl FnOnce(&Context, &mut Cells<'_>) -> R,
-    ) -> Result<Executed<R>, Error> {
+    ) -> Result<Executed<R>, Refusal> {
         let mut guard = self.partition(locus.position);
         let partition = &mut *guard;
-        admit()?;
+        partition.admit(epoch)?;
         context.random = partition.draw(locus.actor);
         let mut run = Some(run);
         let mut outcome = Err(Error::new(ErrorKind::Internal, "the engine did not answer"));
@@ -123,17 +154,17 @@ impl Bucket {
         Ok(Executed { response, cell, is_changed: true })
     }
 
-    /// Merges a cell that another replica sent.
+    /// Merges a cell that another replica sent under the layout `epoch`.
     pub(crate) fn merge(
         &self,
         position: Position,
         key: &[u8],
         cell: &[u8],
-        admit: impl FnOnce() -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        epoch: u64,
+    ) -> Result<(), Refusal> {
         let mut guard = self.partition(position);
         let partition = &mut *guard;
-        admit()?;
+        partition.admit(epoch)?;
         let mut outcome = Ok(false);
         self.read(position, key, &mut |record| outcome = partition.merge(record, cell))?;
         if self.noting(position, key, outcome)? {
@@ -252,17 +283,57 @@ impl Bucket {
         self.partition(partition.start(self.bits)).live
     }
 
-    /// Whether nothing at all is stored. Takes every lock once, so that changes under way are seen.
-    pub(crate) fn is_empty(&self) -> Result<bool, Error> {
-        self.partitions.iter().for_each(|partition| drop(partition.lock()));
-        let mut is_empty = true;
+    /// Refuses requests on a partition that were made under an older layout than `since`; whatever was admitted
+    /// before is done when this returns.
+    pub(crate) fn fence(&self, partition: PartitionId, since: u64) {
+        let mut guard = self.partition(partition.start(self.bits));
+        guard.fence = guard.fence.max(since);
+    }
+
+    /// Refuses every request on a partition, or does so no longer.
+    pub(crate) fn close(&self, partition: PartitionId, is_closed: bool) {
+        self.partition(partition.start(self.bits)).is_closed = is_closed;
+    }
+
+    /// Whether requests on a partition are refused because it is being emptied.
+    pub(crate) fn is_closed(&self, partition: PartitionId) -> bool {
+        self.partition(partition.start(self.bits)).is_closed
+    }
+
+    /// Removes some records of a partition while `is_wanted` under its lock; whether any may be left.
+    pub(crate) fn wipe_some(
+        &self,
+        partition: PartitionId,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<bool, Error> {
+        let mut guard = self.partition(partition.start(self.bits));
+        if !is_wanted() {
+            return Ok(false);
+        }
+        let mut found: Vec<(Position, Bytes)> = Vec::new();
+        let range = partition.start(self.bits)..=partition.end(self.bits);
         self.engine
-            .scan(self.id, Position(0)..=Position(u64::MAX), None, &mut |_, _, _| {
-                is_empty = false;
-                false
+            .scan(self.id, range, None, &mut |position, key, _| {
+                found.push((position, Bytes::copy_from_slice(key)));
+                found.len() < WIPED_AT_ONCE
             })
             .map_err(stored)?;
-        Ok(is_empty)
+        let gone: Vec<Write<'_>> =
+            found.iter().map(|(position, key)| Write { at: self.at(*position, key), record: None }).collect();
+        self.engine.apply(&gone).map_err(stored)?;
+        guard.commit();
+        if found.len() < WIPED_AT_ONCE {
+            (guard.live, guard.is_mortal, guard.root) = (0, false, None);
+            let mut damaged = self.damaged.lock();
+            damaged.retain(|(position, _)| position.partition(self.bits) != partition);
+        }
+        Ok(found.len() >= WIPED_AT_ONCE)
+    }
+
+    /// Whether a record between two positions was found damaged and is not healed yet.
+    pub(crate) fn is_damaged_within(&self, from: Position, to: Position) -> bool {
+        let range = (Bound::Included((from, Bytes::new())), Bound::Unbounded);
+        self.damaged.lock().range(range).next().is_some_and(|(position, _)| *position <= to)
     }
 
     /// Drops the bytes of values of one partition that have expired; whole records when this is the only copy.
@@ -435,6 +506,16 @@ impl Bucket {
 }
 
 impl Partition {
+    fn admit(&self, epoch: u64) -> Result<(), Refusal> {
+        if epoch < self.fence && !Mutant::IgnoreFence.is_planted() {
+            return Err(Refusal::Stale);
+        }
+        if self.is_closed {
+            return Err(unavailable("the partition is being emptied of an earlier copy; try again").into());
+        }
+        Ok(())
+    }
+
     /// Runs the function; leaves a changed cell in `scratch`. `Some(false)`: the record can go.
     fn execute<R>(
         &mut self,

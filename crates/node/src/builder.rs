@@ -1,7 +1,6 @@
 //! Putting a node together and starting it: found a cluster, join one, or go on in the one it belongs to.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -27,6 +26,7 @@ use crate::hints::HintLog;
 use crate::identity::{Identity, Membership};
 use crate::inbox::Receiver;
 use crate::metrics::Metrics;
+use crate::moving::Moving;
 use crate::muster::Muster;
 use crate::node::Node;
 use crate::requests::Requests;
@@ -182,11 +182,13 @@ impl Builder {
     pub async fn start(self) -> Result<Node, StartError> {
         self.settings.validate().map_err(StartError::Settings)?;
         let identity = Identity::begin(&self.meta, &self.entropy)?;
+        let moving = Moving::open(&self.meta)?;
         let new_cluster = ClusterId(self.entropy.bytes());
         let (seeds, transport) = (self.seeds, self.transport);
         let group =
             slipring_consensus::Settings { seed: u64::from_le_bytes(self.entropy.bytes()), ..self.group };
-        let core = Arc::new(Core {
+        let core = Arc::new_cyclic(|handle| Core {
+            handle: handle.clone(),
             me: identity.node,
             incarnation: identity.incarnation,
             boot: u64::from_le_bytes(self.entropy.bytes()),
@@ -199,7 +201,8 @@ impl Builder {
             memory: self.memory,
             handlers: self.handlers,
             view: ArcSwapOption::empty(),
-            fence: AtomicU64::new(0),
+            adopted: watch::Sender::new(0),
+            moving,
             muster: Muster::default(),
             transport: OnceLock::new(),
             group: OnceLock::new(),
@@ -362,7 +365,9 @@ impl Core {
             tokio::spawn(core().run_healer()),
             tokio::spawn(core().run_scrubber()),
             tokio::spawn(core().run_sweeper()),
-            tokio::spawn(core().run_fence_watch()),
+            tokio::spawn(core().run_taking_over()),
+            tokio::spawn(core().run_wiper()),
+            tokio::spawn(core().run_move_driver()),
         ]
     }
 

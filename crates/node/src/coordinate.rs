@@ -8,14 +8,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use slipring_model::{Error, ErrorKind, Mutant, NodeId};
 use slipring_replication::{
-    ReadCoordinator, ReadEffect, ReadInput, ReadOutcome, WriteCoordinator, WriteEffect, WriteInput,
+    Quorums, ReadCoordinator, ReadEffect, ReadInput, ReadOutcome, WriteCoordinator, WriteEffect, WriteInput,
     WriteOutcome,
 };
 use slipring_service::{Access, Cell, Cells};
 use slipring_wire::{Message, Request};
 use smallvec::SmallVec;
 
-use crate::bucket::Locus;
+use crate::bucket::{Locus, Refusal};
 use crate::core::Core;
 use crate::failure::{damaged, unavailable};
 use crate::handler::Handler;
@@ -57,12 +57,12 @@ impl Core {
     fn coordinator(&self, place: &Place, work: &Work, tried: &[NodeId]) -> Option<NodeId> {
         let may_serve = self.may_serve();
         let is_free = work.is_forwarded || work.access == Access::Read;
-        if place.mine.is_some() && may_serve && is_free && !tried.contains(&self.me) {
+        if place.is_held_by(self.me) && may_serve && is_free && !tried.contains(&self.me) {
             return Some(self.me);
         }
         let is_up = |node: NodeId| if node == self.me { may_serve } else { self.is_reachable(node) };
-        let usable = |node: &&NodeId| is_up(**node) && !tried.contains(node);
-        place.replicas.iter().find(usable).copied().filter(|node| *node == self.me || !work.is_forwarded)
+        let usable = |node: &NodeId| is_up(*node) && !tried.contains(node);
+        place.members().find(usable).filter(|node| *node == self.me || !work.is_forwarded)
     }
 
     fn forward(&self, work: Work, to: NodeId, mut tried: SmallVec<[NodeId; 3]>, epoch: u64) {
@@ -103,27 +103,42 @@ impl Core {
     }
 
     fn coordinate(&self, view: &View, bucket: &BucketView, place: &Place, work: Work) {
-        let reachable = place.replicas.iter().filter(|node| self.is_reachable(**node)).count();
-        let (reads, writes) = acks(place, &work);
-        let needed = match work.access {
-            Access::Read => reads,
-            Access::BlindWrite => writes,
-            Access::ReadModifyWrite => reads.max(writes),
+        let reads = place.read_quorums(work.read_acks);
+        let writes = place.write_quorums(work.write_acks);
+        let is_possible = |quorums: &Quorums| quorums.is_met(|node| self.is_reachable(node));
+        let may_succeed = match work.access {
+            Access::Read => is_possible(&reads),
+            Access::BlindWrite => is_possible(&writes),
+            Access::ReadModifyWrite => is_possible(&reads) && is_possible(&writes),
         };
-        if reachable < usize::from(needed) {
+        if !may_succeed {
+            let reachable = place.members().filter(|node| self.is_reachable(*node)).count();
+            let needed = if work.access == Access::Read { &reads } else { &writes }.needed();
+            let of = place.members().count();
             let message = format!(
-                "{reachable} of {} replicas can be reached and {needed} are needed; nothing was done",
-                place.replicas.len()
+                "{reachable} of {of} replicas can be reached and {needed} are needed; nothing was done"
             );
             return self.reply(work.reply_to, Err(unavailable(message)));
         }
-        if work.access == Access::BlindWrite || reads == 1 && work.access == Access::ReadModifyWrite {
+        let is_enough_alone = reads.is_met(|node| node == self.me);
+        if work.access == Access::BlindWrite || is_enough_alone && work.access == Access::ReadModifyWrite {
             return self.write(view, bucket, place, work);
         }
-        self.read(bucket, place, work, reads);
+        self.read(view, bucket, place, work, (reads, is_enough_alone));
     }
 
-    fn read(&self, bucket: &BucketView, place: &Place, work: Work, needed: u8) {
+    fn read(
+        &self,
+        view: &View,
+        bucket: &BucketView,
+        place: &Place,
+        work: Work,
+        (needed, is_enough_alone): (Quorums, bool),
+    ) {
+        if !place.is_held_by(self.me) && bucket.bucket.is_closed(work.position.partition(view.bits)) {
+            return self
+                .pass_on(work, &unavailable("this node is being emptied of an earlier copy of the key"));
+        }
         let own = bucket.bucket.cell(work.position, &work.key).and_then(|own| {
             let digest = own.as_deref().map(|bytes| Cell::decode(bytes).map(|cell| cell.digest()));
             Ok((own, digest.transpose().map_err(damaged)?))
@@ -133,15 +148,15 @@ impl Core {
             Err(error) if is_damage(&error) => return self.pass_on(work, &error),
             Err(error) => return self.reply(work.reply_to, Err(error)),
         };
-        if needed == 1 {
+        if is_enough_alone {
             let response = self.execute_on_snapshot(bucket, &work, own.as_deref());
             return self.reply(work.reply_to, response);
         }
         let mut others: SmallVec<[NodeId; 3]> = place.others(self.me).collect();
         others.sort_by_key(|node| !self.is_reachable(*node));
-        let machine = ReadCoordinator::new(needed, own.zip(digest), others);
+        let machine = ReadCoordinator::new(self.me, needed, own.zip(digest), others);
         let deadline = work.deadline;
-        let id = self.requests.insert(Entry::Read { machine, work });
+        let id = self.requests.insert(Entry::Read { machine, work, epoch: view.epoch() });
         self.requests.arm(deadline, id, Timer::Deadline);
         self.requests.arm(self.now().after(self.settings.hedge()), id, Timer::Hedge);
         self.drive_read(id, ReadInput::Started);
@@ -153,14 +168,13 @@ impl Core {
         while let Some(input) = inputs.pop() {
             let mut effects = Vec::new();
             let handled = self.requests.with(id, |entry| {
-                let Entry::Read { machine, work } = entry else { return (None, false) };
+                let Entry::Read { machine, work, epoch } = entry else { return (None, false) };
                 machine.handle(input, &mut effects);
                 let is_over = matches!(effects.last(), Some(ReadEffect::Settle(_)));
-                (Some((work.bucket, work.key.clone(), work.position)), is_over)
+                (Some((work.bucket, work.key.clone(), work.position, *epoch)), is_over)
             });
-            let Some((Some((bucket, key, position)), settled)) = handled else { return };
+            let Some((Some((bucket, key, position, epoch)), settled)) = handled else { return };
             let Some(view) = self.view() else { return };
-            let epoch = view.epoch();
             let mut settled = settled;
             for effect in effects {
                 let (to, request) = match effect {
@@ -172,20 +186,23 @@ impl Core {
                     }
                     ReadEffect::RepairHere { cell } => {
                         self.metrics.read_repairs.inc();
-                        let repaired = self.repair_here(&view, bucket, position, &key, &cell);
+                        let repaired = self.repair_here(&view, bucket, position, &key, (&cell, epoch));
                         // Fewer replicas than were asked would hold what is answered.
-                        if let Err(error) = repaired
+                        if let Err(refusal) = repaired
                             && !Mutant::DecideOnStaleCopy.is_planted()
                             && let Some(Entry::Read { work, .. }) =
                                 settled.take().or_else(|| self.requests.remove(id))
                         {
-                            return self.pass_on(work, &error);
+                            return match refusal {
+                                Refusal::Stale => self.submit_again(work, view.epoch()),
+                                Refusal::Failed(error) => self.pass_on(work, &error),
+                            };
                         }
                         continue;
                     }
                     ReadEffect::Settle(outcome) => {
                         if let Some(Entry::Read { work, .. }) = settled.take() {
-                            self.settle_read(&view, work, outcome);
+                            self.settle_read(work, outcome, epoch);
                         }
                         continue;
                     }
@@ -203,24 +220,29 @@ impl Core {
         bucket: slipring_model::BucketId,
         position: slipring_model::Position,
         key: &Bytes,
-        cell: &Bytes,
-    ) -> Result<(), Error> {
+        (cell, epoch): (&Bytes, u64),
+    ) -> Result<(), Refusal> {
         let Some(bucket) = view.bucket(bucket) else { return Ok(()) };
-        let merged = bucket.bucket.merge(position, key, cell, || Ok(()));
-        if let Err(error) = &merged {
+        let merged = bucket.bucket.merge(position, key, cell, epoch);
+        if let Err(Refusal::Failed(error)) = &merged {
             tracing::warn!(%error, "a read repair could not be stored here");
         }
         self.syncer.mark_dirty();
         merged
     }
 
-    fn settle_read(&self, view: &View, work: Work, outcome: ReadOutcome) {
+    /// `epoch` is the layout the read was made under.
+    fn settle_read(&self, work: Work, outcome: ReadOutcome, epoch: u64) {
+        let Some(view) = self.view() else { return };
         let Some((bucket, place)) = view.place(work.bucket, work.position) else {
             return self.reply(work.reply_to, Err(unavailable("the bucket was deleted meanwhile")));
         };
+        if epoch < place.since && !Mutant::IgnoreFence.is_planted() {
+            return self.submit_again(work, view.epoch());
+        }
         match (outcome, work.access) {
             (ReadOutcome::TooFew { answers }, _) => {
-                let (needed, _) = acks(place, &work);
+                let needed = place.read_quorums(work.read_acks).needed();
                 let message = format!("{answers} of {needed} replicas answered in time; nothing was done");
                 self.reply(work.reply_to, Err(unavailable(message)));
             }
@@ -228,7 +250,7 @@ impl Core {
                 let response = self.execute_on_snapshot(bucket, &work, cell.as_deref());
                 self.reply(work.reply_to, response);
             }
-            (ReadOutcome::Answered(_), _) => self.write(view, bucket, place, work),
+            (ReadOutcome::Answered(_), _) => self.write(&view, bucket, place, work),
         }
     }
 
@@ -255,30 +277,31 @@ impl Core {
             actor: self.actor(assignment),
             is_alone: place.alone().is_some(),
         };
-        let executed = self.handler(bucket).and_then(|handler| {
+        let executed = self.handler(bucket).map_err(Refusal::Failed).and_then(|handler| {
             let request = work.request.clone();
-            let admit = || self.admit(view.epoch());
-            bucket.bucket.execute(&locus, self.context(policy), admit, |context, cells| {
+            bucket.bucket.execute(&locus, self.context(policy), view.epoch(), |context, cells| {
                 handler.execute(context, request, cells)
             })
         });
-        let (_, needed) = acks(place, &work);
         match executed.map(|executed| (executed.response, executed.is_changed, executed.cell)) {
+            Err(Refusal::Stale) => self.submit_again(work, view.epoch() + 1),
             // The record is damaged here, or this disk takes no more.
-            Err(error) if is_damage(&error) || error.kind == ErrorKind::Unavailable => {
+            Err(Refusal::Failed(error)) if is_damage(&error) || error.kind == ErrorKind::Unavailable => {
                 self.pass_on(work, &error);
             }
-            Err(error) | Ok((Err(error), ..)) => self.reply(work.reply_to, Err(error)),
+            Err(Refusal::Failed(error)) | Ok((Err(error), ..)) => self.reply(work.reply_to, Err(error)),
             Ok((Ok(response), false, _)) => self.reply(work.reply_to, Ok(response)),
             Ok((Ok(response), true, cell)) => {
                 self.syncer.mark_dirty();
-                let machine = WriteCoordinator::new(needed, place.others(self.me));
+                let quorums = place.write_quorums(work.write_acks);
                 let entry = WriteEntry {
-                    machine,
+                    needed: quorums.needed(),
+                    machine: WriteCoordinator::new(self.me, quorums),
                     bucket: work.bucket,
                     key: work.key,
                     cell: cell.unwrap_or_default(),
-                    needed,
+                    write_acks: work.write_acks,
+                    epoch: view.epoch(),
                     answer: Some((work.reply_to, response)),
                 };
                 let id = self.requests.insert(Entry::Write(Box::new(entry)));
@@ -301,38 +324,42 @@ impl Core {
 
     /// Hands one input to a write under way and does what it asks for.
     pub(crate) fn drive_write(&self, id: u64, input: WriteInput) {
-        let mut inputs = vec![input];
-        while let Some(input) = inputs.pop() {
-            let mut effects = Vec::new();
-            let handled = self.requests.with(id, |entry| {
-                let Entry::Write(write) = entry else { return (None, false) };
-                write.machine.handle(input, &mut effects);
-                let is_over = effects.last() == Some(&WriteEffect::Finish);
-                let settles = effects.iter().any(|effect| matches!(effect, WriteEffect::Settle(_)));
-                let answer = if settles { write.answer.take() } else { None };
-                (Some((write.bucket, write.key.clone(), write.cell.clone(), write.needed, answer)), is_over)
-            });
-            let Some((Some((bucket, key, cell, needed, mut answer)), _)) = handled else { return };
-            let epoch = self.view().map_or(0, |view| view.epoch());
-            for effect in effects {
-                match effect {
-                    WriteEffect::Send { to } => {
-                        let (key, cell) = (key.clone(), cell.clone());
-                        let request = Request::Store { bucket, epoch, key, cell };
-                        if !self.send(to, Message::Request { id, request }) {
-                            inputs.push(WriteInput::Failed { from: to });
-                        }
+        self.with_write(id, |entry, effects| entry.machine.handle(input, effects));
+    }
+
+    /// Does something to a write under way, and what its machine asks for then.
+    pub(crate) fn with_write(&self, id: u64, change: impl FnOnce(&mut WriteEntry, &mut Vec<WriteEffect>)) {
+        let mut effects = Vec::new();
+        let handled = self.requests.with(id, |entry| {
+            let Entry::Write(write) = entry else { return (None, false) };
+            change(write, &mut effects);
+            let is_over = effects.last() == Some(&WriteEffect::Finish);
+            let settles = effects.iter().any(|effect| matches!(effect, WriteEffect::Settle(_)));
+            let answer = if settles { write.answer.take() } else { None };
+            let sent = (write.bucket, write.key.clone(), write.cell.clone(), write.epoch);
+            (Some((sent, write.needed, answer)), is_over)
+        });
+        let Some((Some(((bucket, key, cell, epoch), needed, mut answer)), _)) = handled else { return };
+        let mut failed: SmallVec<[NodeId; 3]> = SmallVec::new();
+        for effect in effects {
+            match effect {
+                WriteEffect::Send { to } => {
+                    let (key, cell) = (key.clone(), cell.clone());
+                    let request = Request::Store { bucket, epoch, key, cell };
+                    if !self.send(to, Message::Request { id, request }) {
+                        failed.push(to);
                     }
-                    WriteEffect::StoreHint { intended } => self.store_hint(intended, bucket, &key),
-                    WriteEffect::Settle(outcome) => {
-                        if let Some((reply_to, response)) = answer.take() {
-                            self.reply(reply_to, settled(outcome, needed, response));
-                        }
-                    }
-                    WriteEffect::Finish => {}
                 }
+                WriteEffect::StoreHint { intended } => self.store_hint(intended, bucket, &key),
+                WriteEffect::Settle(outcome) => {
+                    if let Some((reply_to, response)) = answer.take() {
+                        self.reply(reply_to, settled(outcome, needed, response));
+                    }
+                }
+                WriteEffect::Finish => {}
             }
         }
+        failed.into_iter().rev().for_each(|from| self.drive_write(id, WriteInput::Failed { from }));
     }
 
     /// Answers a client, here or through the peer that forwarded its request.
@@ -359,13 +386,6 @@ impl Core {
             Error::new(ErrorKind::Invalid, message)
         })
     }
-}
-
-/// The acknowledgements a request needs to read and to write: its own wish, else the bucket's, within the set.
-fn acks(place: &Place, work: &Work) -> (u8, u8) {
-    let n = place.quorum.n;
-    let wish = |asked: Option<u8>, policy: u8| asked.map_or(policy, |asked| asked.clamp(1, n));
-    (wish(work.read_acks, place.quorum.r), wish(work.write_acks, place.quorum.w))
 }
 
 fn settled(outcome: WriteOutcome, needed: u8, response: Bytes) -> Result<Bytes, Error> {

@@ -1,13 +1,12 @@
 //! What every part of a running node shares.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use slipring_consensus::LayoutGroup;
-use slipring_model::{Actor, ClusterId, Error, ErrorKind, Moment, Mutant, NodeId};
+use slipring_model::{Actor, ClusterId, Moment, Mutant, NodeId};
 use slipring_ring::Addresses;
 use slipring_service::Context;
 use slipring_storage::{Engine, MetaStore};
@@ -21,6 +20,7 @@ use crate::handler::Handler;
 use crate::hints::HintLog;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
+use crate::moving::Moving;
 use crate::muster::Muster;
 use crate::requests::{Entry, Requests, Timer};
 use crate::settings::Settings;
@@ -29,6 +29,8 @@ use crate::view::View;
 
 /// The state of one node. Its parts are behind short locks that are never held across a wait.
 pub(crate) struct Core {
+    /// This very node.
+    pub(crate) handle: Weak<Core>,
     pub(crate) settings: Settings,
     pub(crate) me: NodeId,
     pub(crate) incarnation: u64,
@@ -44,8 +46,9 @@ pub(crate) struct Core {
     pub(crate) memory: Arc<dyn Engine>,
     pub(crate) handlers: BTreeMap<&'static str, Arc<dyn Handler>>,
     pub(crate) view: ArcSwapOption<View>,
-    /// Writes under a layout older than this are refused.
-    pub(crate) fence: AtomicU64,
+    /// The epoch whose fences all stand here.
+    pub(crate) adopted: watch::Sender<u64>,
+    pub(crate) moving: Moving,
     pub(crate) muster: Muster,
     pub(crate) transport: OnceLock<Arc<dyn Transport>>,
     pub(crate) group: OnceLock<LayoutGroup>,
@@ -79,17 +82,6 @@ impl Core {
             default_ttl_ms: policy.ttl_ms.map(std::num::NonZeroU64::get),
             keeps_siblings: policy.on_conflict == slipring_model::bucket::OnConflict::Siblings,
         }
-    }
-
-    /// Refuses writes while the layout is being changed.
-    pub(crate) fn admit(&self, epoch: u64) -> Result<(), Error> {
-        if epoch < self.fence.load(Ordering::Acquire) {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                "the layout is changing; nothing was written, try again",
-            ));
-        }
-        Ok(())
     }
 
     /// Queues a message for a peer; `false` when it was not and will not be sent.

@@ -12,6 +12,7 @@ use slipring_replication::{PageEntry, compare};
 use slipring_wire::{Reply, Request};
 
 use crate::answer::no_bucket;
+use crate::bucket::Refusal;
 use crate::core::Core;
 use crate::heal::is_damage;
 use crate::view::BucketView;
@@ -47,7 +48,7 @@ impl Core {
 
     async fn exchange(&self, peer: NodeId, bucket: &BucketView) -> Result<(), Error> {
         let shared = |(index, place): (usize, &crate::view::Place)| {
-            (place.mine.is_some() && place.replicas.contains(&peer)).then_some(index as u16)
+            (place.mine.is_some() && place.members().any(|node| node == peer)).then_some(index as u16)
         };
         let partitions: Vec<u16> = bucket.places.iter().enumerate().filter_map(shared).collect();
         for some in partitions.chunks(ROOTS_PER_REQUEST) {
@@ -82,7 +83,8 @@ impl Core {
         bucket: &BucketView,
         partition: PartitionId,
     ) -> Result<(), Error> {
-        let bits = self.view().map_or(0, |view| view.bits);
+        let Some(view) = self.view() else { return Ok(()) };
+        let (bits, epoch) = (view.bits, view.epoch());
         let (mut from, end) = (partition.start(bits), partition.end(bits));
         for _ in 0..ROUNDS_MAX {
             let (page, next) = bucket.bucket.page(from..=end, limits::PAGE_RECORDS_MAX / 4)?;
@@ -97,10 +99,10 @@ impl Core {
             self.metrics.exchanged.inc_by((missing.len() + cells.len()) as u64);
             let mut is_page_settled = true;
             for (key, cell) in &cells {
-                match bucket.bucket.merge(Position::of(key), key, cell, || Ok(())) {
+                match bucket.bucket.merge(Position::of(key), key, cell, epoch) {
                     Ok(()) => is_page_settled = false,
-                    Err(error) if is_damage(&error) => {}
-                    Err(error) => return Err(error),
+                    Err(Refusal::Failed(error)) if is_damage(&error) => {}
+                    Err(error) => return Err(error.into()),
                 }
                 self.syncer.mark_dirty();
             }
@@ -163,7 +165,19 @@ impl Core {
     ) -> Result<Reply, Error> {
         let view = self.view().ok_or_else(no_bucket)?;
         let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
-        let (ours, next) = bucket.bucket.page(from..=to, limits::PAGE_RECORDS_MAX)?;
+        let found = self.compare_with(bucket, from, to, entries)?;
+        Ok(Reply::Digests { missing: found.wanted, cells: found.cells })
+    }
+
+    /// Compares a page of a peer's with this node's, as far as one answer reaches.
+    pub(crate) fn compare_with(
+        &self,
+        bucket: &BucketView,
+        from: Position,
+        to: Position,
+        entries: Vec<(Bytes, u64)>,
+    ) -> Result<Difference, Error> {
+        let (ours, mut next) = bucket.bucket.page(from..=to, limits::PAGE_RECORDS_MAX)?;
         // Where this node holds more than a page, only the part both pages cover is compared.
         let is_covered = |position: Position| next.is_none_or(|next| position < next);
         let entry = |(key, digest): (Bytes, u64)| PageEntry { position: Position::of(&key), key, digest };
@@ -171,16 +185,29 @@ impl Core {
             entries.into_iter().map(entry).filter(|entry| is_covered(entry.position)).collect();
         theirs.sort_by(|left, right| (left.position, &left.key).cmp(&(right.position, &right.key)));
         let found = compare(&theirs, &ours);
-        let (mut cells, mut bytes) = (Vec::new(), 0);
+        let (mut cells, mut bytes): (Vec<(Bytes, Bytes)>, usize) = (Vec::new(), 0);
         for key in found.unknown_there {
-            if bytes >= ANSWER_BYTES_MAX {
+            let position = Position::of(&key);
+            let is_new = cells.last().is_none_or(|(last, _)| Position::of(last) != position);
+            if bytes >= ANSWER_BYTES_MAX && is_new {
+                next = Some(position);
                 break;
             }
-            if let Ok(Some(cell)) = bucket.bucket.cell(Position::of(&key), &key) {
+            if let Ok(Some(cell)) = bucket.bucket.cell(position, &key) {
                 bytes += key.len() + cell.len();
                 cells.push((key, cell));
             }
         }
-        Ok(Reply::Digests { missing: found.wanted, cells })
+        Ok(Difference { wanted: found.wanted, cells, next })
     }
+}
+
+/// How a page of a peer's differs from this node's.
+pub(crate) struct Difference {
+    /// Keys that the peer has, or has otherwise.
+    pub(crate) wanted: Vec<Bytes>,
+    /// Keys and cells that this node has, or has otherwise, in position order.
+    pub(crate) cells: Vec<(Bytes, Bytes)>,
+    /// Where to go on, if the page reaches further.
+    pub(crate) next: Option<Position>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use slipring_consensus::{Courier, CourierError};
 use slipring_model::bucket::EngineKind;
-use slipring_model::{BucketId, NodeId};
+use slipring_model::{BucketId, NodeId, PartitionId};
 use slipring_ring::Layout;
 use slipring_wire::{Reply, Request};
 
@@ -59,6 +59,10 @@ impl Core {
         if own.is_some_and(|entry| entry.is_rolled_back(self.incarnation, self.boot)) {
             return self.was_rolled_back();
         }
+        let was_member = before.as_ref().is_some_and(|view| view.layout.nodes().contains_key(&self.me));
+        if own.is_none() && was_member {
+            return self.was_removed();
+        }
         let opened: Result<BTreeMap<BucketId, Arc<Bucket>>, _> =
             layout.buckets().keys().map(|id| self.bucket(before.as_deref(), layout, *id)).collect();
         match opened {
@@ -66,8 +70,13 @@ impl Core {
                 let view = View::new(Arc::clone(layout), self.me, |id| {
                     buckets.remove(&id).expect("every bucket of the layout was opened")
                 });
-                self.view.store(Some(Arc::new(view)));
+                self.close_leftovers(&view);
+                let view = Arc::new(view);
+                self.view.store(Some(Arc::clone(&view)));
+                raise_fences(&view);
                 self.metrics.epoch.set(layout.epoch() as i64);
+                self.regroup_writes(&view);
+                self.adopted.send_replace(layout.epoch());
                 self.muster.review(layout);
                 self.meet_peers(layout);
             }
@@ -99,6 +108,15 @@ impl Core {
             peers.map(|(node, entry)| (*node, entry.addresses.peer.clone())).collect();
         if let Some(transport) = self.transport.get() {
             transport.set_peers(peers);
+        }
+    }
+}
+
+/// From now on requests of older layouts are refused where they mattered; those admitted before are done.
+fn raise_fences(view: &View) {
+    for bucket in view.buckets() {
+        for (partition, place) in bucket.places.iter().enumerate() {
+            bucket.bucket.fence(PartitionId(partition as u16), place.since);
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use slipring_model::{BucketId, Error, ErrorKind, PartitionId, Position};
+use slipring_model::{BucketId, Error, ErrorKind, NodeId, PartitionId, Position};
 use slipring_wire::{Reply, Request};
 use smallvec::SmallVec;
 
@@ -75,22 +75,20 @@ impl Core {
             .place(bucket.bucket.id, position)
             .filter(|(_, place)| place.mine.is_some())
             .ok_or_else(|| unavailable("this node holds no copy of the key any more"))?;
-        let asked = join_all(place.others(self.me).map(|node| {
+        let asked = join_all(place.others(self.me).map(async |node| {
             let request = Request::Fetch { bucket: bucket.bucket.id, epoch: view.epoch(), key: key.clone() };
-            self.ask(node, request, self.settings.request_timeout())
-        }));
-        let cells: Vec<Option<Bytes>> = asked
-            .await
-            .into_iter()
-            .filter_map(|reply| match reply {
-                Some(Reply::Cell(cell)) => Some(cell),
+            match self.ask(node, request, self.settings.request_timeout()).await {
+                Some(Reply::Cell(cell)) => Some((node, cell)),
                 _ => None,
-            })
-            .collect();
-        if cells.len() < others_needed(place) {
-            return Err(unavailable(format!("only {} other replicas told theirs", cells.len())));
+            }
+        }));
+        let cells: Vec<(NodeId, Option<Bytes>)> = asked.await.into_iter().flatten().collect();
+        let told = cells.iter().filter(|(node, _)| place.is_held_by(*node)).count();
+        if told < others_needed(place) {
+            return Err(unavailable(format!("only {told} other replicas told theirs")));
         }
-        bucket.bucket.restore(position, key, cells.iter().flatten().map(AsRef::as_ref))?;
+        let cells = cells.iter().filter_map(|(_, cell)| cell.as_deref());
+        bucket.bucket.restore(position, key, cells)?;
         self.syncer.mark_dirty();
         self.metrics.healed.inc();
         tracing::info!(bucket = %bucket.bucket.name, "a damaged record was healed from other replicas");

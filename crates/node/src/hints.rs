@@ -153,7 +153,7 @@ impl Core {
     async fn deliver_one(&self, hint: &Hint) -> bool {
         let Some(view) = self.view() else { return false };
         let Some((bucket, place)) = view.place(hint.bucket, Position::of(&hint.key)) else { return true };
-        if !place.replicas.contains(&hint.target) {
+        if place.members().all(|node| node != hint.target) {
             return true;
         }
         let key = Bytes::copy_from_slice(&hint.key);

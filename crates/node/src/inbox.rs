@@ -75,23 +75,31 @@ impl Core {
             Write,
             Other,
         }
+        let is_stale = matches!(reply, Reply::Stale { .. });
         let waiting = self.requests.with(id, |entry| match entry {
-            Entry::Read { .. } => (Waiting::Read, false),
+            Entry::Read { .. } => (Waiting::Read, is_stale),
             Entry::Write(_) => (Waiting::Write, false),
             Entry::Forward { to, .. } | Entry::Ask { to, .. } => (Waiting::Other, *to == from),
         });
-        match waiting {
-            None => drop(self.metrics.replies_late.inc()),
-            Some((Waiting::Read, _)) => self.drive_read(id, read_input(from, reply)),
-            Some((Waiting::Write, _)) => {
+        match (waiting, reply) {
+            (None, _) => drop(self.metrics.replies_late.inc()),
+            (Some((Waiting::Read, Some(Entry::Read { work, .. }))), Reply::Stale { epoch })
+            | (Some((Waiting::Other, Some(Entry::Forward { work, .. }))), Reply::Stale { epoch }) => {
+                self.submit_again(work, epoch);
+            }
+            (Some((Waiting::Write, _)), Reply::Stale { epoch }) => self.send_again(id, from, epoch),
+            (Some((Waiting::Read, _)), reply) => self.drive_read(id, read_input(from, reply)),
+            (Some((Waiting::Write, _)), reply) => {
                 let input = match reply {
                     Reply::Stored => WriteInput::Acked { from },
                     _ => WriteInput::Failed { from },
                 };
                 self.drive_write(id, input);
             }
-            Some((Waiting::Other, Some(Entry::Ask { reply: sender, .. }))) => drop(sender.send(Some(reply))),
-            Some((Waiting::Other, Some(Entry::Forward { work, tried, .. }))) => {
+            (Some((Waiting::Other, Some(Entry::Ask { reply: sender, .. }))), reply) => {
+                drop(sender.send(Some(reply)));
+            }
+            (Some((Waiting::Other, Some(Entry::Forward { work, tried, .. }))), reply) => {
                 match crate::failure::executed(reply) {
                     Err(error) if error.kind == ErrorKind::Unavailable => {
                         self.submit_avoiding(work, tried, Some(error));
@@ -99,7 +107,7 @@ impl Core {
                     result => self.reply(work.reply_to, result),
                 }
             }
-            Some((Waiting::Other, _)) => drop(self.metrics.replies_late.inc()),
+            (Some((Waiting::Other, _)), _) => drop(self.metrics.replies_late.inc()),
         }
     }
 

@@ -21,6 +21,7 @@ mod hints;
 mod identity;
 mod inbox;
 mod metrics;
+mod moving;
 mod muster;
 mod node;
 mod requests;

@@ -23,6 +23,10 @@ pub(crate) struct Metrics {
     pub(crate) expired: Counter,
     pub(crate) replies_late: Counter,
     pub(crate) replies_dropped: Counter,
+    pub(crate) requests_restarted: Counter,
+    pub(crate) partitions_taken_over: Counter,
+    pub(crate) moved_cells: Counter,
+    pub(crate) moved_bytes: Counter,
     pub(crate) in_flight: Gauge,
     pub(crate) hints_waiting: Gauge,
     pub(crate) epoch: Gauge,
@@ -53,6 +57,10 @@ impl Metrics {
         let expired = counter("expired_keys", "Values dropped because their time was up");
         let replies_late = counter("replies_late", "Replies that came when nobody waited any more");
         let replies_dropped = counter("replies_dropped", "Replies whose asker was gone");
+        let requests_restarted = counter("requests_restarted", "Requests begun anew under a newer layout");
+        let partitions_taken_over = counter("partitions_taken_over", "Partitions whose data has moved here");
+        let moved_cells = counter("moved_cells", "Cells fetched for partitions that move here");
+        let moved_bytes = counter("moved_bytes", "Bytes of those cells and their keys");
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -78,6 +86,10 @@ impl Metrics {
             expired,
             replies_late,
             replies_dropped,
+            requests_restarted,
+            partitions_taken_over,
+            moved_cells,
+            moved_bytes,
             in_flight,
             hints_waiting,
             epoch,

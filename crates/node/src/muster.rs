@@ -84,6 +84,14 @@ impl Core {
         );
     }
 
+    /// The cluster has let this node go.
+    pub(crate) fn was_removed(&self) {
+        self.give_up(
+            "this node is no member of its cluster any more; remove its data directory and join as a new node"
+                .to_owned(),
+        );
+    }
+
     /// Tells the cluster of this start: incarnation and addresses. Tries until it is agreed.
     pub(crate) async fn run_registration(self: Arc<Self>) {
         let command = Command::UpdateNode {
@@ -96,8 +104,8 @@ impl Core {
         loop {
             match self.propose_to_group(command.clone()).await {
                 Ok(_) => return self.muster.is_agreed.store(true, Ordering::Release),
-                Err(ProposeError::Refused(Refused::UnknownNode { .. }))
-                | Err(ProposeError::Unavailable(_) | ProposeError::Unknown(_)) => {}
+                Err(ProposeError::Unavailable(_) | ProposeError::Unknown(_)) => {}
+                Err(ProposeError::Refused(Refused::UnknownNode { .. })) => return self.was_removed(),
                 Err(ProposeError::Refused(Refused::RolledBack { .. })) => return self.was_rolled_back(),
                 Err(ProposeError::Refused(refused)) => {
                     return self.give_up(format!("the cluster refused this start: {refused}"));

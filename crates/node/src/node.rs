@@ -13,7 +13,7 @@ use slipring_wire::Request;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::bucket::Locus;
+use crate::bucket::{Locus, Refusal};
 use crate::call::{Call, CallOptions, Pending};
 use crate::core::Core;
 use crate::failure::unavailable;
@@ -101,36 +101,42 @@ impl Node {
         }
         let access = service.access(&request);
         let waits_for_disk = access != Access::Read && bucket.bucket.policy.durability == Durability::Fsync;
-        match place.alone() {
-            Some(assignment) if !waits_for_disk && self.core.may_serve() => {
-                Call::Ready(self.execute_alone(view, bucket, assignment, position, service, request))
+        let mut request = Some(request);
+        if let Some(assignment) = place.alone()
+            && !waits_for_disk
+            && self.core.may_serve()
+        {
+            match self.execute_alone(view, bucket, (assignment, position), service, &mut request) {
+                Ok(response) => return Call::Ready(Ok(response)),
+                Err(Refusal::Failed(error)) => return Call::Ready(Err(error)),
+                Err(Refusal::Stale) => {}
             }
-            _ => self.submit(bucket, place, position, access, service, request, options),
         }
+        let request = request.expect("a request that was refused as stale was not run");
+        self.submit(bucket, place, position, access, service, request, options)
     }
 
     fn execute_alone<S: Service>(
         &self,
         view: &View,
         bucket: &BucketView,
-        assignment: u64,
-        position: Position,
+        (assignment, position): (u64, Position),
         service: &'static S,
-        request: S::Request,
-    ) -> Result<S::Response, Error> {
+        request: &mut Option<S::Request>,
+    ) -> Result<S::Response, Refusal> {
         let core = &self.core;
-        let key = service.key(&request).clone();
+        let key = request.as_ref().map(|request| service.key(request).clone()).unwrap_or_default();
         let locus = Locus { position, key: &key, actor: core.actor(assignment), is_alone: true };
         let context = core.context(&bucket.bucket.policy);
-        let admit = || core.admit(view.epoch());
-        let executed = bucket
-            .bucket
-            .execute(&locus, context, admit, |context, cells| service.execute(context, request, cells))?;
+        let executed = bucket.bucket.execute(&locus, context, view.epoch(), |context, cells| {
+            request.take().map(|request| service.execute(context, request, cells))
+        })?;
+        let response = executed.response.expect("the request is run once");
         core.metrics.answered_alone.inc();
         if executed.is_changed {
             core.syncer.mark_dirty();
         }
-        Ok(executed.response)
+        Ok(response)
     }
 
     #[expect(clippy::too_many_arguments, reason = "what the caller has looked up already is handed on")]

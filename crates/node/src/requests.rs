@@ -40,10 +40,22 @@ pub(crate) enum ReplyTo {
 
 /// A request under way.
 pub(crate) enum Entry {
-    Read { machine: ReadCoordinator, work: Work },
+    /// Under the layout `epoch`.
+    Read {
+        machine: ReadCoordinator,
+        work: Work,
+        epoch: u64,
+    },
     Write(Box<WriteEntry>),
-    Forward { work: Work, to: NodeId, tried: SmallVec<[NodeId; 3]> },
-    Ask { to: NodeId, reply: oneshot::Sender<Option<Reply>> },
+    Forward {
+        work: Work,
+        to: NodeId,
+        tried: SmallVec<[NodeId; 3]>,
+    },
+    Ask {
+        to: NodeId,
+        reply: oneshot::Sender<Option<Reply>>,
+    },
 }
 
 /// A write whose change is applied here and on its way to the other replicas.
@@ -53,6 +65,10 @@ pub(crate) struct WriteEntry {
     pub(crate) key: Bytes,
     pub(crate) cell: Bytes,
     pub(crate) needed: u8,
+    /// The acknowledgements the request itself asks for.
+    pub(crate) write_acks: Option<u8>,
+    /// The layout whose quorums the machine counts.
+    pub(crate) epoch: u64,
     /// Taken when the client is answered.
     pub(crate) answer: Option<(ReplyTo, Bytes)>,
 }

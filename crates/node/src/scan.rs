@@ -149,10 +149,11 @@ impl Core {
     }
 
     fn first_healthy(&self, place: &Place) -> Result<NodeId, Error> {
-        if place.mine.is_some() && self.may_serve() {
+        if place.is_held_by(self.me) && self.may_serve() {
             return Ok(self.me);
         }
-        let healthy = place.others(self.me).find(|node| self.is_reachable(*node));
+        let healthy =
+            place.replicas.iter().copied().find(|node| *node != self.me && self.is_reachable(*node));
         healthy.ok_or_else(|| unavailable("no replica of a partition can be reached; try again"))
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use slipring_model::{ClusterId, Error, NodeId};
-use slipring_ring::Addresses;
+use slipring_ring::{Addresses, NodeState};
 use slipring_wire::{Reply, Request};
 
 use crate::core::Core;
@@ -29,6 +29,10 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// Every bucket.
     pub buckets: Vec<BucketStatus>,
+    /// Partitions on the way to other replicas, over all tables.
+    pub moving: u64,
+    /// Partitions with fewer replicas than their bucket asks for, over all buckets.
+    pub under_replicated: u64,
     /// Who leads the layout group, if anybody is known to.
     pub layout_leader: Option<NodeId>,
 }
@@ -44,6 +48,8 @@ pub struct NodeStatus {
     pub zone: String,
     /// Its share, relative to the others'.
     pub weight: u32,
+    /// Whether it is to hold anything.
+    pub state: NodeState,
     /// Its latest start that the cluster has agreed on.
     pub incarnation: u64,
     /// Whether the telling node can reach it.
@@ -90,8 +96,9 @@ impl Core {
         let nodes = view.layout.nodes().iter().zip(own).map(|((id, entry), own)| NodeStatus {
             id: *id,
             addresses: entry.addresses.clone(),
-            zone: entry.zone.clone(),
-            weight: entry.weight,
+            zone: entry.role.zone.clone(),
+            weight: entry.role.weight,
+            state: entry.role.state,
             incarnation: entry.incarnation,
             is_connected: self.is_reachable(*id),
             own,
@@ -109,6 +116,8 @@ impl Core {
             partitions: view.layout.partition_count(),
             nodes: nodes.collect(),
             buckets: buckets.collect(),
+            moving: view.layout.moves().count() as u64,
+            under_replicated: view.layout.under_replicated() as u64,
             layout_leader: self.group.get().and_then(slipring_consensus::LayoutGroup::leader),
         })
     }

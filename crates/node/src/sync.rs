@@ -9,7 +9,7 @@ use slipring_model::{Error, ErrorKind, NodeId};
 use slipring_replication::WriteInput;
 use slipring_storage::Engine;
 use slipring_wire::Reply;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::core::Core;
 use crate::requests::Entry;
@@ -20,6 +20,8 @@ pub(crate) enum Waiter {
     Write(u64),
     /// A coordinator that sent a cell.
     Peer { node: NodeId, id: u64 },
+    /// A task of this node.
+    Task(oneshot::Sender<()>),
 }
 
 /// How a node may wait for its disk.
@@ -122,6 +124,8 @@ impl Core {
         match waiter {
             Waiter::Write(id) => self.drive_write(id, WriteInput::Persisted),
             Waiter::Peer { node, id } => self.answer(node, id, Reply::Stored),
+            // A task that is gone waits for nothing.
+            Waiter::Task(done) => drop(done.send(())),
         }
     }
 }

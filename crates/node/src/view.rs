@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use slipring_model::{BucketId, NodeId, Position, Quorum};
-use slipring_ring::Layout;
+use slipring_model::{BucketId, NodeId, PartitionId, Position, Quorum};
+use slipring_replication::{QuorumSet, Quorums};
+use slipring_ring::{Holders, Layout, Replica};
 use smallvec::SmallVec;
 
 use crate::bucket::Bucket;
@@ -25,10 +26,20 @@ pub(crate) struct BucketView {
 
 /// Where one partition of one bucket lies.
 pub(crate) struct Place {
-    /// The replicas, in preference order.
+    /// The replicas, in preference order; while it moves, those it moves away from.
     pub(crate) replicas: SmallVec<[NodeId; 3]>,
-    /// This node's assignment, when it is one of them.
+    /// This node's assignment, when it holds the partition or is to hold it.
     pub(crate) mine: Option<u64>,
+    pub(crate) quorum: Quorum,
+    /// Where it moves.
+    pub(crate) next: Option<Box<NextPlace>>,
+    /// Requests made under an older layout than this are refused.
+    pub(crate) since: u64,
+}
+
+/// Where a partition moves.
+pub(crate) struct NextPlace {
+    pub(crate) replicas: SmallVec<[NodeId; 3]>,
     pub(crate) quorum: Quorum,
 }
 
@@ -70,22 +81,66 @@ impl View {
 impl Place {
     /// This node's assignment when it is the only replica.
     pub(crate) fn alone(&self) -> Option<u64> {
-        if self.replicas.len() == 1 { self.mine } else { None }
+        if self.replicas.len() == 1 && self.next.is_none() { self.mine } else { None }
     }
 
-    /// The replicas other than `me`, in preference order.
+    /// Whether a node has all that the partition holds.
+    pub(crate) fn is_held_by(&self, node: NodeId) -> bool {
+        self.replicas.contains(&node)
+    }
+
+    /// Who holds the partition or is to hold it, in preference order.
+    pub(crate) fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let next = self.next.iter().flat_map(|next| &next.replicas);
+        self.replicas.iter().chain(next.filter(|node| !self.replicas.contains(node))).copied()
+    }
+
+    /// The members other than `me`, in preference order.
     pub(crate) fn others(&self, me: NodeId) -> impl Iterator<Item = NodeId> + '_ {
-        self.replicas.iter().copied().filter(move |node| *node != me)
+        self.members().filter(move |node| *node != me)
+    }
+
+    /// The quorums a read needs, with the request's own wish.
+    pub(crate) fn read_quorums(&self, wish: Option<u8>) -> Quorums {
+        self.quorums(wish, |quorum| quorum.r)
+    }
+
+    /// The quorums a write needs, with the request's own wish.
+    pub(crate) fn write_quorums(&self, wish: Option<u8>) -> Quorums {
+        self.quorums(wish, |quorum| quorum.w)
+    }
+
+    fn quorums(&self, wish: Option<u8>, policy: impl Fn(&Quorum) -> u8) -> Quorums {
+        let set = |members: &SmallVec<[NodeId; 3]>, quorum: &Quorum| QuorumSet {
+            members: members.clone(),
+            needed: wish.map_or(policy(quorum), |asked| asked.clamp(1, quorum.n)),
+        };
+        let own = set(&self.replicas, &self.quorum);
+        match &self.next {
+            None => Quorums::of(own),
+            Some(next) => Quorums::joint(own, set(&next.replicas, &next.quorum)),
+        }
     }
 }
 
 fn places(layout: &Layout, me: NodeId, bucket: &Bucket) -> Vec<Place> {
-    let place = |partition| {
-        let replicas = layout.replicas(bucket.id, slipring_model::PartitionId(partition));
-        let mine = replicas.iter().find(|replica| replica.node == me).map(|replica| replica.assignment);
-        let nodes: SmallVec<[NodeId; 3]> = replicas.iter().map(|replica| replica.node).collect();
-        let quorum = bucket.policy.quorum(nodes.len() as u8);
-        Place { replicas: nodes, mine, quorum }
+    let nodes = |replicas: &[Replica]| -> SmallVec<[NodeId; 3]> {
+        replicas.iter().map(|replica| replica.node).collect()
     };
-    (0..layout.partition_count()).map(place).collect()
+    let place = |holders: &Holders| {
+        let replicas = nodes(&holders.replicas);
+        let next = holders.next.as_ref().map(|next| {
+            let replicas = nodes(&next.replicas);
+            Box::new(NextPlace { quorum: bucket.policy.quorum(replicas.len() as u8), replicas })
+        });
+        Place {
+            mine: holders.of(me).map(|replica| replica.assignment),
+            quorum: bucket.policy.quorum(replicas.len() as u8),
+            replicas,
+            next,
+            since: holders.since,
+        }
+    };
+    let partitions = (0..layout.partition_count()).map(PartitionId);
+    partitions.filter_map(|partition| layout.holders(bucket.id, partition)).map(place).collect()
 }

@@ -198,8 +198,8 @@ impl Client {
             let row = [
                 id.short(),
                 entry.addresses.peer.clone(),
-                entry.zone.clone(),
-                entry.weight.to_string(),
+                entry.role.zone.clone(),
+                entry.role.weight.to_string(),
                 load.replicas.to_string(),
                 load.primaries.to_string(),
             ];

@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::{Message, Reply, Request};
 
 /// The version this build speaks. Peers of another version are refused.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;
 
 const REQUEST: u8 = 0;
 const REPLY: u8 = 1;
@@ -164,10 +164,12 @@ impl Message {
                 Request::Fetch { key, .. } | Request::Digest { key, .. } => key.len(),
                 Request::Execute { request, .. } => request.len(),
                 Request::Layout(bytes) | Request::Join(bytes) => bytes.len(),
-                Request::Digests { entries, .. } => entries.iter().map(|(key, _)| key.len() + 12).sum(),
+                Request::Digests { entries, .. } | Request::Pull { entries, .. } => {
+                    entries.iter().map(|(key, _)| key.len() + 12).sum()
+                }
                 Request::Roots { roots, .. } => roots.len() * 20,
                 Request::Count { partitions, .. } => partitions.len() * 3,
-                Request::Scan { .. } | Request::Fence { .. } | Request::Status | Request::Goodbye => 0,
+                Request::Scan { .. } | Request::Status | Request::Goodbye | Request::Moves => 0,
             },
             Self::Reply { reply, .. } => match reply {
                 Reply::Cell(Some(bytes)) => bytes.len(),
@@ -183,7 +185,9 @@ impl Message {
                 Reply::Failed { message, .. } => message.len(),
                 Reply::Roots(partitions) => partitions.len() * 3,
                 Reply::Stored | Reply::Cell(None) | Reply::Digest(_) | Reply::Count(_) => 0,
-                Reply::Fenced { .. } | Reply::Done | Reply::RolledBack => 0,
+                Reply::Done | Reply::RolledBack | Reply::Stale { .. } => 0,
+                Reply::Page { cells, .. } => cells.iter().map(|(key, cell)| key.len() + cell.len() + 8).sum(),
+                Reply::TakenOver(moves) => moves.len() * 12,
             },
         };
         body + 48

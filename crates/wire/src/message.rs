@@ -33,7 +33,7 @@ pub enum Request {
     Store {
         /// The key's bucket.
         bucket: BucketId,
-        /// The layout the sender works with; refused below the receiver's fence.
+        /// The layout the sender works with; one older than the replica's copy is `Stale`.
         epoch: u64,
         /// The key.
         key: Bytes,
@@ -113,15 +113,25 @@ pub enum Request {
     Layout(Bytes),
     /// A node asks to join; its descriptor as JSON. Answer: `Joined`.
     Join(Bytes),
-    /// Refuse writes below this epoch from now on. Answer: `Fenced`.
-    Fence {
-        /// The coming epoch.
-        epoch: u64,
-    },
     /// What only the node itself knows. Answer: `Status`.
     Status,
     /// The sender stops, and stays a member. Answer: `Done`.
     Goodbye,
+    /// The cells of a range that the asker lacks, or has otherwise; it takes the partition over. Answer: `Page`.
+    Pull {
+        /// The bucket.
+        bucket: BucketId,
+        /// The layout of the move; who does not know it yet waits until it does.
+        epoch: u64,
+        /// First position.
+        from: Position,
+        /// Last position, of the same partition.
+        to: Position,
+        /// Keys of the range that the asker has, and the digests of their cells.
+        entries: Vec<(Bytes, u64)>,
+    },
+    /// Which partitions the asked node has taken over. Answer: `TakenOver`.
+    Moves,
 }
 
 /// What a peer may answer.
@@ -157,11 +167,6 @@ pub enum Reply {
     Layout(Bytes),
     /// The admission, as JSON.
     Joined(Bytes),
-    /// The fence stands.
-    Fenced {
-        /// Whether the node holds nothing at all.
-        empty: bool,
-    },
     /// The status, as JSON.
     Status(Bytes),
     /// Done.
@@ -175,4 +180,18 @@ pub enum Reply {
     },
     /// The asker's data directory was rolled back: it must stop.
     RolledBack,
+    /// The request was made under an older layout of its partition and did nothing.
+    Stale {
+        /// The layout the answerer works with.
+        epoch: u64,
+    },
+    /// Cells of a range, in position order.
+    Page {
+        /// Keys and cells the asker lacks, or has otherwise.
+        cells: Vec<(Bytes, Bytes)>,
+        /// Where to go on, if anything is left in the range.
+        next: Option<Position>,
+    },
+    /// Moves whose data is here: copies per partition of the table, partition, session.
+    TakenOver(Vec<(u8, u16, u64)>),
 }

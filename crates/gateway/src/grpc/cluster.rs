@@ -75,8 +75,8 @@ fn layout(layout: &Layout) -> v1::LayoutResponse {
     let nodes = layout.nodes().iter().map(|(id, entry)| v1::LayoutNode {
         id: id.to_string(),
         addresses: Some(addresses(&entry.addresses)),
-        zone: entry.zone.clone(),
-        weight: entry.weight,
+        zone: entry.role.zone.clone(),
+        weight: entry.role.weight,
     });
     let buckets =
         layout.buckets().iter().map(|(id, entry)| described(*id, entry.name.to_string(), &entry.policy));

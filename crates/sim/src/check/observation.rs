@@ -57,7 +57,7 @@ impl Observations {
 #[cfg(test)]
 pub(super) mod samples {
     use slipring_model::{ClusterId, NodeId, StorageId};
-    use slipring_ring::{Addresses, Command, NodeEntry};
+    use slipring_ring::{Addresses, Command, NodeEntry, NodeState, Role};
 
     use super::*;
 
@@ -69,8 +69,7 @@ pub(super) mod samples {
             boot: 1,
             raft_id: 1,
             addresses: Addresses::default(),
-            zone: zone.to_owned(),
-            weight: 100,
+            role: Role { zone: zone.to_owned(), weight: 100, state: NodeState::Active },
         };
         let mut layout = Layout::found(ClusterId::default(), 4, (NodeId([1; 32]), entry));
         for index in 1..epoch {

@@ -1,0 +1,90 @@
+//! Requests that meet a change of the layout: they wait until this node knows of it, and go on under it.
+
+use std::sync::Arc;
+
+use slipring_model::{NodeId, Position};
+use slipring_replication::WriteEffect;
+use slipring_wire::Request;
+use smallvec::SmallVec;
+
+use crate::core::Core;
+use crate::failure::{failed, unavailable};
+use crate::requests::{Work, WriteEntry};
+use crate::view::View;
+
+impl Core {
+    /// Takes a request on anew once this node works with the layout `epoch`; nothing of it has been done.
+    pub(crate) fn submit_again(&self, work: Work, epoch: u64) {
+        let Some(core) = self.handle.upgrade() else { return };
+        self.metrics.requests_restarted.inc();
+        tokio::spawn(async move {
+            match core.has_adopted(epoch, &work).await {
+                true => core.submit_avoiding(work, SmallVec::new(), None),
+                false => {
+                    let error = unavailable("the layout is changing; nothing was done, try again");
+                    core.reply(work.reply_to, Err(error));
+                }
+            }
+        });
+    }
+
+    async fn has_adopted(&self, epoch: u64, work: &Work) -> bool {
+        let left = work.deadline.since(self.now());
+        let mut adopted = self.adopted.subscribe();
+        let waited = tokio::time::timeout(left, adopted.wait_for(|known| *known >= epoch)).await;
+        matches!(waited, Ok(Ok(_)))
+    }
+
+    /// Sends a write's cell to a replica again once this node works with the layout `epoch`.
+    pub(crate) fn send_again(&self, id: u64, to: NodeId, epoch: u64) {
+        let Some(core) = self.handle.upgrade() else { return };
+        tokio::spawn(async move {
+            let mut adopted = core.adopted.subscribe();
+            let limit = core.settings.request_timeout();
+            let waited = tokio::time::timeout(limit, adopted.wait_for(|known| *known >= epoch)).await;
+            if matches!(waited, Ok(Ok(_))) {
+                let Some(view) = core.view() else { return };
+                core.with_write(id, |entry, effects| {
+                    regroup(&view, entry, effects);
+                    let is_sent = effects.contains(&WriteEffect::Send { to });
+                    if !is_sent {
+                        entry.machine.resend(to, effects);
+                    }
+                });
+            }
+        });
+    }
+
+    /// Writes under way count the quorums of a new view from now on.
+    pub(crate) fn regroup_writes(&self, view: &View) {
+        for id in self.requests.ids() {
+            self.with_write(id, |entry, effects| regroup(view, entry, effects));
+        }
+    }
+
+    /// Serves a peer's request once this node works with the layout it was made under.
+    pub(crate) fn serve_when_adopted(self: &Arc<Self>, from: NodeId, id: u64, request: Request, epoch: u64) {
+        let core = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut adopted = core.adopted.subscribe();
+            let limit = core.settings.request_timeout();
+            match tokio::time::timeout(limit, adopted.wait_for(|known| *known >= epoch)).await {
+                Ok(Ok(_)) => core.serve(from, id, request),
+                _ => core.answer(from, id, failed(unavailable("this node does not know that layout yet"))),
+            }
+        });
+    }
+}
+
+fn regroup(view: &View, entry: &mut WriteEntry, effects: &mut Vec<WriteEffect>) {
+    let Some((_, place)) = view.place(entry.bucket, Position::of(&entry.key)) else { return };
+    if entry.epoch >= view.epoch() {
+        return;
+    }
+    if place.since > entry.epoch {
+        let quorums = place.write_quorums(entry.write_acks);
+        entry.needed = quorums.needed();
+        entry.machine.regroup(quorums, effects);
+    }
+    entry.epoch = view.epoch();
+}

@@ -1,0 +1,169 @@
+//! Taking partitions over: this node is one of the next replicas and fetches what it lacks of the old ones.
+//!
+//! All that can be reached are asked, and a quorum must tell: a write that was acknowledged by fewer than a
+//! quorum, because its client asked for no more, is lost only with the replicas that took it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use slipring_model::{Error, Mutant, NodeId, PartitionId, Position, limits};
+use slipring_ring::{Holders, MoveId, NodeState};
+use slipring_wire::{Reply, Request};
+use tokio::sync::oneshot;
+
+use crate::bucket::Refusal;
+use crate::core::Core;
+use crate::failure::unavailable;
+use crate::sync::Waiter;
+use crate::view::{BucketView, View};
+
+use super::wipe::of_spread;
+
+/// How long to rest when not everything could be taken over.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Partitions that are taken over at a time. Each has one page on its way: that is its credit.
+const AT_A_TIME: usize = 4;
+/// Keys of this node that one page is compared with.
+const PAGE_KEYS: usize = limits::PAGE_RECORDS_MAX / 4;
+
+impl Core {
+    /// Takes over what moves here, for ever.
+    pub(crate) async fn run_taking_over(self: Arc<Self>) {
+        let mut adopted = self.adopted.subscribe();
+        loop {
+            let known = *adopted.borrow_and_update();
+            let view = self.view().filter(|view| self.may_serve() && view.epoch() <= known);
+            let is_done = match view {
+                Some(view) => self.take_all_over(&view).await,
+                None => false,
+            };
+            let rest = if is_done { Duration::MAX } else { RETRY_AFTER };
+            tokio::select! {
+                biased;
+                changed = adopted.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(rest.min(Duration::from_secs(3_600))) => {}
+            }
+        }
+    }
+
+    /// Whether everything that moves here under this view has been taken over.
+    async fn take_all_over(&self, view: &Arc<View>) -> bool {
+        let under_way: BTreeSet<MoveId> = view.layout.moves().map(|(id, _)| id).collect();
+        self.moving.forget_others(&under_way);
+        let mut mine: Vec<(MoveId, Holders)> = Vec::new();
+        for (id, holders) in view.layout.moves() {
+            let is_mine = holders.target().iter().any(|replica| replica.node == self.me);
+            if is_mine && !self.moving.is_done(id) {
+                mine.push((id, holders.clone()));
+            }
+        }
+        let taking = mine.into_iter().map(|(id, holders)| self.try_to_take_over(view, id, holders));
+        let all: Vec<bool> = futures::stream::iter(taking).buffer_unordered(AT_A_TIME).collect().await;
+        all.into_iter().all(|is_done| is_done)
+    }
+
+    async fn try_to_take_over(&self, view: &Arc<View>, id: MoveId, holders: Holders) -> bool {
+        match self.take_over(view, id, &holders).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(partition = id.partition, %error, "a partition is not taken over yet");
+                false
+            }
+        }
+    }
+
+    async fn take_over(&self, view: &Arc<View>, id: MoveId, holders: &Holders) -> Result<(), Error> {
+        let is_current = || self.view().is_some_and(|now| now.epoch() == view.epoch());
+        for bucket in of_spread(view, id.copies) {
+            if bucket.bucket.is_closed(PartitionId(id.partition)) {
+                return Err(unavailable("what an earlier assignment left here is still being removed"));
+            }
+            let (mut told, needed) = self.sources(view, bucket, holders);
+            for source in holders.replicas.iter().map(|replica| replica.node).filter(|node| *node != self.me)
+            {
+                if !is_current() || told >= needed && Mutant::CopyFromOne.is_planted() {
+                    break;
+                }
+                let is_told = self.is_reachable(source)
+                    && self.take_from(view, source, bucket, PartitionId(id.partition)).await?;
+                told += usize::from(is_told);
+            }
+            if told < needed {
+                return Err(unavailable(format!("{told} of {needed} replicas have handed it over")));
+            }
+        }
+        self.synced().await?;
+        if is_current() {
+            self.moving.finish(id);
+            self.metrics.partitions_taken_over.inc();
+        }
+        Ok(())
+    }
+
+    /// How many sources need not be asked, and how many are needed: so many that one of them took part in each
+    /// acknowledged write and in each read, and none of the rest could answer either by itself.
+    fn sources(&self, view: &View, bucket: &BucketView, holders: &Holders) -> (usize, usize) {
+        let state = |node: NodeId| view.layout.nodes().get(&node).map(|entry| entry.role.state);
+        let is_given_up = |node: NodeId| matches!(state(node), None | Some(NodeState::Lost));
+        let counts = |node: NodeId| node == self.me || is_given_up(node);
+        let told = holders.replicas.iter().filter(|replica| counts(replica.node)).count();
+        let n = holders.replicas.len();
+        let quorum = bucket.bucket.policy.quorum(n as u8);
+        let least = usize::from(quorum.r.min(quorum.w)).max(1);
+        let needed = if Mutant::CopyFromOne.is_planted() { 1 } else { n + 1 - least.min(n) };
+        (told, needed)
+    }
+
+    /// Merges all that a replica has of a partition; `false` when it could not tell everything.
+    async fn take_from(
+        &self,
+        view: &View,
+        source: NodeId,
+        bucket: &BucketView,
+        partition: PartitionId,
+    ) -> Result<bool, Error> {
+        let (mut from, end) = (partition.start(view.bits), partition.end(view.bits));
+        loop {
+            let (page, next) = bucket.bucket.page(from..=end, PAGE_KEYS)?;
+            let to = next.map_or(end, |next| Position(next.0 - 1));
+            let entries = page.into_iter().map(|entry| (entry.key, entry.digest)).collect();
+            let request = Request::Pull { bucket: bucket.bucket.id, epoch: view.epoch(), from, to, entries };
+            let reply = self.ask(source, request, self.settings.request_timeout() * 4).await;
+            let Some(Reply::Page { cells, next: more }) = reply else { return Ok(false) };
+            if !self.merge_all(view, bucket, cells)? {
+                return Ok(false);
+            }
+            match more.filter(|more| from < *more && *more <= to).or(next) {
+                Some(next) => from = next,
+                None => return Ok(true),
+            }
+        }
+    }
+
+    /// Merges cells; `false` when the layout has changed.
+    fn merge_all(&self, view: &View, bucket: &BucketView, cells: Vec<(Bytes, Bytes)>) -> Result<bool, Error> {
+        self.metrics.moved_cells.inc_by(cells.len() as u64);
+        self.metrics
+            .moved_bytes
+            .inc_by(cells.iter().map(|(key, cell)| (key.len() + cell.len()) as u64).sum());
+        for (key, cell) in cells {
+            match bucket.bucket.merge(Position::of(&key), &key, &cell, view.epoch()) {
+                Ok(()) => {}
+                Err(Refusal::Stale) => return Ok(false),
+                Err(Refusal::Failed(error)) => return Err(error),
+            }
+        }
+        self.syncer.mark_dirty();
+        Ok(true)
+    }
+
+    /// Returns once everything written so far is on disk.
+    pub(super) async fn synced(&self) -> Result<(), Error> {
+        let (done, is_done) = oneshot::channel();
+        self.syncer.wait(Waiter::Task(done));
+        is_done.await.map_err(|_| unavailable("the disk did not take what was written"))
+    }
+}

@@ -1,0 +1,85 @@
+//! Removing what this node holds no more, and what an earlier assignment left behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use slipring_model::{Error, Mutant};
+
+use crate::core::Core;
+use crate::failure::stored;
+use crate::view::{BucketView, View};
+
+use super::held::Leftover;
+
+/// How long to rest when something could not be removed.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+impl Core {
+    /// Refuses requests on partitions of a coming view whose data here is of an earlier assignment. Where there
+    /// is no such data the assignment is noted at once.
+    pub(crate) fn close_leftovers(&self, view: &View) {
+        let leftovers = self.moving.leftovers(view);
+        let keeps = Mutant::KeepLeftovers.is_planted();
+        let (left, clean): (Vec<Leftover>, Vec<Leftover>) =
+            leftovers.into_iter().partition(|leftover| leftover.had.is_some() && !keeps);
+        for leftover in left.iter().filter(|leftover| leftover.now.is_some()) {
+            of_spread(view, leftover.copies).for_each(|bucket| bucket.bucket.close(leftover.partition, true));
+        }
+        if !clean.is_empty()
+            && let Err(error) = self.moving.settle(&self.meta, &clean)
+        {
+            self.give_up(format!("what this node holds could not be noted: {error}"));
+        }
+        if !left.is_empty() {
+            self.moving.wake_wiper.notify_one();
+        }
+    }
+
+    /// Removes leftovers, for ever.
+    pub(crate) async fn run_wiper(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.moving.wake_wiper.notified() => {}
+                () = tokio::time::sleep(RETRY_AFTER) => {}
+            }
+            let Some(view) = self.view() else { continue };
+            let leftovers = self.moving.leftovers(&view);
+            if !leftovers.is_empty()
+                && let Err(error) = self.wipe(&view, &leftovers).await
+            {
+                tracing::warn!(%error, "what this node holds no more could not be removed yet");
+            }
+        }
+    }
+
+    async fn wipe(&self, view: &Arc<View>, leftovers: &[Leftover]) -> Result<(), Error> {
+        for leftover in leftovers.iter().filter(|leftover| leftover.had.is_some()) {
+            for bucket in of_spread(view, leftover.copies) {
+                // Under the partition's lock: a later view may have given it back.
+                let is_wanted =
+                    || self.view().is_some_and(|now| self.moving.leftovers(&now).contains(leftover));
+                while bucket.bucket.wipe_some(leftover.partition, is_wanted)? {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        self.syncer.mark_dirty();
+        // Else a loss of power could bring back what the note below says is gone.
+        self.synced().await?;
+        let now = self.view().map(|view| self.moving.leftovers(&view)).unwrap_or_default();
+        let settled: Vec<Leftover> =
+            leftovers.iter().filter(|leftover| now.contains(leftover)).copied().collect();
+        self.moving.settle(&self.meta, &settled).map_err(stored)?;
+        for leftover in settled {
+            of_spread(view, leftover.copies)
+                .for_each(|bucket| bucket.bucket.close(leftover.partition, false));
+        }
+        Ok(())
+    }
+}
+
+/// The buckets that use a table.
+pub(super) fn of_spread(view: &View, copies: u8) -> impl Iterator<Item = &BucketView> {
+    view.buckets().filter(move |bucket| bucket.bucket.policy.replicas == copies)
+}

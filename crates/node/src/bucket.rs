@@ -283,11 +283,10 @@ impl Bucket {
         self.partition(partition.start(self.bits)).live
     }
 
-    /// Refuses requests on a partition that were made under an older layout than `since`; whatever was admitted
-    /// before is done when this returns.
-    pub(crate) fn fence(&self, partition: PartitionId, since: u64) {
-        let mut guard = self.partition(partition.start(self.bits));
-        guard.fence = guard.fence.max(since);
+    /// Refuses requests on a partition that were made under an older layout than `since`, or all of them;
+    /// whatever was admitted before is done when this returns.
+    pub(crate) fn fence(&self, partition: PartitionId, since: Option<u64>) {
+        self.partition(partition.start(self.bits)).fence = since.unwrap_or(u64::MAX);
     }
 
     /// Refuses every request on a partition, or does so no longer.
@@ -433,9 +432,11 @@ impl Bucket {
         position: Position,
         key: &Bytes,
         cells: impl Iterator<Item = &'c [u8]>,
-    ) -> Result<(), Error> {
+        epoch: u64,
+    ) -> Result<(), Refusal> {
         let mut guard = self.partition(position);
         let partition = &mut *guard;
+        partition.admit(epoch)?;
         let mut is_whole = false;
         let read = self.engine.read(self.at(position, key), &mut |record| is_whole = decode(record).is_ok());
         if read.is_ok() && is_whole {

@@ -14,8 +14,9 @@ use slipring_wire::{Reply, Request};
 use crate::answer::no_bucket;
 use crate::bucket::Refusal;
 use crate::core::Core;
+use crate::failure::unavailable;
 use crate::heal::is_damage;
-use crate::view::BucketView;
+use crate::view::{BucketView, View};
 
 /// Partitions whose roots travel in one request.
 const ROOTS_PER_REQUEST: usize = 64;
@@ -38,7 +39,7 @@ impl Core {
                 view.layout.nodes().keys().filter(|node| **node > self.me && self.is_reachable(**node));
             for peer in peers {
                 for bucket in view.buckets() {
-                    if let Err(error) = self.exchange(*peer, bucket).await {
+                    if let Err(error) = self.exchange(&view, *peer, bucket).await {
                         tracing::warn!(peer = %peer.short(), %error, "an exchange broke off");
                     }
                 }
@@ -46,7 +47,7 @@ impl Core {
         }
     }
 
-    async fn exchange(&self, peer: NodeId, bucket: &BucketView) -> Result<(), Error> {
+    async fn exchange(&self, view: &View, peer: NodeId, bucket: &BucketView) -> Result<(), Error> {
         let shared = |(index, place): (usize, &crate::view::Place)| {
             (place.mine.is_some() && place.members().any(|node| node == peer)).then_some(index as u16)
         };
@@ -54,6 +55,9 @@ impl Core {
         for some in partitions.chunks(ROOTS_PER_REQUEST) {
             let mut roots = Vec::with_capacity(some.len());
             for partition in some {
+                if bucket.bucket.is_closed(PartitionId(*partition)) {
+                    continue;
+                }
                 let root = match bucket.bucket.root(PartitionId(*partition)) {
                     Ok(root) => root,
                     Err(error) => {
@@ -71,7 +75,7 @@ impl Core {
                 return Ok(());
             };
             for partition in differing.into_iter().filter(|partition| some.contains(partition)) {
-                self.exchange_partition(peer, bucket, PartitionId(partition)).await?;
+                self.exchange_partition(view, peer, bucket, PartitionId(partition)).await?;
             }
         }
         Ok(())
@@ -79,11 +83,12 @@ impl Core {
 
     async fn exchange_partition(
         &self,
+        view: &View,
         peer: NodeId,
         bucket: &BucketView,
         partition: PartitionId,
     ) -> Result<(), Error> {
-        let Some(view) = self.view() else { return Ok(()) };
+        // Not what is known by now: the partition may have moved away.
         let (bits, epoch) = (view.bits, view.epoch());
         let (mut from, end) = (partition.start(bits), partition.end(bits));
         for _ in 0..ROUNDS_MAX {
@@ -143,7 +148,7 @@ impl Core {
         for (partition, root) in roots {
             let is_held =
                 bucket.places.get(usize::from(*partition)).is_some_and(|place| place.mine.is_some());
-            if !is_held {
+            if !is_held || bucket.bucket.is_closed(PartitionId(*partition)) {
                 continue;
             }
             match bucket.bucket.root(PartitionId(*partition)) {
@@ -164,7 +169,11 @@ impl Core {
         entries: Vec<(Bytes, u64)>,
     ) -> Result<Reply, Error> {
         let view = self.view().ok_or_else(no_bucket)?;
-        let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
+        let (bucket, place) = view.place(bucket, from).ok_or_else(no_bucket)?;
+        let is_closed = bucket.bucket.is_closed(from.partition(view.bits));
+        if place.mine.is_none() || is_closed || to > from.partition(view.bits).end(view.bits) {
+            return Err(unavailable("this node holds no such part of a partition"));
+        }
         let found = self.compare_with(bucket, from, to, entries)?;
         Ok(Reply::Digests { missing: found.wanted, cells: found.cells })
     }

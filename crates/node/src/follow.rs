@@ -112,11 +112,13 @@ impl Core {
     }
 }
 
-/// From now on requests of older layouts are refused where they mattered; those admitted before are done.
+/// From now on requests of older layouts are refused where they mattered, and all where nothing is held; those
+/// admitted before are done.
 fn raise_fences(view: &View) {
     for bucket in view.buckets() {
         for (partition, place) in bucket.places.iter().enumerate() {
-            bucket.bucket.fence(PartitionId(partition as u16), place.since);
+            let since = place.mine.map(|_| place.since);
+            bucket.bucket.fence(PartitionId(partition as u16), since);
         }
     }
 }

@@ -88,7 +88,7 @@ impl Core {
             return Err(unavailable(format!("only {told} other replicas told theirs")));
         }
         let cells = cells.iter().filter_map(|(_, cell)| cell.as_deref());
-        bucket.bucket.restore(position, key, cells)?;
+        bucket.bucket.restore(position, key, cells, view.epoch())?;
         self.syncer.mark_dirty();
         self.metrics.healed.inc();
         tracing::info!(bucket = %bucket.bucket.name, "a damaged record was healed from other replicas");

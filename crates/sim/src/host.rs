@@ -31,6 +31,8 @@ pub(crate) struct Host {
     file: FaultyFile,
     seed: u64,
     lives: u64,
+    /// How often its disks were replaced by empty ones: its node is another one since.
+    pub(crate) times_new: usize,
     pub(crate) process: Option<Process>,
     pub(crate) is_paused: bool,
     /// Time that has passed while it was paused.
@@ -58,6 +60,7 @@ impl Host {
             file: FaultyFile::new(),
             seed: seed.wrapping_mul(31).wrapping_add(index as u64),
             lives: 0,
+            times_new: 0,
             process: None,
             is_paused: false,
             missed: Duration::ZERO,
@@ -173,6 +176,7 @@ impl Host {
     /// Puts empty disks in the place of the old ones.
     pub(crate) fn lose_disks(&mut self) {
         (self.disk, self.file) = (FaultyEngine::new(), FaultyFile::new());
+        self.times_new += 1;
     }
 
     /// Makes every sync take so much longer.

@@ -13,6 +13,7 @@ mod hunt;
 mod journal;
 pub mod kit;
 mod network;
+mod operator;
 mod plan;
 pub mod pure;
 mod run;

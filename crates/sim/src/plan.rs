@@ -144,6 +144,32 @@ pub enum Fault {
         /// Until it is started again.
         down_ms: u64,
     },
+    /// A host that was not among the founders joins.
+    Join {
+        /// Which; numbered after the founders.
+        host: usize,
+    },
+    /// A host is told to give its data away and to leave.
+    Leave {
+        /// Which.
+        host: usize,
+    },
+    /// A host is told to give its data away, and later to take its share again.
+    Drain {
+        /// Which.
+        host: usize,
+        /// How long it stays without.
+        for_ms: u64,
+    },
+    /// A host's share changes.
+    Weigh {
+        /// Which.
+        host: usize,
+        /// Relative to the others, which have 100.
+        weight: u32,
+    },
+    /// What moves is turned back.
+    Revert,
 }
 
 /// The faults of a run, in the order of their times.
@@ -172,6 +198,44 @@ enum Power {
 }
 
 impl Plan {
+    /// How many hosts there are with those that join.
+    #[must_use]
+    pub fn hosts(&self, founders: usize) -> usize {
+        let joining = self.faults.iter().map(|(_, fault)| match fault {
+            Fault::Join { host } => host + 1,
+            _ => 0,
+        });
+        joining.max().unwrap_or(0).max(founders)
+    }
+
+    /// Adds joins, drains and leaves to the plan of a seed, one for every other seed.
+    fn stir(&mut self, seed: u64, hosts: usize, storm_ms: u64) {
+        let mut rng = Rng::with_seed(seed ^ 0x6d6f_7669_6e67);
+        let is_blocked = |fault: &Fault| matches!(fault, Fault::RollBack { .. } | Fault::FlipBits { .. });
+        if rng.bool() || self.faults.iter().any(|(_, fault)| is_blocked(fault)) {
+            return;
+        }
+        let mut joined = hosts;
+        let mut leaver = None;
+        for _ in 0..rng.usize(1..5) {
+            let host = rng.usize(..hosts);
+            let fault = match rng.u8(..8) {
+                0..=2 if joined < hosts + 2 => {
+                    joined += 1;
+                    Fault::Join { host: joined - 1 }
+                }
+                3 | 4 => Fault::Drain { host, for_ms: rng.u64(200..4_000) },
+                5 => Fault::Weigh { host, weight: rng.u32(1..4) * 50 },
+                6 if leaver.is_none() => {
+                    leaver = Some(host);
+                    Fault::Leave { host }
+                }
+                _ => Fault::Revert,
+            };
+            self.faults.push((rng.u64(..storm_ms * 3 / 4), fault));
+        }
+    }
+
     /// The plan of a seed for a storm of `storm_ms` over `hosts` hosts, of which there are at least two.
     #[must_use]
     pub fn draw(seed: u64, hosts: usize, storm_ms: u64) -> Self {
@@ -202,8 +266,10 @@ impl Plan {
             };
             faults.push((at, fault));
         }
-        faults.sort_by_key(|(at, _)| *at);
-        Self { faults }
+        let mut plan = Self { faults };
+        plan.stir(seed, hosts, storm_ms);
+        plan.faults.sort_by_key(|(at, _)| *at);
+        plan
     }
 
     /// The furthest two wall clocks are ever apart in a storm of `storm_ms`, in milliseconds; true time counts

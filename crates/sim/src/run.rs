@@ -136,7 +136,7 @@ pub(crate) fn run_with(seed: u64, options: &Options, guest: Option<&GuestFactory
     let hosts = options.hosts.unwrap_or(if seed % 5 == 4 { 5 } else { 3 });
     let plan = options.plan.clone().unwrap_or_else(|| Plan::draw(seed, hosts, options.storm_ms));
     Mutant::plant(options.mutant);
-    let mut world = World::new(seed, hosts, guest.map(|guest| guest()));
+    let mut world = World::new(seed, (hosts, plan.hosts(hosts)), guest.map(|guest| guest()));
     let phases = catch_unwind(AssertUnwindSafe(|| world.run_phases(&plan, options.storm_ms)));
     let verdict = phases.unwrap_or_else(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str);
@@ -201,11 +201,13 @@ impl World {
         self.form()?;
         self.storm(plan, storm_ms)?;
         self.heal();
+        self.settle_moves()?;
         let terms = self.terms(plan, storm_ms);
         if let Some(guest) = self.guest.clone() {
             return self.check_guest(&guest);
         }
         self.serve()?;
+        self.clean_up()?;
         let convergence = self.converge().and_then(|()| self.look_at_copies(&terms));
         self.count_repairs();
         self.read_everything()?;
@@ -245,7 +247,7 @@ impl World {
     /// Founds a cluster on host 0, lets the others join in turn, and makes the other buckets.
     fn form(&mut self) -> Result<(), Violation> {
         let failed = |what: String| Violation::new("forming", what);
-        for host in 0..self.hosts.len() {
+        for host in 0..self.founders {
             self.start(host);
             if !self.run_until(FORMING_MS, |world| world.node(host).is_some())? {
                 return Err(failed(format!("host {host} did not start in time")));
@@ -264,23 +266,26 @@ impl World {
                 return Err(failed(format!("a bucket could not be made: {created:?}")));
             }
         }
-        let is_formed = |world: &mut Self| (0..world.hosts.len()).all(|host| world.is_formed(host));
+        let is_formed = |world: &mut Self| (0..world.founders).all(|host| world.is_formed(host));
         if self.run_until(FORMING_MS, is_formed)? {
-            self.ids = (0..self.hosts.len()).filter_map(|host| Some(self.node(host)?.id())).collect();
+            let id = |host| self.node(host).map(|node| node.id()).unwrap_or_default();
+            self.ids = (0..self.hosts.len()).map(id).collect();
             return Ok(());
         }
         Err(failed("not every host has met every other in time".to_owned()))
     }
 
     fn is_formed(&self, host: usize) -> bool {
-        let nodes: Vec<_> = (0..self.hosts.len()).filter_map(|host| self.node(host)).collect();
+        let nodes: Vec<_> = (0..self.founders).filter_map(|host| self.node(host)).collect();
         self.node(host).is_some_and(|node| {
             let knows = |bucket: BucketKind| node.bucket_named(bucket.name()) == Some(bucket.id());
             let knows_all = match &self.guest {
                 Some(_) => node.has_bucket(BUCKET),
                 None => BucketKind::ALL.into_iter().all(knows),
             };
-            nodes.len() == self.hosts.len()
+            nodes.len() == self.founders
+                && node.layout().nodes().len() == self.founders
+                && !node.layout().is_moving()
                 && knows_all
                 && nodes.iter().all(|peer| node.is_connected(peer.id()))
         })
@@ -319,6 +324,48 @@ impl World {
         Ok(false)
     }
 
+    /// What a host holds no more must be gone from it.
+    fn clean_up(&mut self) -> Result<(), Violation> {
+        let mut left = None;
+        let is_clean = self.run_until(HEALING_MS, |world| {
+            left = world.leftovers().next();
+            left.is_none()
+        })?;
+        if is_clean {
+            return Ok(());
+        }
+        let story = format!("what was moved away is still there {HEALING_MS} ms after healing: {left:?}");
+        Err(Violation::new("leftovers", story))
+    }
+
+    /// Hosts with data of partitions that they do not hold.
+    fn leftovers(&self) -> impl Iterator<Item = (usize, BucketKind, PartitionId)> + '_ {
+        self.members().filter_map(|host| Some((host, self.node(host)?))).flat_map(move |(host, node)| {
+            let layout = node.layout();
+            let partitions = (0..layout.partition_count()).map(PartitionId);
+            let pairs = partitions.flat_map(|partition| BucketKind::ALL.map(|bucket| (bucket, partition)));
+            pairs
+                .filter(|(bucket, partition)| {
+                    let holders = layout.holders(bucket.id(), *partition);
+                    let range = partition.start(layout.bits())..=partition.end(layout.bits());
+                    let engine = self.engine(host, *bucket);
+                    holders.is_some_and(|holders| holders.of(node.id()).is_none())
+                        && engine.is_some_and(|engine| {
+                            records(engine, *bucket, range).is_ok_and(|records| !records.is_empty())
+                        })
+                })
+                .map(|(bucket, partition)| (host, bucket, partition))
+                .collect::<Vec<_>>()
+        })
+    }
+
+    /// Where a host keeps a bucket.
+    fn engine(&self, host: usize, bucket: BucketKind) -> Option<&dyn Engine> {
+        let host = self.hosts.get(host)?;
+        let process = host.process.as_ref()?;
+        Some(if bucket == BucketKind::Cache { process.memory.as_ref() } else { &host.disk })
+    }
+
     /// All replicas of each partition must come to hold the same.
     fn converge(&mut self) -> Result<(), Violation> {
         let end = self.journal.now_ms() + HEALING_MS;
@@ -346,15 +393,12 @@ impl World {
         let layout = self.node(first).ok_or_else(|| down(first))?.layout();
         let mut copies = Vec::new();
         for host in self.members().filter_map(|host| self.hosts.get(host)) {
-            let (Some(node), Some(process)) = (host.node(), &host.process) else {
-                return Err(down(host.index));
-            };
+            let Some(node) = host.node() else { return Err(down(host.index)) };
             // Nothing can heal a damaged record that has no other copy.
             let is_whole =
                 |bucket: &BucketKind| *bucket != BucketKind::Single || !self.is_damaged(host.index);
             for bucket in BucketKind::ALL.into_iter().filter(is_whole) {
-                let engine: &dyn Engine =
-                    if bucket == BucketKind::Cache { process.memory.as_ref() } else { &host.disk };
+                let Some(engine) = self.engine(host.index, bucket) else { return Err(down(host.index)) };
                 let is_held = |partition: &PartitionId| {
                     let replicas = layout.replicas(bucket.id(), *partition);
                     replicas.iter().any(|replica| replica.node == node.id())

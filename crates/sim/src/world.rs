@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slipring_model::NodeId;
 use slipring_node::Node;
+use slipring_ring::{NodeChange, NodeState};
 
 use crate::check::{Observations, Terms};
 use crate::guest::{Guest, Seat};
@@ -16,6 +17,7 @@ use crate::history::BucketKind;
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::network::{Network, address};
+use crate::operator::Operator;
 use crate::plan::{Fault, Plan};
 use crate::run::Violation;
 use crate::workload::{Client, Workload};
@@ -51,6 +53,9 @@ pub(crate) struct World {
     pub(crate) ids: Vec<NodeId>,
     /// What hosts showed of the layout and its group.
     pub(crate) observations: Observations,
+    /// How many hosts form the cluster; the rest may join.
+    pub(crate) founders: usize,
+    pub(crate) operator: Operator,
 }
 
 #[derive(Clone, Copy)]
@@ -65,10 +70,12 @@ enum Event {
     Hasten { from: usize, to: usize },
     StopLosing { from: usize, to: usize },
     Resume { host: usize, life: u64 },
+    Restore { host: usize },
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, hosts: usize, guest: Option<Arc<dyn Guest>>) -> Self {
+    /// So many founders, and as many hosts with those that may join.
+    pub(crate) fn new(seed: u64, (founders, hosts): (usize, usize), guest: Option<Arc<dyn Guest>>) -> Self {
         let journal = Arc::new(Journal::default());
         let host = |index| Host::new(index, seed, guest.clone(), Arc::clone(&journal));
         Self {
@@ -82,12 +89,14 @@ impl World {
             decisions: 0,
             lost_power: BTreeSet::new(),
             failing: BTreeSet::new(),
-            out: BTreeSet::new(),
+            out: (founders..hosts).collect(),
             damaged: BTreeSet::new(),
             served: vec![0; hosts],
             is_storming: false,
             ids: Vec::new(),
             observations: Observations::default(),
+            founders,
+            operator: Operator::default(),
         }
     }
 
@@ -100,7 +109,8 @@ impl World {
     /// Starts a host's process.
     pub(crate) fn start(&mut self, host: usize) {
         let is_founder = host == 0 && self.host(0).lives() == 0;
-        let seeds = if is_founder { Vec::new() } else { vec![address(usize::from(host == 0))] };
+        let others = (0..self.founders).filter(|other| *other != host);
+        let seeds = if is_founder { Vec::new() } else { others.map(address).collect() };
         if self.host(host).process.is_none() {
             self.failing.remove(&host);
             let network = Arc::clone(&self.network);
@@ -165,9 +175,14 @@ impl World {
                 && let Some(node) = self.node(index)
             {
                 let life = self.host(index).lives();
-                self.observations.look(index, life, now, &node);
+                if let Some(id) = self.ids.get_mut(index) {
+                    *id = node.id();
+                }
+                let observed = index + 100 * self.host(index).times_new;
+                self.observations.look(observed, life, now, &node);
             }
         }
+        self.operate();
         self.journal.advance_to(now + TICK_MS);
         Ok(())
     }
@@ -238,6 +253,32 @@ impl World {
         Some(Client::new(Arc::clone(&self.workload), node, format!("{name}-{host}"), self.seed))
     }
 
+    /// Which of a host's processes is the latest.
+    pub(crate) fn life(&self, host: usize) -> u64 {
+        self.hosts.get(host).map_or(0, Host::lives)
+    }
+
+    /// Whether this process of a host is still there.
+    pub(crate) fn is_alive(&self, host: usize, life: u64) -> bool {
+        self.hosts.get(host).is_some_and(|host| host.process.is_some() && host.lives() == life)
+    }
+
+    /// Runs a task on a host for as long as its process lives.
+    pub(crate) fn spawn_on(&mut self, host: usize, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(process) = &self.host(host).process {
+            process.runtime.spawn(task);
+        }
+    }
+
+    /// A host has left the cluster for good.
+    pub(crate) fn leave(&mut self, host: usize) {
+        if self.out.insert(host) {
+            self.journal.note(format_args!("host {host} has left"));
+            self.journal.count("hosts that left", 1);
+            self.kill(host, false);
+        }
+    }
+
     fn host(&mut self, index: usize) -> &mut Host {
         self.hosts.get_mut(index).expect("plans and loops stay within the hosts")
     }
@@ -254,6 +295,10 @@ impl World {
                 self.journal.note(format_args!("host {index} may not take part: {reason}"));
                 self.journal.count("hosts kept out", 1);
                 self.kill(index, false);
+                return Ok(());
+            }
+            if self.operator.leaving.contains(&index) && reason.contains("no member") {
+                self.leave(index);
                 return Ok(());
             }
             if !self.failing.contains(&index) {
@@ -323,6 +368,8 @@ impl World {
             }
             Event::Unblock { from, to } => self.network.unblock(from, to),
             Event::Hasten { from, to } => self.network.slow(from, to, 0),
+            Event::Restore { host } if self.operator.leaving.contains(&host) => {}
+            Event::Restore { host } => self.order_away(host, NodeState::Active),
             Event::Resume { host, life } if self.host(host).lives() == life => self.resume(host),
             Event::Resume { .. } => {}
         }
@@ -377,6 +424,22 @@ impl World {
             | Fault::FlipBits { .. }
             | Fault::LoseDirectory { .. }
             | Fault::RollBack { .. } => self.strike_disk(now, fault),
+            Fault::Join { host } => {
+                self.journal.count("joins", 1);
+                self.out.remove(&host);
+                self.start(host);
+            }
+            Fault::Leave { host } => self.order_away(host, NodeState::Leaving),
+            Fault::Drain { host, for_ms } => {
+                self.order_away(host, NodeState::Drained);
+                self.decide(now + for_ms, Event::Restore { host });
+            }
+            Fault::Weigh { host, weight } => {
+                if let Some(node) = self.ids.get(host).copied() {
+                    self.order(node, NodeChange::Weight(weight));
+                }
+            }
+            Fault::Revert => self.order_back(),
         }
     }
 
@@ -410,8 +473,11 @@ impl World {
             Fault::LoseDirectory { host, down_ms } => {
                 self.kill(host, false);
                 self.host(host).lose_disks();
+                self.lost_power.insert(host);
                 self.journal.count("directories lost", 1);
-                self.return_outcast(host, now + down_ms);
+                // It returns as a new node; the old one is given up.
+                self.order_away(host, NodeState::Lost);
+                self.decide(now + down_ms, Event::Start { host });
             }
             Fault::RollBack { host, down_ms } if self.is_copy_outdated(host) => {
                 self.kill(host, false);

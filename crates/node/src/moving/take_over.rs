@@ -103,18 +103,19 @@ impl Core {
         Ok(())
     }
 
-    /// How many sources need not be asked, and how many are needed: so many that one of them took part in each
-    /// acknowledged write and in each read, and none of the rest could answer either by itself.
+    /// How many sources need not be asked, and how many must tell: so many that one of them took part in each
+    /// acknowledged write and the rest could acknowledge or answer nothing by themselves. What lay with none but
+    /// replicas that were given up is lost; all the others must tell then.
     fn sources(&self, view: &View, bucket: &BucketView, holders: &Holders) -> (usize, usize) {
         let state = |node: NodeId| view.layout.nodes().get(&node).map(|entry| entry.role.state);
         let is_given_up = |node: NodeId| matches!(state(node), None | Some(NodeState::Lost));
-        let counts = |node: NodeId| node == self.me || is_given_up(node);
-        let told = holders.replicas.iter().filter(|replica| counts(replica.node)).count();
         let n = holders.replicas.len();
+        let left = holders.replicas.iter().filter(|replica| !is_given_up(replica.node)).count();
         let quorum = bucket.bucket.policy.quorum(n as u8);
-        let least = usize::from(quorum.r.min(quorum.w)).max(1);
-        let needed = if Mutant::CopyFromOne.is_planted() { 1 } else { n + 1 - least.min(n) };
-        (told, needed)
+        let least = usize::from(quorum.r.min(quorum.w)).clamp(1, n);
+        let needed = if Mutant::CopyFromOne.is_planted() { 1 } else { n + 1 - least };
+        let is_mine = holders.replicas.iter().any(|replica| replica.node == self.me);
+        (usize::from(is_mine), needed.min(left))
     }
 
     /// Merges all that a replica has of a partition; `false` when it could not tell everything.

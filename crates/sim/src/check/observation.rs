@@ -9,7 +9,7 @@ use slipring_ring::Layout;
 /// What one host showed from one moment on.
 #[derive(Clone, Debug)]
 pub struct Observation {
-    /// The host.
+    /// The host; one with new disks is another, a hundred further on.
     pub host: usize,
     /// Which of its processes.
     pub life: u64,

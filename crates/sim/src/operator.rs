@@ -1,0 +1,152 @@
+//! The operator of a run: what the cluster has been told to become, told again until it has heard.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use slipring_model::{ErrorKind, NodeId};
+use slipring_ring::{Change, Command, Layout, NodeChange, NodeState};
+
+use crate::run::Violation;
+use crate::world::World;
+
+/// How long after the last fault everything must have moved where it should be.
+const SETTLING_MS: u64 = 30_000;
+/// How long an order may be without an answer.
+const PATIENCE_MS: u64 = 4_000;
+
+/// What the operator wants, in order.
+#[derive(Default)]
+pub(crate) struct Operator {
+    orders: VecDeque<Command>,
+    attempt: Option<Attempt>,
+    /// Hosts that were told to leave.
+    pub(crate) leaving: BTreeSet<usize>,
+}
+
+/// An order on its way.
+struct Attempt {
+    host: usize,
+    life: u64,
+    since_ms: u64,
+    outcome: Arc<Mutex<Option<bool>>>,
+}
+
+impl Operator {
+    pub(crate) fn is_done(&self) -> bool {
+        self.orders.is_empty()
+    }
+}
+
+impl World {
+    /// Tells the cluster that one of its nodes is to be different.
+    pub(crate) fn order(&mut self, node: NodeId, change: NodeChange) {
+        let changes = vec![Change { node, change }];
+        self.operator.orders.push_back(Command::Change { changes, expected_epoch: None });
+        self.journal.count("roles changed", 1);
+    }
+
+    /// Tells the cluster to take back what moves.
+    pub(crate) fn order_back(&mut self) {
+        self.operator.orders.push_back(Command::Revert);
+        self.journal.count("moves taken back", 1);
+    }
+
+    /// Looks after the first order that is not done.
+    pub(crate) fn operate(&mut self) {
+        if let Some(attempt) = &self.operator.attempt {
+            let now = self.journal.now_ms();
+            let is_lost = !self.is_alive(attempt.host, attempt.life) || now > attempt.since_ms + PATIENCE_MS;
+            let outcome = *attempt.outcome.lock();
+            if outcome == Some(true) {
+                self.operator.orders.pop_front();
+            }
+            if outcome.is_some() || is_lost {
+                self.operator.attempt = None;
+            }
+            return;
+        }
+        let Some(command) = self.operator.orders.front().cloned() else { return };
+        let Some((host, node)) = self.members().find_map(|host| Some((host, self.node(host)?))) else {
+            return;
+        };
+        let outcome = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&outcome);
+        let life = self.life(host);
+        self.journal.note(format_args!("host {host} is told: {command:?}"));
+        self.spawn_on(host, async move {
+            let is_over = match node.propose(command).await {
+                Ok(_) => true,
+                // It is so already, or can never be.
+                Err(error) => error.kind == ErrorKind::Conflict,
+            };
+            *slot.lock() = Some(is_over);
+        });
+        self.operator.attempt = Some(Attempt { host, life, since_ms: self.journal.now_ms(), outcome });
+    }
+
+    /// Everything must come to lie where it should.
+    pub(crate) fn settle_moves(&mut self) -> Result<(), Violation> {
+        let is_settled = self.run_until(SETTLING_MS, |world| {
+            world.let_go();
+            world.operator.is_done() && world.has_settled()
+        })?;
+        if is_settled {
+            return Ok(());
+        }
+        let layouts: Vec<String> = self.layouts().map(|(host, layout)| summary(host, &layout)).collect();
+        let story = format!("data still moves {SETTLING_MS} ms after healing: {}", layouts.join("; "));
+        Err(Violation::new("settling", story))
+    }
+
+    fn has_settled(&self) -> bool {
+        let layouts: Vec<Arc<Layout>> = self.layouts().map(|(_, layout)| layout).collect();
+        let epochs: BTreeSet<u64> = layouts.iter().map(|layout| layout.epoch()).collect();
+        let is_leaving =
+            |layout: &Arc<Layout>| layout.nodes().values().any(|entry| !entry.role.state.stays());
+        epochs.len() == 1
+            && layouts.len() == self.members().count()
+            && !layouts.iter().any(|layout| layout.is_moving() || is_leaving(layout))
+    }
+
+    fn layouts(&self) -> impl Iterator<Item = (usize, Arc<Layout>)> + '_ {
+        self.members().filter_map(|host| Some((host, self.node(host)?.layout())))
+    }
+
+    /// Hosts that have left take part no more.
+    fn let_go(&mut self) {
+        let leaving: Vec<usize> = self.operator.leaving.iter().copied().collect();
+        for host in leaving {
+            let Some(id) = self.ids.get(host).copied() else { continue };
+            let others = self.layouts().filter(|(other, _)| *other != host);
+            let has_left = others.max_by_key(|(_, layout)| layout.epoch());
+            if has_left.is_some_and(|(_, layout)| !layout.nodes().contains_key(&id)) {
+                self.leave(host);
+            }
+        }
+    }
+
+    /// What a fault of the cluster's shape asks for.
+    pub(crate) fn order_away(&mut self, host: usize, state: NodeState) {
+        if let Some(node) = self.ids.get(host).copied().filter(|node| *node != NodeId::default()) {
+            self.order(node, NodeChange::State(state));
+            if state == NodeState::Leaving {
+                self.operator.leaving.insert(host);
+            }
+        }
+    }
+}
+
+fn summary(host: usize, layout: &Layout) -> String {
+    let states: Vec<String> = layout
+        .nodes()
+        .iter()
+        .map(|(node, entry)| format!("{} {:?}", node.short(), entry.role.state))
+        .collect();
+    let moves = layout.moves().count();
+    format!(
+        "host {host} is at epoch {}, {moves} partitions move, nodes {}",
+        layout.epoch(),
+        states.join(", ")
+    )
+}

@@ -5,13 +5,14 @@
 mod buckets;
 mod failure;
 mod keys;
+mod layout;
 mod port;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json};
-use axum::routing::get;
+use axum::routing::{get, post};
 use slipring_model::limits;
 use slipring_node::Node;
 use tokio::net::TcpListener;
@@ -36,7 +37,11 @@ pub fn router(node: Node) -> Router {
         .route("/v1/kv/{bucket}", get(keys::list))
         .route("/v1/kv/{bucket}/{key}", get(keys::read).put(keys::write).delete(keys::delete))
         .route("/v1/cluster", get(cluster))
-        .route("/v1/layout", get(layout))
+        .route("/v1/layout", get(layout::show))
+        .route("/v1/layout/changes", post(layout::commit))
+        .route("/v1/layout/moves", get(layout::moves))
+        .route("/v1/layout/plan", post(layout::plan))
+        .route("/v1/layout/revert", post(layout::revert))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -47,10 +52,6 @@ pub fn router(node: Node) -> Router {
 
 async fn cluster(State(node): State<Node>) -> Result<impl IntoResponse, Failure> {
     Ok(Json(node.status().await?))
-}
-
-async fn layout(State(node): State<Node>) -> impl IntoResponse {
-    Json(slipring_ring::Layout::clone(&node.layout()))
 }
 
 async fn ready(State(node): State<Node>) -> impl IntoResponse {

@@ -53,8 +53,8 @@ pub enum Mutant {
     IgnoreFence,
     /// A node that takes a partition over does not wait until its sources know of the move.
     SkipBarrier,
-    /// A node takes a partition over from a single replica.
-    CopyFromOne,
+    /// A node takes a partition over from those it moves to, not from those it leaves.
+    CopyFromNext,
     /// What a node held under an earlier assignment counts as held under the new one.
     KeepLeftovers,
 }
@@ -84,7 +84,7 @@ impl Mutant {
         Self::UnionQuorum,
         Self::IgnoreFence,
         Self::SkipBarrier,
-        Self::CopyFromOne,
+        Self::CopyFromNext,
         Self::KeepLeftovers,
     ];
 

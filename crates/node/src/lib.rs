@@ -34,6 +34,7 @@ mod view;
 pub use builder::{Builder, StartError, TransportFactory};
 pub use call::{Call, CallOptions, Pending};
 pub use clock::{Clock, Entropy, SystemClock};
+pub use moving::Proposal;
 pub use node::Node;
 pub use scan::ScanPage;
 pub use settings::Settings;

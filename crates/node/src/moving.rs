@@ -9,9 +9,11 @@
 
 mod catch_up;
 mod drive;
+mod estimate;
 mod hand_over;
 mod held;
 mod take_over;
 mod wipe;
 
+pub use estimate::Proposal;
 pub(crate) use held::Moving;

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use slipring_consensus::{GroupStatus, LayoutGroup};
 use slipring_model::bucket::Durability;
 use slipring_model::{BucketId, ClusterId, Error, ErrorKind, NodeId, Position, limits};
-use slipring_ring::{Addresses, Applied, Command, Layout};
+use slipring_ring::{Addresses, Applied, Change, Command, Layout};
 use slipring_service::{Access, Service};
 use slipring_wire::Request;
 use tokio::sync::{oneshot, watch};
@@ -17,6 +17,7 @@ use crate::bucket::{Locus, Refusal};
 use crate::call::{Call, CallOptions, Pending};
 use crate::core::Core;
 use crate::failure::unavailable;
+use crate::moving::Proposal;
 use crate::requests::{ReplyTo, Work};
 use crate::scan::ScanPage;
 use crate::status::Status;
@@ -200,6 +201,14 @@ impl Node {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(applied)
+    }
+
+    /// What some changes of nodes' roles would move, and how much that is. Nothing changes.
+    ///
+    /// # Errors
+    /// `Conflict` when they would be refused.
+    pub async fn plan(&self, changes: &[Change]) -> Result<Proposal, Error> {
+        self.core.propose_changes(changes).await
     }
 
     /// About `count` keys from `cursor` on, 0 to begin; each key that stays is seen at least once.

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use slipring_model::{BucketId, BucketName, BucketPolicy, ClusterId, NodeId, PartitionId, limits};
 
-pub use change::{Change, NodeChange, Plan, PlannedMove};
+pub use change::{Change, Exposure, NodeChange, Plan, PlannedMove};
 pub use command::{Applied, Command, Refused};
 pub use node::{Addresses, NodeEntry, NodeState, Role};
 pub use table::{Holders, Move, MoveId, Replica};

@@ -6,7 +6,7 @@ mod layout;
 mod placement;
 
 pub use layout::{
-    Addresses, Applied, BucketEntry, Change, Command, Holders, Layout, Move, MoveId, NodeChange, NodeEntry,
-    NodeLoad, NodeState, Plan, PlannedMove, Refused, Replica, Role,
+    Addresses, Applied, BucketEntry, Change, Command, Exposure, Holders, Layout, Move, MoveId, NodeChange,
+    NodeEntry, NodeLoad, NodeState, Plan, PlannedMove, Refused, Replica, Role,
 };
 pub use placement::{Infeasible, Placement, Request, solve};

@@ -6,7 +6,9 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
-use crate::client::{self, Client};
+use slipring_ring::NodeState;
+
+use crate::client::{self, Changes, Client};
 use crate::demo;
 use crate::settings::{Settings, Sources};
 use crate::start;
@@ -72,9 +74,36 @@ enum Command {
     /// Make, list and delete buckets.
     #[command(subcommand)]
     Bucket(BucketCommand),
-    /// Show who holds what.
+    /// Show who holds what, plan changes of it, agree on them.
     #[command(subcommand)]
     Layout(LayoutCommand),
+    /// Let a node give away what it holds; it stays a member and takes its share again after `restore`.
+    Drain {
+        /// The beginning of its id, or one of its addresses.
+        name: String,
+        /// Return when nothing moves any more.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Give a drained node its share again.
+    Restore {
+        /// The beginning of its id, or one of its addresses.
+        name: String,
+        /// Return when nothing moves any more.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Let a node give away what it holds and leave the cluster.
+    Remove {
+        /// The beginning of its id, or one of its addresses.
+        name: String,
+        /// It is dead and its data is given up: what it held is rebuilt from the other copies.
+        #[arg(long)]
+        lost: bool,
+        /// Return when nothing moves any more.
+        #[arg(long)]
+        wait: bool,
+    },
     /// Show every setting, its value, and where the value comes from.
     Config {
         #[command(flatten)]
@@ -107,6 +136,23 @@ enum BucketCommand {
 enum LayoutCommand {
     /// Show the layout in force.
     Show,
+    /// Show what changes would move, and what could fail then. Nothing changes.
+    Plan {
+        #[command(flatten)]
+        changes: Changes,
+    },
+    /// Make changes: data begins to move.
+    Commit {
+        #[command(flatten)]
+        changes: Changes,
+        /// Only if the layout is still at this epoch: the one that `plan` shows.
+        #[arg(long)]
+        epoch: Option<u64>,
+    },
+    /// Take back the changes that the moves under way come from.
+    Revert,
+    /// Show how far the moves under way are, until they are over.
+    Watch,
 }
 
 /// Runs what the command line asks for. 0: done; 1: failed, or nothing found; 2: the command line is wrong.
@@ -144,6 +190,16 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<bool> {
         Command::Bucket(BucketCommand::List) => client.buckets()?,
         Command::Bucket(BucketCommand::Delete { name }) => client.delete_bucket(&name)?,
         Command::Layout(LayoutCommand::Show) => client.layout()?,
+        Command::Layout(LayoutCommand::Plan { changes }) => client.plan(&changes)?,
+        Command::Layout(LayoutCommand::Commit { changes, epoch }) => client.commit(&changes, epoch)?,
+        Command::Layout(LayoutCommand::Revert) => client.revert()?,
+        Command::Layout(LayoutCommand::Watch) => client.watch()?,
+        Command::Drain { name, wait } => client.set_state(&name, NodeState::Drained, wait)?,
+        Command::Restore { name, wait } => client.set_state(&name, NodeState::Active, wait)?,
+        Command::Remove { name, lost, wait } => {
+            let state = if lost { NodeState::Lost } else { NodeState::Leaving };
+            client.set_state(&name, state, wait)?;
+        }
         Command::Config { sources } => show_config(sources, own, cli.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "slipring", &mut std::io::stdout());

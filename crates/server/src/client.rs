@@ -1,9 +1,13 @@
 //! Commands for a running node, over its HTTP port.
 
+mod moves;
+
 use anyhow::{Context, bail};
 use comfy_table::Table;
 use serde_json::{Value, json};
 use slipring_node::Status;
+
+pub(crate) use moves::Changes;
 
 /// A node to talk to.
 pub(crate) struct Client {
@@ -177,6 +181,9 @@ impl Client {
                 status.epoch,
                 status.partitions
             );
+            if status.moving > 0 {
+                println!("{} partitions move: slipring layout watch", status.moving);
+            }
             for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
                 println!(
                     "bucket \"{}\" has {} of {} copies: add nodes",
@@ -191,7 +198,7 @@ impl Client {
         let answer = self.ask_json("GET", "/v1/layout", None)?;
         let layout: slipring_ring::Layout =
             serde_json::from_value(answer.clone()).context("the node is of another version")?;
-        let mut table = table(&["node", "peers", "zone", "weight", "copies", "primaries"]);
+        let mut table = table(&["node", "peers", "zone", "weight", "state", "copies", "primaries"]);
         let load = layout.load();
         for (id, entry) in layout.nodes() {
             let load = load.get(id).copied().unwrap_or_default();
@@ -200,6 +207,7 @@ impl Client {
                 entry.addresses.peer.clone(),
                 entry.role.zone.clone(),
                 entry.role.weight.to_string(),
+                moves::word(entry.role.state).to_owned(),
                 load.replicas.to_string(),
                 load.primaries.to_string(),
             ];
@@ -207,7 +215,8 @@ impl Client {
         }
         self.show(&answer, &table);
         if !self.is_json {
-            println!("epoch {}, {} partitions", layout.epoch(), layout.partition_count());
+            let moving = layout.moves().count();
+            println!("epoch {}, {} partitions, {moving} moving", layout.epoch(), layout.partition_count());
         }
         Ok(())
     }

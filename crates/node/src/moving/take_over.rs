@@ -82,9 +82,9 @@ impl Core {
                 return Err(unavailable("what an earlier assignment left here is still being removed"));
             }
             let (mut told, needed) = self.sources(view, bucket, holders);
-            for source in holders.replicas.iter().map(|replica| replica.node).filter(|node| *node != self.me)
-            {
-                if !is_current() || told >= needed && Mutant::CopyFromOne.is_planted() {
+            let all = if Mutant::CopyFromNext.is_planted() { holders.target() } else { &holders.replicas };
+            for source in all.iter().map(|replica| replica.node).filter(|node| *node != self.me) {
+                if !is_current() {
                     break;
                 }
                 let is_told = self.is_reachable(source)
@@ -113,9 +113,9 @@ impl Core {
         let left = holders.replicas.iter().filter(|replica| !is_given_up(replica.node)).count();
         let quorum = bucket.bucket.policy.quorum(n as u8);
         let least = usize::from(quorum.r.min(quorum.w)).clamp(1, n);
-        let needed = if Mutant::CopyFromOne.is_planted() { 1 } else { n + 1 - least };
-        let is_mine = holders.replicas.iter().any(|replica| replica.node == self.me);
-        (usize::from(is_mine), needed.min(left))
+        let from = if Mutant::CopyFromNext.is_planted() { holders.target() } else { &holders.replicas };
+        let is_mine = from.iter().any(|replica| replica.node == self.me);
+        (usize::from(is_mine), (n + 1 - least).min(left))
     }
 
     /// Merges all that a replica has of a partition; `false` when it could not tell everything.

@@ -1,6 +1,6 @@
 //! Changes of nodes' roles: what they would move, before they are agreed on, and their application.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use slipring_model::{NodeId, PartitionId};
@@ -39,6 +39,19 @@ pub struct Plan {
     pub load_before: BTreeMap<NodeId, NodeLoad>,
     /// What each would hold.
     pub load_after: BTreeMap<NodeId, NodeLoad>,
+    /// Which single failures would then take a quorum, or the last copy, from any partition.
+    pub exposed: Vec<Exposure>,
+}
+
+/// A failure and what it would take away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exposure {
+    /// A node or a zone.
+    pub what: String,
+    /// Partitions of all buckets that could not be written or read any more.
+    pub without_quorum: u64,
+    /// Those of them that would have no copy left.
+    pub without_copy: u64,
 }
 
 /// One partition that would move.
@@ -75,7 +88,38 @@ impl Layout {
             moves: planned.collect(),
             load_before: self.load(),
             load_after: next.load(),
+            exposed: next.exposures(),
         })
+    }
+
+    /// Which single failures, of a node or of a whole zone, take a quorum from any partition as it is to lie.
+    #[must_use]
+    pub fn exposures(&self) -> Vec<Exposure> {
+        let zone = |node: &NodeId| self.nodes.get(node).map_or("", |entry| entry.role.zone.as_str());
+        let mut found: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for (id, bucket) in &self.buckets {
+            for holders in (0..self.partition_count()).filter_map(|p| self.holders(*id, PartitionId(p))) {
+                let nodes: Vec<NodeId> = holders.target().iter().map(|replica| replica.node).collect();
+                let quorum = bucket.policy.quorum(nodes.len() as u8);
+                let needed = usize::from(quorum.r.max(quorum.w));
+                let mut fails = |what: String, left: usize| {
+                    if left < needed {
+                        let (quorums, copies) = found.entry(what).or_default();
+                        *quorums += 1;
+                        *copies += u64::from(left == 0);
+                    }
+                };
+                nodes.iter().for_each(|node| fails(format!("node {}", node.short()), nodes.len() - 1));
+                let zones: BTreeSet<&str> = nodes.iter().map(zone).filter(|zone| !zone.is_empty()).collect();
+                for name in zones {
+                    let left = nodes.iter().filter(|node| zone(node) != name).count();
+                    fails(format!("zone {name}"), left);
+                }
+            }
+        }
+        let exposure =
+            |(what, (without_quorum, without_copy))| Exposure { what, without_quorum, without_copy };
+        found.into_iter().map(exposure).collect()
     }
 
     /// Whether partitions move.

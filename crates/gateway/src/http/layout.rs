@@ -1,0 +1,100 @@
+//! The layout: showing it, planning changes of nodes' roles, agreeing on them, taking them back.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::{IntoResponse, Json};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use slipring_model::NodeId;
+use slipring_node::Node;
+use slipring_ring::{Change, Command, Layout, NodeChange, NodeState};
+
+use super::failure::Failure;
+
+/// Changes of roles, and the epoch they were planned for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wish {
+    changes: Vec<Wanted>,
+    #[serde(default)]
+    epoch: Option<u64>,
+}
+
+/// What is to be different about one node.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// The beginning of its id, or one of its addresses.
+    node: String,
+    #[serde(default)]
+    weight: Option<u32>,
+    #[serde(default)]
+    zone: Option<String>,
+    #[serde(default)]
+    state: Option<NodeState>,
+}
+
+pub(super) async fn show(State(node): State<Node>) -> impl IntoResponse {
+    Json(Layout::clone(&node.layout()))
+}
+
+pub(super) async fn plan(State(node): State<Node>, body: Bytes) -> Result<impl IntoResponse, Failure> {
+    let (changes, _) = changes(&node.layout(), &body)?;
+    Ok(Json(node.plan(&changes).await?))
+}
+
+pub(super) async fn commit(State(node): State<Node>, body: Bytes) -> Result<impl IntoResponse, Failure> {
+    let (changes, expected_epoch) = changes(&node.layout(), &body)?;
+    node.propose(Command::Change { changes, expected_epoch }).await?;
+    Ok(Json(progress(&node.layout())))
+}
+
+pub(super) async fn revert(State(node): State<Node>) -> Result<impl IntoResponse, Failure> {
+    node.propose(Command::Revert).await?;
+    Ok(Json(progress(&node.layout())))
+}
+
+pub(super) async fn moves(State(node): State<Node>) -> impl IntoResponse {
+    Json(progress(&node.layout()))
+}
+
+fn progress(layout: &Layout) -> Value {
+    json!({
+        "epoch": layout.epoch(),
+        "moving": layout.moves().count(),
+        "under_replicated": layout.under_replicated(),
+    })
+}
+
+fn changes(layout: &Layout, body: &[u8]) -> Result<(Vec<Change>, Option<u64>), Failure> {
+    let wish: Wish = serde_json::from_slice(body)
+        .map_err(|error| Failure::invalid(format!("the body is no list of changes: {error}")))?;
+    let mut changes = Vec::new();
+    for wanted in wish.changes {
+        let node = find(layout, &wanted.node)?;
+        let asked = [
+            wanted.weight.map(NodeChange::Weight),
+            wanted.zone.map(NodeChange::Zone),
+            wanted.state.map(NodeChange::State),
+        ];
+        changes.extend(asked.into_iter().flatten().map(|change| Change { node, change }));
+    }
+    Ok((changes, wish.epoch))
+}
+
+/// The one member whose id begins so, or that has this address.
+fn find(layout: &Layout, name: &str) -> Result<NodeId, Failure> {
+    let is_meant = |(id, entry): &(&NodeId, &slipring_ring::NodeEntry)| {
+        let addresses = [&entry.addresses.peer, &entry.addresses.redis, &entry.addresses.http];
+        !name.is_empty() && id.to_string().starts_with(name)
+            || addresses.iter().any(|address| *address == name)
+    };
+    let mut meant = layout.nodes().iter().filter(is_meant);
+    match (meant.next(), meant.next()) {
+        (Some((id, _)), None) => Ok(*id),
+        (None, _) => Err(Failure::not_found(format!(
+            "no member is called \"{name}\": give the beginning of its id, or one of its addresses"
+        ))),
+        _ => Err(Failure::invalid(format!("several members are called \"{name}\": give more of the id"))),
+    }
+}

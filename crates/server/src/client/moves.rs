@@ -1,0 +1,197 @@
+//! Commands that change who holds what, and that watch it move.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use slipring_node::Proposal;
+use slipring_ring::NodeState;
+
+use super::{Client, table};
+
+/// How often a node is asked how far its cluster is.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// What is to be different. Nodes are called by the beginning of their ids, or by one of their addresses.
+#[derive(clap::Args)]
+pub(crate) struct Changes {
+    /// A node's share, relative to the others'; may be repeated.
+    #[arg(long, value_name = "NODE=WEIGHT")]
+    weight: Vec<String>,
+    /// Where a node stands; may be repeated.
+    #[arg(long, value_name = "NODE=ZONE")]
+    zone: Vec<String>,
+    /// A node that is to give away what it holds; may be repeated.
+    #[arg(long, value_name = "NODE")]
+    drain: Vec<String>,
+    /// A node that is to take its share again; may be repeated.
+    #[arg(long, value_name = "NODE")]
+    restore: Vec<String>,
+    /// A node that is to leave; may be repeated.
+    #[arg(long, value_name = "NODE")]
+    remove: Vec<String>,
+    /// A dead node whose data is given up; may be repeated.
+    #[arg(long, value_name = "NODE")]
+    lost: Vec<String>,
+}
+
+/// How far the cluster is.
+#[derive(Deserialize)]
+struct Progress {
+    epoch: u64,
+    moving: u64,
+    under_replicated: u64,
+}
+
+impl Changes {
+    fn to_json(&self) -> anyhow::Result<Vec<Value>> {
+        let mut changes = Vec::new();
+        for text in &self.weight {
+            let (node, weight) = pair(text, "NODE=WEIGHT")?;
+            let weight: u32 =
+                weight.parse().with_context(|| format!("\"{text}\": the weight is a number"))?;
+            changes.push(json!({ "node": node, "weight": weight }));
+        }
+        for text in &self.zone {
+            let (node, zone) = pair(text, "NODE=ZONE")?;
+            changes.push(json!({ "node": node, "zone": zone }));
+        }
+        let states = [
+            (&self.drain, NodeState::Drained),
+            (&self.restore, NodeState::Active),
+            (&self.remove, NodeState::Leaving),
+            (&self.lost, NodeState::Lost),
+        ];
+        for (nodes, state) in states {
+            changes.extend(nodes.iter().map(|node| json!({ "node": node, "state": state })));
+        }
+        if changes.is_empty() {
+            bail!("nothing is to change: give --weight, --zone, --drain, --restore, --remove or --lost");
+        }
+        Ok(changes)
+    }
+}
+
+fn pair<'t>(text: &'t str, shape: &str) -> anyhow::Result<(&'t str, &'t str)> {
+    text.rsplit_once('=').with_context(|| format!("\"{text}\" is not {shape}"))
+}
+
+/// A state as people are told.
+pub(super) fn word(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Active => "active",
+        NodeState::Drained => "drained",
+        NodeState::Leaving => "leaving",
+        NodeState::Lost => "lost",
+    }
+}
+
+impl Client {
+    pub(crate) fn plan(&self, changes: &Changes) -> anyhow::Result<()> {
+        let body = json!({ "changes": changes.to_json()? }).to_string();
+        let answer = self.ask_json("POST", "/v1/layout/plan", Some(body.as_bytes()))?;
+        let proposal: Proposal =
+            serde_json::from_value(answer.clone()).context("the node is of another version")?;
+        let plan = &proposal.plan;
+        let mut table = table(&["node", "copies now", "then", "primaries now", "then"]);
+        for (node, before) in &plan.load_before {
+            let after = plan.load_after.get(node).copied().unwrap_or_default();
+            let numbers = [before.replicas, after.replicas, before.primaries, after.primaries];
+            let mut row = vec![node.short()];
+            row.extend(numbers.iter().map(ToString::to_string));
+            table.add_row(row);
+        }
+        self.show(&answer, &table);
+        if self.is_json {
+            return Ok(());
+        }
+        println!(
+            "{} partitions would move, {} copies of about {} in about {} s",
+            plan.moves.len(),
+            proposal.copies,
+            indicatif::HumanBytes(proposal.bytes),
+            proposal.seconds
+        );
+        if plan.exposed.is_empty() {
+            println!("no single failure would take a quorum from any partition");
+        }
+        for exposure in &plan.exposed {
+            println!(
+                "without {}: {} partitions have no quorum, {} no copy",
+                exposure.what, exposure.without_quorum, exposure.without_copy
+            );
+        }
+        println!("to do it: slipring layout commit --epoch {} with the same changes", plan.epoch);
+        Ok(())
+    }
+
+    pub(crate) fn commit(&self, changes: &Changes, epoch: Option<u64>) -> anyhow::Result<()> {
+        self.change(&json!({ "changes": changes.to_json()?, "epoch": epoch }))
+    }
+
+    /// Changes one node's state.
+    pub(crate) fn set_state(&self, node: &str, state: NodeState, waits: bool) -> anyhow::Result<()> {
+        self.change(&json!({ "changes": [{ "node": node, "state": state }] }))?;
+        if waits { self.watch() } else { Ok(()) }
+    }
+
+    pub(crate) fn revert(&self) -> anyhow::Result<()> {
+        let answer = self.ask_json("POST", "/v1/layout/revert", None)?;
+        self.tell(&answer)
+    }
+
+    /// Shows the moves under way until they are over.
+    pub(crate) fn watch(&self) -> anyhow::Result<()> {
+        let mut progress = self.progress()?;
+        let mut most = progress.moving;
+        let bar = if self.is_json { ProgressBar::hidden() } else { ProgressBar::new(most) };
+        let style = "{bar:40} {pos}/{len} partitions moved, {msg}";
+        bar.set_style(ProgressStyle::with_template(style)?);
+        while progress.moving > 0 {
+            most = most.max(progress.moving);
+            bar.set_length(most);
+            bar.set_position(most - progress.moving);
+            bar.set_message(format!("epoch {}", progress.epoch));
+            std::thread::sleep(INTERVAL);
+            progress = self.progress()?;
+        }
+        bar.finish_and_clear();
+        self.tell(
+            &Map::from_iter([
+                ("epoch".to_owned(), json!(progress.epoch)),
+                ("moving".to_owned(), json!(0)),
+                ("under_replicated".to_owned(), json!(progress.under_replicated)),
+            ])
+            .into(),
+        )
+    }
+
+    fn change(&self, body: &Value) -> anyhow::Result<()> {
+        let answer = self.ask_json("POST", "/v1/layout/changes", Some(body.to_string().as_bytes()))?;
+        self.tell(&answer)
+    }
+
+    fn progress(&self) -> anyhow::Result<Progress> {
+        let answer = self.ask_json("GET", "/v1/layout/moves", None)?;
+        serde_json::from_value(answer).context("the node is of another version")
+    }
+
+    fn tell(&self, answer: &Value) -> anyhow::Result<()> {
+        if self.is_json {
+            println!("{answer}");
+            return Ok(());
+        }
+        let progress: Progress =
+            serde_json::from_value(answer.clone()).context("the node is of another version")?;
+        match progress.moving {
+            0 => println!("epoch {}: nothing moves", progress.epoch),
+            moving => println!("epoch {}: {moving} partitions move; slipring layout watch", progress.epoch),
+        }
+        if progress.under_replicated > 0 {
+            println!("{} partitions have fewer copies than their buckets ask for", progress.under_replicated);
+        }
+        Ok(())
+    }
+}

@@ -110,10 +110,17 @@ class Cluster:
 
     def wait_until_whole(self, timeout=30):
         def is_whole():
-            seen = [self.status(index)["nodes"] for index in range(len(self.nodes))]
-            return all(len(nodes) == len(self.nodes) and all(n["is_connected"] for n in nodes) for nodes in seen)
+            seen = [self.status(index) for index in range(len(self.nodes))]
+            is_met = all(len(s["nodes"]) == len(self.nodes) and all(n["is_connected"] for n in s["nodes"]) for s in seen)
+            return is_met and not any(s["moving"] for s in seen)
 
-        wait_until("every node reaches every other", is_whole, timeout)
+        wait_until("every node reaches every other and nothing moves", is_whole, timeout)
+
+    def join(self, extra=()):
+        """Launches one more node; it is whole when `wait_until_whole` returns."""
+        node = Node(self.folder, len(self.nodes), self.nodes[0].peer, extra).start()
+        self.nodes.append(node)
+        return node
 
     def wait_until_repaired(self, timeout=60):
         def is_repaired():

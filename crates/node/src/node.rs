@@ -177,7 +177,7 @@ impl Node {
         Call::Pending(Pending::new(receiver, |bytes| service.decode_response(bytes)))
     }
 
-    /// Changes the layout through its group: creates or deletes a bucket.
+    /// Changes the layout through its group: makes or deletes a bucket, changes nodes' roles.
     ///
     /// Waits until this node works with the change.
     ///
@@ -191,11 +191,13 @@ impl Node {
         let applied = self.core.propose_to_group(command).await.map_err(crate::forming::proposal_failed)?;
         let is_known = || match (applied, &deleted) {
             (Applied::Bucket(bucket), _) => self.has_bucket(bucket),
+            (Applied::Changed { epoch }, _) => self.core.view().is_some_and(|view| view.epoch() >= epoch),
             (_, Some(name)) => self.bucket_named(name).is_none(),
             _ => true,
         };
         for _ in 0..200 {
-            if is_known() || self.core.view().is_some_and(|view| view.epoch() > before + 1) {
+            let is_change = matches!(applied, Applied::Changed { .. });
+            if is_known() || !is_change && self.core.view().is_some_and(|view| view.epoch() > before + 1) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

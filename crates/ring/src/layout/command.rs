@@ -69,6 +69,11 @@ pub enum Applied {
     },
     /// The bucket exists.
     Bucket(BucketId),
+    /// Roles are as asked.
+    Changed {
+        /// The epoch from which on they are.
+        epoch: u64,
+    },
     /// It is done.
     Done,
 }
@@ -144,7 +149,7 @@ impl Layout {
             Command::Arrived { moves } => next.apply_arrived(moves),
             Command::Revert => {
                 next.revert(index)?;
-                Applied::Done
+                Applied::Changed { epoch: next.epoch }
             }
         };
         *self = next;
@@ -176,13 +181,13 @@ impl Layout {
     ) -> Result<Applied, Refused> {
         let mut asked = self.clone();
         if !asked.change(index, changes)? {
-            return Ok(Applied::Done);
+            return Ok(Applied::Changed { epoch: self.epoch });
         }
         if expected_epoch.is_some_and(|expected| expected != self.epoch) {
             return Err(Refused::Moved { epoch: self.epoch });
         }
         *self = asked;
-        Ok(Applied::Done)
+        Ok(Applied::Changed { epoch: self.epoch })
     }
 
     fn apply_arrived(&mut self, moves: &[MoveId]) -> Applied {

@@ -219,12 +219,11 @@ fn a_start_relies_on_no_name_that_is_not_synced() {
     let mut last = promised(&writer.next("safe:").expect("some were promised"));
     writer.kill();
     disk = lose_the_power(&disk, last, 0.0);
-    for start in 0..losses() / 2 {
+    for _ in 0..losses() / 2 {
         // The file that names the tables has just been replaced, in its folder but not on the disk, when the process
         // dies; the next one starts on what it sees, and then the power fails.
         last = until_a_step(&disk, last, ("/current", 0..1), false);
-        let syncs = start as u32 % 2;
-        last = until_a_step(&disk, last, ("/keyspaces/1", syncs..syncs + 1), true);
+        last = until_a_step(&disk, last, ("/keyspaces/1", 0..1), true);
         for _ in 0..3 {
             lose_the_power(&disk, last, 0.5);
         }

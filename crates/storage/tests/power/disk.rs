@@ -159,7 +159,7 @@ impl Writer {
     }
 
     /// Waits for the end; whether it was that of a loss of power.
-    pub(crate) fn is_killed(mut self) -> bool {
+    pub(crate) fn ends_killed(mut self) -> bool {
         self.process.wait().expect("gone").signal() == Some(SIGKILL)
     }
 

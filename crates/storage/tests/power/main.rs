@@ -198,7 +198,7 @@ fn until_a_step(disk: &Disk, before: Promised, (near, steps): (&str, Range<u32>)
     while let Some(line) = writer.next("safe:") {
         last = promised(&line);
     }
-    assert!(writer.is_killed(), "it ended by itself");
+    assert!(writer.ends_killed(), "it ended by itself");
     last
 }
 

@@ -60,6 +60,9 @@ impl DiskEngine {
             mark => mark?,
         };
         if has_store {
+            // What the store finds it takes for safe, and removes what that replaces. A process that died may have
+            // left names that are not on disk yet.
+            sync_folders(dir)?;
             inspect(&store_path, &mark)?;
         }
         let failed = |error: fjall::Error| failure(dir, error);
@@ -221,8 +224,10 @@ impl Drop for DiskEngine {
 /// Looks through the store's files before the store does.
 fn inspect(store: &Path, mark: &Mark) -> Result<(), Error> {
     let failed = |error: io::Error| Error::io(store, &error);
-    // The last file that the making of a store writes.
-    if store.join("version").try_exists().map_err(failed)? {
+    // The last file that the making of a store writes; the store never syncs it again.
+    let version = store.join("version");
+    if version.try_exists().map_err(failed)? {
+        File::open(&version).and_then(|file| file.sync_all()).map_err(failed)?;
         manifest::inspect(store)?;
         return journal::inspect(store, !mark.is_of_this_boot());
     }

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
@@ -13,8 +14,12 @@ use std::time::UNIX_EPOCH;
 use tempfile::TempDir;
 
 const PAGE_BYTES: usize = 4096;
+const SIGKILL: i32 = 9;
 /// In a process on such a disk, the folder to work in.
 pub(crate) const FOLDER: &str = "SLIPRING_TEST_FOLDER";
+
+/// The kind and identity that each name of a folder stands for.
+type Names = BTreeMap<String, (String, String)>;
 
 /// A folder, and beside it what of it is safe from a loss of power.
 pub(crate) struct Disk {
@@ -57,47 +62,76 @@ impl Disk {
         Writer { process, lines }
     }
 
-    /// The disk after the power failed; of the pages that were written and not synced, `is_there` picks those
-    /// that had reached it all the same.
-    pub(crate) fn after_power_loss(&self, mut is_there: impl FnMut() -> bool) -> Self {
+    /// The disk after the power failed; of the pages that were written, and the names that were given and taken, and
+    /// not synced, `is_there` picks those that had reached it all the same.
+    pub(crate) fn after_power_loss(&self, is_there: impl FnMut() -> bool) -> Self {
         let left = Self::new();
-        let mut written = BTreeMap::new();
-        list(self.written.path(), &mut written);
-        self.restore(&identity(self.written.path()), left.written.path(), &written, &mut is_there);
+        let mut files = BTreeMap::new();
+        list(self.written.path(), &mut files);
+        let mut loss = Loss { synced: self.synced.path(), files, is_there };
+        loss.restore(&identity(self.written.path()), Some(self.written.path()), left.written.path());
         left
     }
 
-    fn restore(
-        &self,
-        folder: &str,
-        target: &Path,
-        written: &BTreeMap<String, PathBuf>,
-        is_there: &mut dyn FnMut() -> bool,
-    ) {
-        // A folder that was never synced has no names in it.
-        let names =
-            std::fs::read_to_string(self.synced.path().join(format!("{folder}.names"))).unwrap_or_default();
-        for line in names.lines() {
-            let mut words = line.splitn(3, ' ');
-            let mut word = || words.next().expect("identity, kind, name");
-            let (id, kind, path) = (word(), word(), target.join(word()));
+    /// A second disk with the same files, to look at without a trace on this one.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = Self::new();
+        copy_files(self.written.path(), copy.written.path());
+        copy
+    }
+}
+
+/// What puts a disk together after a loss of power.
+struct Loss<'d, F> {
+    synced: &'d Path,
+    /// The files as the processes saw them, by identity.
+    files: BTreeMap<String, PathBuf>,
+    is_there: F,
+}
+
+impl<F: FnMut() -> bool> Loss<'_, F> {
+    /// Fills `target` with what is left of the folder `id`, which the processes saw as `seen` unless it was gone.
+    fn restore(&mut self, id: &str, seen: Option<&Path>, target: &Path) {
+        let was = self.synced_names(id);
+        let is = seen.map_or_else(|| was.clone(), seen_names);
+        for name in was.keys().chain(is.keys().filter(|name| !was.contains_key(*name))) {
+            let (old, new) = (was.get(name), is.get(name));
+            let Some((kind, id)) = (if old == new || !(self.is_there)() { old } else { new }) else {
+                continue;
+            };
+            let path = target.join(name);
             if kind == "folder" {
                 std::fs::create_dir(&path).expect("made");
-                self.restore(id, &path, written, is_there);
+                let seen = seen
+                    .map(|seen| seen.join(name))
+                    .filter(|_| is.get(name) == Some(&(kind.clone(), id.clone())));
+                self.restore(id, seen.as_deref(), &path);
             } else {
-                std::fs::write(&path, self.bytes(id, written.get(id), is_there)).expect("written");
+                std::fs::write(&path, self.bytes(id)).expect("written");
             }
         }
     }
 
-    fn bytes(&self, id: &str, written: Option<&PathBuf>, is_there: &mut dyn FnMut() -> bool) -> Vec<u8> {
-        let mut bytes = std::fs::read(self.synced.path().join(id)).unwrap_or_default();
+    /// Kind and identity by name. A folder that was never synced has no names in it.
+    fn synced_names(&self, id: &str) -> Names {
+        let names = std::fs::read_to_string(self.synced.join(format!("{id}.names"))).unwrap_or_default();
+        let entry = |line: &str| {
+            let mut words = line.splitn(3, ' ').map(str::to_owned);
+            let mut word = || words.next().expect("identity, kind, name");
+            let (id, kind, name) = (word(), word(), word());
+            (name, (kind, id))
+        };
+        names.lines().map(entry).collect()
+    }
+
+    fn bytes(&mut self, id: &str) -> Vec<u8> {
+        let mut bytes = std::fs::read(self.synced.join(id)).unwrap_or_default();
         // A file without a name any more has no pages left to reach the disk.
-        let Some(written) = written else { return bytes };
+        let Some(written) = self.files.get(id) else { return bytes };
         let newer = std::fs::read(written).expect("read");
         for (number, page) in newer.chunks(PAGE_BYTES).enumerate() {
             let start = number * PAGE_BYTES;
-            if bytes.get(start..start + page.len()) == Some(page) || !is_there() {
+            if bytes.get(start..start + page.len()) == Some(page) || !(self.is_there)() {
                 continue;
             }
             bytes.resize(bytes.len().max(start + page.len()), 0);
@@ -118,13 +152,43 @@ impl Writer {
 
     /// Ends the process as a loss of power does, at any moment; what it had printed is still to be read.
     pub(crate) fn kill(&mut self) {
+        let ended = self.process.try_wait().expect("a process");
+        assert!(ended.is_none(), "it ended by itself: {ended:?}");
         self.process.kill().expect("killed");
         self.process.wait().expect("gone");
+    }
+
+    /// Waits for the end; whether it was that of a loss of power.
+    pub(crate) fn ends_killed(mut self) -> bool {
+        self.process.wait().expect("gone").signal() == Some(SIGKILL)
     }
 
     /// Waits for the end; whether it was a good one.
     pub(crate) fn ends_well(mut self) -> bool {
         self.process.wait().expect("gone").success()
+    }
+}
+
+fn seen_names(folder: &Path) -> Names {
+    let entry = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.expect("an entry");
+        let kind = if entry.path().is_dir() { "folder" } else { "file" };
+        let name = entry.file_name().into_string().expect("UTF-8");
+        (name, (kind.to_owned(), identity(&entry.path())))
+    };
+    std::fs::read_dir(folder).expect("a folder").map(entry).collect()
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            std::fs::create_dir(&target).expect("made");
+            copy_files(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).expect("copied");
+        }
     }
 }
 

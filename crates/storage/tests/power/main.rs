@@ -2,12 +2,15 @@
 //!
 //! The test runs itself again as a process under `power.c`, which keeps what each sync forces to disk in a
 //! second folder, and kills it at a random moment. What lies in that folder, with some of the unsynced pages
-//! or none of them, must hold every write that was acknowledged after a sync, and no write without those before.
+//! and names or none of them, must hold every write that was acknowledged after a sync, and no write without
+//! those before.
 #![cfg(target_os = "linux")]
 
 mod disk;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +22,8 @@ use slipring_storage::{DiskEngine, Engine, Error, MetaStore, RecordKey, Write};
 const LOSSES: usize = 8;
 /// The largest record; large ones make the store seal journals and write tables.
 const RECORD_BYTES_MAX: usize = 256 * 1024;
+/// Record by record they are written in turn, again and again.
+const KEYS: u64 = 2_000;
 
 /// What a process had been promised when it ended.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,36 +32,43 @@ struct Promised {
     round: u64,
 }
 
+/// It begins with its number.
 fn record(number: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(number);
-    let length = if random.u8(..) == 0 { random.usize(..RECORD_BYTES_MAX) } else { random.usize(..600) };
+    let length = if random.u8(..16) == 0 { random.usize(..RECORD_BYTES_MAX) } else { random.usize(..600) };
     let mut bytes = vec![0; length];
     random.fill(&mut bytes);
-    bytes
+    [&number.to_be_bytes()[..], &bytes].concat()
 }
 
 fn at(key: &[u8; 8]) -> RecordKey<'_> {
     RecordKey { bucket: BucketId(1), position: Position::of(key), key }
 }
 
-/// How many records there are, counted from the first; an error when one is wrong or missing in between.
+/// How many records were written, counted from the first; an error when one is wrong, or missing before the last.
 fn count(engine: &DiskEngine) -> Result<u64, String> {
-    let (mut found, mut highest) = (0, None);
+    let mut numbers = BTreeSet::new();
     let mut wrong = None;
     engine
         .scan(BucketId(1), Position(0)..=Position(u64::MAX), None, &mut |_, key, bytes| {
-            let number = u64::from_be_bytes(key.try_into().expect("eight bytes"));
-            (found, highest) = (found + 1, highest.max(Some(number)));
-            if bytes != Some(record(number).as_slice()) {
-                wrong = Some(format!("record {number} is not what was written"));
+            let key = u64::from_be_bytes(key.try_into().expect("eight bytes"));
+            let number = bytes.and_then(|bytes| Some(u64::from_be_bytes(*bytes.first_chunk()?)));
+            match number {
+                Some(number) if number % KEYS == key && bytes == Some(&record(number)) => {
+                    numbers.insert(number);
+                }
+                _ => wrong = Some(format!("record {number:?} at {key} is not what was written")),
             }
             true
         })
         .map_err(|error| error.to_string())?;
-    let next = highest.map_or(0, |highest| highest + 1);
-    match wrong {
-        None if next == found => Ok(found),
-        None => Err(format!("{} records are missing before record {next}", next - found)),
+    let next = numbers.last().map_or(0, |highest| highest + 1);
+    // Each key has the newest of its records.
+    match wrong.or_else(|| {
+        let lost = (next.saturating_sub(KEYS)..next).find(|number| !numbers.contains(number))?;
+        Some(format!("record {lost} is missing before record {next}"))
+    }) {
+        None => Ok(next),
         Some(wrong) => Err(wrong),
     }
 }
@@ -83,6 +95,7 @@ fn check(folder: &Path, promised: Promised) -> Result<(), String> {
 fn writes_until_the_power_fails() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let folder = Path::new(&folder);
+    say("begins:");
     let directory = slipring_storage::DataDir::claim(folder).expect("claimed");
     let (engine, meta) = (directory.disk().expect("opened"), directory.meta().expect("opened"));
     let (mut records, mut round) = (count(&engine).expect("counted"), round(&meta).expect("read"));
@@ -92,7 +105,7 @@ fn writes_until_the_power_fails() {
         for _ in 0..batches {
             let numbers: Vec<u64> = (records..records + random.u64(1..4)).collect();
             let batch: Vec<_> =
-                numbers.iter().map(|number| (number.to_be_bytes(), record(*number))).collect();
+                numbers.iter().map(|number| ((number % KEYS).to_be_bytes(), record(*number))).collect();
             let writes: Vec<_> =
                 batch.iter().map(|(key, bytes)| Write { at: at(key), record: Some(bytes) }).collect();
             match engine.apply(&writes) {
@@ -141,6 +154,8 @@ fn promised(line: &str) -> Promised {
 /// Runs a writer for up to `most` milliseconds and kills it; what it had been promised.
 fn kill_a_writer(disk: &Disk, before: Promised, most: u64, settings: &[(&str, &str)]) -> Promised {
     let mut writer = disk.run("writes_until_the_power_fails", settings);
+    // Before this line not even what it found is on the disk.
+    writer.next("begins:").expect("it begins");
     std::thread::sleep(Duration::from_millis(fastrand::u64(..most)));
     writer.kill();
     let mut last = before;
@@ -150,17 +165,13 @@ fn kill_a_writer(disk: &Disk, before: Promised, most: u64, settings: &[(&str, &s
     last
 }
 
-/// The same, after the writer has left a mark of its own boot: this process looks at every loss in one and the
-/// same boot, and a disk never comes back to a boot that it has left.
-fn kill_a_writer_that_has_promised(disk: &Disk, before: Promised) -> Promised {
-    let mut writer = disk.run("writes_until_the_power_fails", &[]);
-    let mut last = writer.next("safe:").map_or(before, |line| promised(&line));
-    std::thread::sleep(Duration::from_millis(fastrand::u64(..1_000)));
-    writer.kill();
-    while let Some(line) = writer.next("safe:") {
-        last = promised(&line);
+/// The disk after a loss of power, looked at in a copy: the next process starts on what the loss has left.
+fn lose_the_power(disk: &Disk, last: Promised, luck: f64) -> Disk {
+    let left = disk.after_power_loss(|| fastrand::f64() < luck);
+    if let Err(error) = check(&left.copy().folder(), last) {
+        panic!("where {luck} of what was not synced arrived, after {last:?}: {error}");
     }
-    last
+    left
 }
 
 fn losses() -> usize {
@@ -171,15 +182,80 @@ fn losses() -> usize {
 fn what_was_synced_survives_every_loss_of_power() {
     let (mut disk, mut last) = (Disk::new(), Promised::default());
     for loss in 0..losses() {
-        last = kill_a_writer_that_has_promised(&disk, last);
-        let luck = [0.0, 0.5, 0.98, 1.0][loss % 4];
-        let left = disk.after_power_loss(|| fastrand::f64() < luck);
-        if let Err(error) = check(&left.folder(), last) {
-            panic!("loss {loss}, where {luck} of the unsynced pages arrived, after {last:?}: {error}");
-        }
-        disk = left;
+        last = kill_a_writer(&disk, last, 1_000, &[]);
+        disk = lose_the_power(&disk, last, [0.0, 0.5, 0.98, 1.0][loss % 4]);
     }
     println!("{} losses of power, {last:?}", losses());
+}
+
+/// Runs a writer until it dies at one of the `steps` near `near`; what it had been promised.
+fn until_a_step(disk: &Disk, before: Promised, (near, steps): (&str, Range<u32>), goes_on: bool) -> Promised {
+    let steps = fastrand::u32(steps).to_string();
+    let mut settings = vec![("SLIPRING_POWER_STEPS", steps.as_str()), ("SLIPRING_POWER_NEAR", near)];
+    settings.extend(goes_on.then_some(("SLIPRING_POWER_GOES_ON", "1")));
+    let mut writer = disk.run("writes_until_the_power_fails", &settings);
+    let mut last = before;
+    while let Some(line) = writer.next("safe:") {
+        last = promised(&line);
+    }
+    assert!(writer.ends_killed(), "it ended by itself");
+    last
+}
+
+#[test]
+fn what_was_synced_survives_a_loss_between_any_two_steps() {
+    let (mut disk, mut last) = (Disk::new(), Promised::default());
+    for loss in 0..losses() {
+        last = until_a_step(&disk, last, ("", 0..600), false);
+        disk = lose_the_power(&disk, last, [0.0, 0.5, 0.98, 1.0][loss % 4]);
+    }
+    println!("{} losses of power, {last:?}", losses());
+}
+
+#[test]
+fn a_start_relies_on_no_name_that_is_not_synced() {
+    let mut disk = Disk::new();
+    let mut writer = disk.run("writes_until_the_power_fails", &[]);
+    let mut last = promised(&writer.next("safe:").expect("some were promised"));
+    writer.kill();
+    disk = lose_the_power(&disk, last, 0.0);
+    for _ in 0..losses() / 2 {
+        // The file that names the tables has just been replaced, in its folder but not on the disk, when the process
+        // dies; the next one starts on what it sees, and then the power fails.
+        last = until_a_step(&disk, last, ("/current", 0..1), false);
+        last = until_a_step(&disk, last, ("/keyspaces/1", 0..1), true);
+        for _ in 0..3 {
+            lose_the_power(&disk, last, 0.5);
+        }
+        disk = lose_the_power(&disk, last, 0.5);
+    }
+    println!("{} losses of power, {last:?}", losses() / 2 * 4 + 1);
+}
+
+#[test]
+fn a_start_goes_on_from_a_store_whose_last_file_was_not_synced() {
+    let disk = Disk::new();
+    until_a_step(&disk, Promised::default(), ("/version", 1..2), false);
+    let mut writer = disk.run("writes_until_the_power_fails", &[("SLIPRING_POWER_GOES_ON", "1")]);
+    let last = promised(&writer.next("safe:").expect("some were promised"));
+    writer.kill();
+    lose_the_power(&disk, last, 0.0);
+}
+
+#[test]
+fn a_disk_that_forgets_its_names_is_found_out() {
+    let disk = Disk::new();
+    let before = kill_a_writer(&disk, Promised::default(), 1_000, &[]);
+    let disk = lose_the_power(&disk, before, 0.0);
+    let mut writer = disk.run("writes_until_the_power_fails", &[("SLIPRING_POWER_FORGETS", "1")]);
+    let mut last = before;
+    // Enough for another journal, in the place of those whose records lie in tables.
+    while last.records < before.records + 20_000 {
+        last = promised(&writer.next("safe:").expect("it goes on"));
+    }
+    writer.kill();
+    let found = check(&disk.after_power_loss(|| false).folder(), last);
+    assert!(found.is_err(), "records in files without names were found");
 }
 
 #[test]
@@ -224,7 +300,7 @@ fn until_it_stops(disk: &Disk, settings: &[(&str, &str)]) -> (Promised, String) 
 
 #[test]
 fn a_full_disk_is_named_and_what_was_acknowledged_stays() {
-    for room in [3_000_000, 20_000_000, 80_000_000] {
+    for room in [12_000_000, 30_000_000, 90_000_000] {
         let disk = Disk::new();
         let (promised, why) = until_it_stops(&disk, &[("SLIPRING_POWER_ROOM", &room.to_string())]);
         assert!(why.contains("is full; make room and restart the node"), "{why}");

@@ -9,7 +9,10 @@
  * opens what is left does so after another one.
  *
  * SLIPRING_POWER_ROOM is how many bytes may be written before the disk is full; SLIPRING_POWER_SYNCS is how many
- * syncs succeed before they fail; SLIPRING_POWER_LIES makes the syncs of files report success and do nothing. */
+ * syncs succeed before they fail; SLIPRING_POWER_LIES makes the syncs of files report success and do nothing, and
+ * SLIPRING_POWER_FORGETS those of folders; SLIPRING_POWER_STEPS is how many syncs, new files and removed ones the
+ * process lives to see, of paths that end in SLIPRING_POWER_NEAR only. With SLIPRING_POWER_GOES_ON the power has not failed since the process before: the boot is the
+ * same, and what that one had not synced is not synced yet. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -17,6 +20,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,16 +36,17 @@ struct dirty { char id[ID]; off_t from, to; };
 
 static struct dirty files[FILES];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static const char *root, *disk;
+static const char *root, *disk, *near = "";
 static char boot[PATH_MAX];
-static long long room = LLONG_MAX, syncs = LLONG_MAX;
-static int lies;
+static long long room = LLONG_MAX, syncs = LLONG_MAX, steps = LLONG_MAX;
+static int lies, forgets, goes_on;
 
 static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_writev)(int, const struct iovec *, int);
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static int (*real_ftruncate)(int, off_t);
 static int (*real_open)(const char *, int, mode_t);
+static int (*real_unlink)(const char *);
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
 
@@ -60,14 +65,19 @@ static int identify(int folder, const char *name, int flags, char *id) {
     return S_ISDIR(info.stx_mode) ? 2 : S_ISREG(info.stx_mode) ? 1 : 0;
 }
 
+static int path_of(int fd, char *path) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, PATH_MAX - 1);
+    if (length < 0) return -1;
+    path[length] = 0;
+    return 0;
+}
+
 /* 0: none of ours. 1: a file below the root. 2: a folder there. */
 static int kind_of(int fd, char *id) {
-    char link[64], path[PATH_MAX];
-    if (root == NULL) return 0;
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length < 0) return 0;
-    path[length] = 0;
+    char path[PATH_MAX];
+    if (root == NULL || path_of(fd, path) != 0) return 0;
     size_t prefix = strlen(root);
     if (strncmp(path, root, prefix) != 0 || (path[prefix] != '/' && path[prefix] != 0)) return 0;
     int kind = identify(fd, "", AT_EMPTY_PATH, id);
@@ -82,6 +92,8 @@ static struct dirty *find(const char *id) {
     }
     if (clean == NULL) die("too many files with unsynced bytes");
     strcpy(clean->id, id);
+    /* What the process before had written to it is not known. */
+    if (goes_on) { clean->from = 0; clean->to = LLONG_MAX; }
     return clean;
 }
 
@@ -152,7 +164,6 @@ static void keep_all(const char *folder) {
 }
 
 static void new_boot(void) {
-    snprintf(boot, sizeof boot, "%s/boot", disk);
     FILE *out = fopen(boot, "w");
     if (out == NULL || fprintf(out, "boot %d\n", getpid()) < 0 || fclose(out) != 0) die("cannot keep the boot");
 }
@@ -163,18 +174,34 @@ __attribute__((constructor)) static void start(void) {
     real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate64");
     real_open = dlsym(RTLD_NEXT, "open64");
+    real_unlink = dlsym(RTLD_NEXT, "unlink");
     real_fsync = dlsym(RTLD_NEXT, "fsync");
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
     disk = getenv("SLIPRING_POWER_DISK");
     const char *limit = getenv("SLIPRING_POWER_ROOM");
     if (limit != NULL) room = atoll(limit);
     if ((limit = getenv("SLIPRING_POWER_SYNCS")) != NULL) syncs = atoll(limit);
+    if ((limit = getenv("SLIPRING_POWER_STEPS")) != NULL) steps = atoll(limit);
+    if ((limit = getenv("SLIPRING_POWER_NEAR")) != NULL) near = limit;
     lies = getenv("SLIPRING_POWER_LIES") != NULL;
+    forgets = getenv("SLIPRING_POWER_FORGETS") != NULL;
+    goes_on = getenv("SLIPRING_POWER_GOES_ON") != NULL;
     const char *folder = getenv("SLIPRING_POWER_ROOT");
     if (folder == NULL || disk == NULL) return;
-    keep_all(folder);
-    new_boot();
+    snprintf(boot, sizeof boot, "%s/boot", disk);
+    if (!goes_on) {
+        keep_all(folder);
+        new_boot();
+    }
     root = folder;
+}
+
+/* One more of the moments between which the names and what is synced do not change. */
+static void step(const char *path) {
+    size_t length = strlen(path), end = strlen(near);
+    if (root == NULL || strncmp(path, root, strlen(root)) != 0) return;
+    if (length < end || strcmp(path + length - end, near) != 0) return;
+    if (__atomic_fetch_sub(&steps, 1, __ATOMIC_SEQ_CST) <= 0) kill(getpid(), SIGKILL);
 }
 
 int open64(const char *path, int flags, ...) {
@@ -183,7 +210,13 @@ int open64(const char *path, int flags, ...) {
     mode_t mode = va_arg(arguments, mode_t);
     va_end(arguments);
     if (boot[0] != 0 && strcmp(path, "/proc/sys/kernel/random/boot_id") == 0) path = boot;
+    if ((flags & O_CREAT) != 0) step(path);
     return real_open(path, flags, mode);
+}
+
+int unlink(const char *path) {
+    step(path);
+    return real_unlink(path);
 }
 
 /* Takes room for a write; how many of its bytes fit, or -1 with ENOSPC. */
@@ -247,18 +280,19 @@ int ftruncate64(int fd, off_t length) {
 }
 
 static int sync_with(int (*real)(int), int fd) {
-    char id[ID], path[64];
+    char id[ID], path[PATH_MAX];
     int kind = kind_of(fd, id);
     if (kind == 0) return real(fd);
+    if (path_of(fd, path) == 0) step(path);
     pthread_mutex_lock(&lock);
     int result = 0;
     if (syncs-- <= 0) {
         errno = EIO;
         result = -1;
-    } else if (kind == 2) {
+    } else if (kind == 2 && !forgets) {
         snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
         keep_names(path, id);
-    } else if (!lies) {
+    } else if (kind == 1 && !lies) {
         struct dirty *file = find(id);
         keep_file(fd, id, file->from, file->to);
         file->from = file->to = 0;

@@ -6,6 +6,7 @@ mod buckets;
 mod failure;
 mod keys;
 mod port;
+mod registry;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -37,6 +38,7 @@ pub fn router(node: Node) -> Router {
         .route("/v1/kv/{bucket}/{key}", get(keys::read).put(keys::write).delete(keys::delete))
         .route("/v1/cluster", get(cluster))
         .route("/v1/layout", get(layout))
+        .route("/v1/registry/{name}", registry::routes())
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))

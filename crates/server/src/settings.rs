@@ -50,8 +50,10 @@ macro_rules! settings {
 settings! {
     /// The node's data directory. Holds its identity: never copy it, never give it to two nodes.
     data: PathBuf = PathBuf::from("slipring-data"), "SLIPRING_DATA";
-    /// Peer addresses (host:port, separated by commas) of a cluster to join; without any, a new one is founded.
-    join: String = String::new(), "SLIPRING_JOIN";
+    /// Whose cluster to join: host:port or a source such as dns://name:port; may be repeated. Without any, a new one is founded.
+    join: Vec<String> = Vec::new(), "SLIPRING_JOIN";
+    /// A source to tell of this node without joining anybody, such as etcd://host:port/prefix; may be repeated.
+    announce: Vec<String> = Vec::new(), "SLIPRING_ANNOUNCE";
     /// The address to listen on. Other than loopback only with --insecure.
     bind: String = "127.0.0.1".to_owned(), "SLIPRING_BIND";
     /// Accept connections from other machines without encryption or passwords.

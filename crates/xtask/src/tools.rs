@@ -14,6 +14,7 @@ const TOOLS: &[(&[&str], &str)] = &[
     (&["redis-server", "--version"], "redis-server"),
     (&["redis-cli", "--version"], "redis-tools"),
     (&["redis-benchmark", "--version"], "redis-tools"),
+    (&["dnsmasq", "--version"], "dnsmasq-base"),
     (&["curl", "--version"], "curl"),
     (&["cc", "--version"], "gcc"),
     (&["c++", "--version"], "g++"),

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::source::{Found, Source};
 
-/// How long the first question waits for the first answer.
+/// How long questions wait for the first answer, from the first question on.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 /// How long a source is followed that nobody asks any more.
 const IDLE: Duration = Duration::from_secs(120);
@@ -32,6 +32,9 @@ struct Shared {
 }
 
 struct State {
+    /// When the task was started.
+    begun: Instant,
+    /// When somebody asked last.
     asked: Instant,
     task: Option<JoinHandle<()>>,
 }
@@ -39,24 +42,28 @@ struct State {
 impl Follower {
     /// A source that is called `name` in logs; nothing is contacted yet.
     pub(crate) fn new(name: &str, source: Arc<dyn Source>) -> Self {
-        let state = Mutex::new(State { asked: Instant::now(), task: None });
+        let now = Instant::now();
+        let state = Mutex::new(State { begun: now, asked: now, task: None });
         Self { shared: Arc::new(Shared { name: name.to_owned(), source, found: Found::new(name), state }) }
     }
 
     /// What the source said last; waits a moment if it has not been heard yet.
     pub(crate) async fn candidates(&self) -> Vec<String> {
-        self.wake();
+        let patience = self.wake() + FIRST_ANSWER;
         let mut list = self.shared.found.watch();
-        let heard = tokio::time::timeout(FIRST_ANSWER, list.wait_for(Option::is_some)).await;
+        let heard = tokio::time::timeout_at(patience, list.wait_for(Option::is_some)).await;
         heard.ok().and_then(Result::ok).and_then(|list| list.clone()).unwrap_or_default()
     }
 
-    fn wake(&self) {
+    /// Starts the task unless it runs, and tells when it was started.
+    fn wake(&self) -> Instant {
         let mut state = self.shared.state.lock();
         state.asked = Instant::now();
         if state.task.as_ref().is_none_or(JoinHandle::is_finished) {
+            state.begun = state.asked;
             state.task = Some(tokio::spawn(run(Arc::clone(&self.shared))));
         }
+        state.begun
     }
 }
 

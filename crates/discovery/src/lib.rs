@@ -13,11 +13,15 @@ mod dns;
 mod etcd;
 mod follower;
 mod http;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod location;
 mod registry;
 mod seeds;
 mod source;
 mod sources;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
 
 pub use address::InvalidAddress;
 pub use discovery::Discovery;

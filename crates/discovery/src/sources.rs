@@ -180,6 +180,10 @@ fn open(location: &Location) -> Result<Arc<dyn Source>, InvalidSource> {
         "registry" => Arc::new(Registry::new(location)?),
         #[cfg(feature = "etcd")]
         "etcd" => Arc::new(crate::etcd::Etcd::new(location)?),
+        #[cfg(feature = "kubernetes")]
+        "kubernetes" => Arc::new(crate::kubernetes::Kubernetes::new(location)?),
+        #[cfg(feature = "zookeeper")]
+        "zookeeper" => Arc::new(crate::zookeeper::ZooKeeper::new(location)?),
         scheme => match SCHEMES.iter().find(|(known, _)| *known == scheme) {
             Some((_, Some(feature))) => {
                 return Err(InvalidSource::NotBuilt { text: location.text.clone(), feature });

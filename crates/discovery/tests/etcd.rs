@@ -77,8 +77,8 @@ fn base64(bytes: &[u8]) -> String {
         let whole =
             chunk.iter().fold(0_u32, |whole, byte| whole << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for index in 0..4 {
-            let letter = letters[(whole >> (18 - 6 * index) & 63) as usize];
-            text.push(if index <= chunk.len() { char::from(letter) } else { '=' });
+            let letter = letters.get((whole >> (18 - 6 * index) & 63) as usize).expect("one of 64");
+            text.push(if index <= chunk.len() { char::from(*letter) } else { '=' });
         }
     }
     text

@@ -77,4 +77,6 @@ async fn a_silent_source_costs_the_first_question_a_moment_and_no_more() {
     let (follower, began) = (Follower::new("silent", Arc::new(Silent)), Instant::now());
     assert!(follower.candidates().await.is_empty());
     assert_eq!(began.elapsed(), FIRST_ANSWER);
+    assert!(follower.candidates().await.is_empty());
+    assert_eq!(began.elapsed(), FIRST_ANSWER);
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// A running server.
 pub(crate) struct Process {
-    child: Child,
+    pub(crate) child: Child,
 }
 
 impl Process {
@@ -27,13 +27,6 @@ impl Process {
             std::thread::sleep(Duration::from_millis(20));
         }
         process
-    }
-
-    /// Sends it a signal by its name.
-    pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let status = Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill");
-        assert!(status.success());
     }
 }
 

@@ -202,6 +202,23 @@ mod tests {
     }
 
     #[test]
+    fn sources_may_be_repeated_as_flags_and_are_a_list_in_the_file() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "join = [\"a:1\", \"b:2\"]\nannounce = [\"c://d\"]\n").expect("written");
+        let path = file.path().display().to_string();
+        let (settings, _) = resolve(&["x", "--config", &path]).expect("settings");
+        assert_eq!(
+            (settings.join, settings.announce),
+            (vec!["a:1".into(), "b:2".into()], vec!["c://d".into()])
+        );
+        let flags = ["x", "--config", &path, "--join", "e:5", "--join", "f:6,g:7"];
+        let (settings, origins) = resolve(&flags).expect("settings");
+        assert_eq!(settings.join, ["e:5", "f:6,g:7"]);
+        assert_eq!([origin(&origins, "join"), origin(&origins, "announce")], ["flag", "file"]);
+        assert!(resolve(&["x"]).expect("settings").0.join.is_empty());
+    }
+
+    #[test]
     fn a_wrong_key_or_value_is_named() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let path = file.path().display().to_string();

@@ -82,12 +82,16 @@ async fn who_is_cut_off_lapses_with_its_session_and_comes_back_with_a_new_one() 
     let way = Way::to(server.port).await;
     let _node = announced(&format!("zookeeper://127.0.0.1:{}/ring", way.port), "10.0.0.1:1");
     expect(&watcher, &["10.0.0.1:1"]).await;
+    let cut_off = sources(&format!("zookeeper://127.0.0.1:{}/ring", way.port));
+    expect(&cut_off, &["10.0.0.1:1"]).await;
     way.cut();
     let began = Instant::now();
     expect(&watcher, &[]).await;
     assert!(began.elapsed() > SESSION / 2, "the node lasts as long as its session");
+    let _other = announced(&server.source("ring"), "10.0.0.2:1");
     way.heal();
-    expect(&watcher, &["10.0.0.1:1"]).await;
+    expect(&watcher, &["10.0.0.1:1", "10.0.0.2:1"]).await;
+    expect(&cut_off, &["10.0.0.1:1", "10.0.0.2:1"]).await;
 }
 
 #[tokio::test]

@@ -1,14 +1,31 @@
 //! Whom a node might contact first.
 //!
 //! Discovery answers that question and no other: it may fail, lag or lie at any time, and never decides who
-//! is a member.
+//! is a member. [`StaticSeeds`] is a list that an operator wrote down; [`Sources`] are lists kept elsewhere,
+//! each followed by a task of its own, retried when it fails, bounded in what it may say.
 
+mod address;
+mod announcement;
+mod backoff;
+mod discovery;
+mod dns;
+#[cfg(feature = "etcd")]
+mod etcd;
+mod follower;
+mod http;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+mod location;
+mod registry;
 mod seeds;
+mod source;
+mod sources;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
 
-pub use seeds::{InvalidAddress, StaticSeeds};
-
-/// A source of addresses to try.
-pub trait Discovery: Send + Sync + 'static {
-    /// Peer addresses (`host:port`) that may belong to members, in no particular order.
-    fn candidates(&self) -> Vec<String>;
-}
+pub use address::InvalidAddress;
+pub use discovery::Discovery;
+pub use location::InvalidLocation;
+pub use registry::book::{ADDRESSES_MAX, Book, Refusal, TTL};
+pub use seeds::StaticSeeds;
+pub use sources::{InvalidSource, Sources};

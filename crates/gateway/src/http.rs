@@ -7,6 +7,7 @@ mod failure;
 mod keys;
 mod layout;
 mod port;
+mod registry;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -42,6 +43,7 @@ pub fn router(node: Node) -> Router {
         .route("/v1/layout/moves", get(layout::moves))
         .route("/v1/layout/plan", post(layout::plan))
         .route("/v1/layout/revert", post(layout::revert))
+        .route("/v1/registry/{name}", registry::routes())
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))

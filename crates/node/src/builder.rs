@@ -93,7 +93,7 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     entropy: Entropy,
     disk_waits: DiskWaits,
-    seeds: StaticSeeds,
+    seeds: Box<dyn Discovery>,
     handlers: BTreeMap<&'static str, Arc<dyn Handler>>,
     group: slipring_consensus::Settings,
 }
@@ -118,7 +118,7 @@ impl Node {
             clock: Arc::new(SystemClock),
             entropy: Entropy::System,
             disk_waits: DiskWaits::OnThread,
-            seeds: StaticSeeds::default(),
+            seeds: Box::new(StaticSeeds::default()),
             handlers: BTreeMap::new(),
             group: slipring_consensus::Settings::default(),
         }
@@ -133,10 +133,11 @@ impl Builder {
         self
     }
 
-    /// Joins the cluster of one of these nodes instead of founding one. Without meaning once it has joined.
+    /// Joins the cluster of one of the nodes found here, unless this is empty: then it founds one. Without
+    /// meaning once it has joined.
     #[must_use]
-    pub fn join(mut self, seeds: StaticSeeds) -> Self {
-        self.seeds = seeds;
+    pub fn join(mut self, seeds: impl Discovery) -> Self {
+        self.seeds = Box::new(seeds);
         self
     }
 
@@ -219,7 +220,7 @@ impl Builder {
         let transport = transport(core.hello(), receiver)?;
         core.transport.get_or_init(|| Arc::clone(&transport));
         let mut tasks = vec![tokio::spawn(Arc::clone(&core).run_ticker())];
-        let started = core.enter_cluster(&seeds, new_cluster, group).await;
+        let started = core.enter_cluster(seeds.as_ref(), new_cluster, group).await;
         tasks.extend(core.spawn_tasks(started.is_ok()));
         let node = Node::new(core, tasks);
         match started {
@@ -262,13 +263,13 @@ impl Core {
     /// Goes on in the node's cluster, joins one, or founds one; works with a layout when it returns.
     async fn enter_cluster(
         self: &Arc<Self>,
-        seeds: &StaticSeeds,
+        seeds: &dyn Discovery,
         new_cluster: ClusterId,
         settings: slipring_consensus::Settings,
     ) -> Result<(), StartError> {
         let membership = match self.identity.membership {
             Some(membership) => membership,
-            None if seeds.candidates().is_empty() => self.found(new_cluster)?,
+            None if seeds.is_empty() => self.found(new_cluster)?,
             None => self.join(seeds).await?,
         };
         let known = Membership::admitted_to(&self.meta)?.ok_or(StartError::DamagedIdentity)?;
@@ -310,12 +311,16 @@ impl Core {
         LayoutGroup::resume(database, settings, me, courier).await.map_err(failed)
     }
 
-    /// Asks the seeds in turn until one admits this node or refuses it.
-    async fn join(&self, seeds: &StaticSeeds) -> Result<Membership, StartError> {
+    /// Asks the seeds in turn, those that there are in each round, until one admits this node or refuses it.
+    async fn join(&self, seeds: &dyn Discovery) -> Result<Membership, StartError> {
         let descriptor = serde_json::to_vec(&self.descriptor()).expect("a descriptor is plain data");
         let mut rest_ms = JOIN_RESTS_MS.0;
         loop {
-            for address in seeds.candidates() {
+            for address in seeds.candidates().await {
+                // Discovery may have heard of this node itself.
+                if address == self.addresses.peer {
+                    continue;
+                }
                 if let Some(admission) = self.ask_to_join(&address, descriptor.clone()).await? {
                     let membership = Membership { cluster: admission.cluster, raft_id: admission.raft_id };
                     membership.keep(&self.meta, &admission.layout)?;

@@ -50,8 +50,10 @@ macro_rules! settings {
 settings! {
     /// The node's data directory. Holds its identity: never copy it, never give it to two nodes.
     data: PathBuf = PathBuf::from("slipring-data"), "SLIPRING_DATA";
-    /// Peer addresses (host:port, separated by commas) of a cluster to join; without any, a new one is founded.
-    join: String = String::new(), "SLIPRING_JOIN";
+    /// Whose cluster to join: host:port or a source such as dns://name:port; may be repeated. Without any, a new one is founded.
+    join: Vec<String> = Vec::new(), "SLIPRING_JOIN";
+    /// A source to tell of this node without joining anybody, such as etcd://host:port/prefix; may be repeated.
+    announce: Vec<String> = Vec::new(), "SLIPRING_ANNOUNCE";
     /// The address to listen on. Other than loopback only with --insecure.
     bind: String = "127.0.0.1".to_owned(), "SLIPRING_BIND";
     /// Accept connections from other machines without encryption or passwords.
@@ -197,6 +199,23 @@ mod tests {
         assert_eq!((settings.redis_port, settings.zone.as_str(), settings.http_port), (1000, "b", 7379));
         let sources = ["redis_port", "zone", "http_port"].map(|name| origin(&origins, name));
         assert_eq!(sources, ["file", "flag", "default"]);
+    }
+
+    #[test]
+    fn sources_may_be_repeated_as_flags_and_are_a_list_in_the_file() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "join = [\"a:1\", \"b:2\"]\nannounce = [\"c://d\"]\n").expect("written");
+        let path = file.path().display().to_string();
+        let (settings, _) = resolve(&["x", "--config", &path]).expect("settings");
+        assert_eq!(
+            (settings.join, settings.announce),
+            (vec!["a:1".into(), "b:2".into()], vec!["c://d".into()])
+        );
+        let flags = ["x", "--config", &path, "--join", "e:5", "--join", "f:6,g:7"];
+        let (settings, origins) = resolve(&flags).expect("settings");
+        assert_eq!(settings.join, ["e:5", "f:6,g:7"]);
+        assert_eq!([origin(&origins, "join"), origin(&origins, "announce")], ["flag", "file"]);
+        assert!(resolve(&["x"]).expect("settings").0.join.is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use slipring_apps::KV;
-use slipring_discovery::StaticSeeds;
+use slipring_discovery::{Discovery, Sources};
 use slipring_node::{Node, StartError, TransportFactory};
 use slipring_ring::Addresses;
 use slipring_storage::DataDir;
@@ -58,10 +58,10 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
         redis: ports.redis.local_addr()?.to_string(),
         http: ports.http.local_addr()?.to_string(),
     };
-    let seeds = settings.join.split(',').map(str::trim).filter(|seed| !seed.is_empty()).map(str::to_owned);
-    let seeds = StaticSeeds::new(seeds).context("join")?;
-    if !settings.join.is_empty() {
-        eprintln!("slipring: asking {} to join their cluster", settings.join);
+    let seeds = Arc::new(Sources::read(&settings.join).context("join")?);
+    let boards = Sources::read_for_announcing(&settings.announce).context("announce")?;
+    if !seeds.is_empty() {
+        eprintln!("slipring: asking {} to join their cluster", settings.join.join(" "));
     }
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -73,7 +73,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     let disk = Arc::new(directory.disk()?);
     let builder = Node::builder(settings.node(), directory.meta()?, disk, addresses, transport);
     let starting = async {
-        let node = builder.service(&KV).join(seeds).start().await?;
+        let node = builder.service(&KV).join(Arc::clone(&seeds)).start().await?;
         await_agreement(&node).await;
         Ok::<_, StartError>(node)
     };
@@ -85,6 +85,9 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     let (stopping, is_stopping) = watch::channel(false);
     let redis = tokio::spawn(slipring_gateway::resp::serve(ports.redis, node.clone(), is_stopping.clone()));
     let http = tokio::spawn(slipring_gateway::http::serve(ports.http, node.clone(), is_stopping));
+    for sources in [seeds.as_ref(), &boards] {
+        sources.announce(&node.addresses().peer);
+    }
     announce(&node, settings, watching, listens)?;
     let mut failed = node.stopped();
     let reason = tokio::select! {
@@ -98,7 +101,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     tokio::select! {
         _ = stop.recv() => anyhow::bail!("stopped before everything was finished"),
         _ = interrupt.recv() => anyhow::bail!("stopped before everything was finished"),
-        ended = async { node.shutdown().await } => ended?,
+        ended = async { tokio::join!(seeds.withdraw(), boards.withdraw()); node.shutdown().await } => ended?,
     }
     redis.abort();
     http.abort();

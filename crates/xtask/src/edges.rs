@@ -32,7 +32,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("slipring-apps", &["model", "service", "node"]),
-    ("slipring-gateway", &["model", "ring", "service", "node", "apps"]),
+    ("slipring-gateway", &["model", "ring", "service", "discovery", "node", "apps"]),
     (
         "slipring",
         &["model", "ring", "service", "storage", "transport", "discovery", "node", "apps", "gateway"],

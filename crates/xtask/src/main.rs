@@ -1,4 +1,4 @@
-//! The developer's one door: `cargo xtask check | fix | test | e2e | fuzz | sim | processes | bench | cluster`.
+//! The developer's one door: `cargo xtask check | fix | test | e2e | sources | fuzz | sim | processes | bench | cluster`.
 
 mod bench;
 mod cluster;
@@ -47,6 +47,8 @@ enum Task {
         #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
         arguments: Vec<String>,
     },
+    /// Tests of the sources of addresses that need a feature, against real servers. Installs what is missing.
+    Sources,
     /// Run every fuzz target.
     Fuzz {
         /// Seconds for each target.
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
         Task::Test => return test(&mut steps).finish(),
         Task::Fix => fix(),
         Task::E2e { arguments } => e2e::run(&arguments).and_then(Tally::verdict),
+        Task::Sources => sources().and_then(Tally::verdict),
         Task::Fuzz { seconds, seed } => fuzz::run(seconds, seed).and_then(Tally::verdict),
         Task::Sim { arguments } => sim(&arguments),
         Task::Processes(options) => processes::run(&options),
@@ -135,6 +138,13 @@ fn fix() -> Result<()> {
     proto::write()?;
     cargo(&["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"])?;
     cargo(&["fmt", "--all"])
+}
+
+/// Every source of addresses, also those that the default build leaves out.
+fn sources() -> Result<Tally> {
+    tools::servers()?;
+    let features = "etcd,zookeeper,kubernetes";
+    tests("cargo", &["test", "--package", "slipring-discovery", "--features", features], &[])
 }
 
 /// Builds the binary that users run.

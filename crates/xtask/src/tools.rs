@@ -14,11 +14,22 @@ const TOOLS: &[(&[&str], &str)] = &[
     (&["redis-server", "--version"], "redis-server"),
     (&["redis-cli", "--version"], "redis-tools"),
     (&["redis-benchmark", "--version"], "redis-tools"),
+    (&["dnsmasq", "--version"], "dnsmasq-base"),
     (&["curl", "--version"], "curl"),
     (&["cc", "--version"], "gcc"),
     (&["c++", "--version"], "g++"),
     (&["python3", "-c", "import venv, ensurepip"], "python3-venv"),
 ];
+
+/// The servers that the tests of discovery's heavier sources start.
+const SERVERS: &[(&[&str], &str)] = &[
+    (&["etcd", "--version"], "etcd-server"),
+    (&["java", "-version"], "default-jre-headless"),
+    (&["test", "-e", "/usr/share/java/zookeeper.jar"], "zookeeper"),
+];
+
+/// Packages that bring a service which the system may start, and its name.
+const SERVICES: &[(&str, &str)] = &[("redis-server", "redis-server"), ("etcd-server", "etcd")];
 
 /// Parts of the Rust toolchain.
 const COMPONENTS: &[(&str, &str)] = &[("fmt", "rustfmt"), ("clippy", "clippy")];
@@ -42,18 +53,28 @@ pub(crate) fn grpcurl() -> Result<()> {
 
 /// Installs what is missing.
 pub(crate) fn install() -> Result<()> {
-    packages()?;
+    components()?;
+    packages(TOOLS)?;
     grpcurl()
 }
 
-fn packages() -> Result<()> {
+/// Installs the servers that are missing.
+pub(crate) fn servers() -> Result<()> {
+    packages(SERVERS)
+}
+
+fn components() -> Result<()> {
     for (command, component) in COMPONENTS {
         if !succeeds(&["cargo", command, "--version"]) {
             run_with("rustup", &["component", "add", component], &[])?;
         }
     }
+    Ok(())
+}
+
+fn packages(tools: &[(&[&str], &'static str)]) -> Result<()> {
     let mut missing: Vec<&str> =
-        TOOLS.iter().filter(|(line, _)| !succeeds(line)).map(|(_, package)| *package).collect();
+        tools.iter().filter(|(line, _)| !succeeds(line)).map(|(_, package)| *package).collect();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());
@@ -66,11 +87,11 @@ fn packages() -> Result<()> {
     let mut line = vec!["apt-get", "install", "-y", "-qq", "--no-install-recommends"];
     line.extend(&missing);
     as_root(&line)?;
-    if missing.contains(&"redis-server") {
+    for (_, service) in SERVICES.iter().filter(|(package, _)| missing.contains(package)) {
         // It runs only where the system starts services by itself.
-        let _ = as_root(&["service", "redis-server", "stop"]);
+        let _ = as_root(&["service", service, "stop"]);
     }
-    match TOOLS.iter().find(|(line, _)| !succeeds(line)) {
+    match tools.iter().find(|(line, _)| !succeeds(line)) {
         Some((line, package)) => bail!("`{}` still fails after installing {package}", line.join(" ")),
         None => Ok(()),
     }

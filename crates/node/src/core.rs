@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use slipring_consensus::LayoutGroup;
+use slipring_membership::ClusterKey;
 use slipring_model::{Actor, ClusterId, Error, ErrorKind, Moment, Mutant, NodeId};
 use slipring_ring::Addresses;
 use slipring_service::Context;
@@ -17,6 +18,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::gossip::{ClusterSecret, Gossip};
 use crate::handler::Handler;
 use crate::hints::HintLog;
 use crate::identity::Identity;
@@ -47,6 +49,11 @@ pub(crate) struct Core {
     /// Writes under a layout older than this are refused.
     pub(crate) fence: AtomicU64,
     pub(crate) muster: Muster,
+    pub(crate) gossip: Gossip,
+    /// The cluster's secret, when an operator has set one.
+    pub(crate) secret: Option<ClusterSecret>,
+    /// The cluster's key that its founder drew, when none is set.
+    pub(crate) cluster_key: OnceLock<ClusterKey>,
     pub(crate) transport: OnceLock<Arc<dyn Transport>>,
     pub(crate) group: OnceLock<LayoutGroup>,
     pub(crate) requests: Requests,

@@ -27,6 +27,7 @@ impl Inbox for Receiver {
                 core.answer(peer.node, 0, Reply::RolledBack);
             }
             core.hints.wake();
+            core.gossip.met(peer.node);
         }
     }
 

@@ -6,6 +6,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use slipring_model::ErrorKind;
 
+use crate::gossip::GossipMetrics;
+
 /// One node's counters, in a registry of their own.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -27,6 +29,7 @@ pub(crate) struct Metrics {
     pub(crate) hints_waiting: Gauge,
     pub(crate) epoch: Gauge,
     pub(crate) peers_connected: Gauge,
+    pub(crate) gossip: GossipMetrics,
 }
 
 impl Metrics {
@@ -62,6 +65,7 @@ impl Metrics {
         let hints_waiting = gauge("hints_waiting", "Hints kept for absent replicas now");
         let epoch = gauge("layout_epoch", "The layout this node works with");
         let peers_connected = gauge("peers_connected", "Peers this node can reach now");
+        let gossip = GossipMetrics::register(&mut registry);
         Self {
             registry,
             answered_alone,
@@ -82,6 +86,7 @@ impl Metrics {
             hints_waiting,
             epoch,
             peers_connected,
+            gossip,
         }
     }
 

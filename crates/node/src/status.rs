@@ -10,6 +10,7 @@ use slipring_wire::{Reply, Request};
 
 use crate::core::Core;
 use crate::failure::unavailable;
+use crate::gossip::{GossipStatus, MemberStatus};
 
 /// How long a peer has to tell its status.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -31,6 +32,9 @@ pub struct Status {
     pub buckets: Vec<BucketStatus>,
     /// Who leads the layout group, if anybody is known to.
     pub layout_leader: Option<NodeId>,
+    /// What gossip counted on the node that tells; nothing where it has no cluster key.
+    #[serde(default)]
+    pub gossip: Option<GossipStatus>,
 }
 
 /// One member.
@@ -48,6 +52,9 @@ pub struct NodeStatus {
     pub incarnation: u64,
     /// Whether the telling node can reach it.
     pub is_connected: bool,
+    /// How the telling node believes it to be; nothing of itself, and nothing where no gossip runs.
+    #[serde(default)]
+    pub seen: Option<MemberStatus>,
     /// What it told of itself, when it could be reached.
     pub own: Option<OwnStatus>,
 }
@@ -87,6 +94,7 @@ impl Core {
         let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
         let own =
             futures::future::join_all(view.layout.nodes().keys().map(|node| self.own_status(*node))).await;
+        let now = self.now();
         let nodes = view.layout.nodes().iter().zip(own).map(|((id, entry), own)| NodeStatus {
             id: *id,
             addresses: entry.addresses.clone(),
@@ -94,6 +102,7 @@ impl Core {
             weight: entry.weight,
             incarnation: entry.incarnation,
             is_connected: self.is_reachable(*id),
+            seen: self.gossip.member(*id, now),
             own,
         });
         let buckets = view.buckets().map(|bucket| BucketStatus {
@@ -110,6 +119,7 @@ impl Core {
             nodes: nodes.collect(),
             buckets: buckets.collect(),
             layout_leader: self.group.get().and_then(slipring_consensus::LayoutGroup::leader),
+            gossip: self.gossip.status(),
         })
     }
 
@@ -168,6 +178,7 @@ impl Core {
         self.metrics.peers_connected.set(peers as i64);
         self.metrics.in_flight.set(self.requests.len() as i64);
         self.metrics.hints_waiting.set(self.hints.total() as i64);
+        self.count_gossip();
         self.metrics.text()
     }
 }

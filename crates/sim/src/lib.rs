@@ -16,6 +16,7 @@ mod network;
 mod plan;
 pub mod pure;
 mod run;
+mod seeing;
 mod shrink;
 mod workload;
 mod world;

@@ -16,6 +16,8 @@ const STREAM_BYTES: usize = 64 * 1024;
 /// A client's connections, one for each bucket.
 pub(crate) struct Redis {
     port: Port,
+    /// Kept for as long as the port: without it, the port would take itself to be stopping.
+    _stopping: watch::Sender<bool>,
     name: String,
     connections: BTreeMap<BucketKind, Connection>,
 }
@@ -37,8 +39,9 @@ enum Reply {
 
 impl Redis {
     pub(crate) fn new(node: Node, name: String) -> Self {
-        let (_, stopping) = watch::channel(false);
-        Self { port: Port::new(node, stopping), name, connections: BTreeMap::new() }
+        let (stopping, is_stopping) = watch::channel(false);
+        let port = Port::new(node, is_stopping);
+        Self { port, _stopping: stopping, name, connections: BTreeMap::new() }
     }
 
     /// Performs one action; nothing when Redis has no words for it.

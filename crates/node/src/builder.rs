@@ -25,6 +25,7 @@ use crate::follow::PeerCourier;
 use crate::forming::{Admission, Descriptor};
 use crate::gossip::{ClusterSecret, Datagrams, Gossip, Means};
 use crate::handler::{Erased, Handler};
+use crate::health::Health;
 use crate::hints::HintLog;
 use crate::identity::{Identity, Membership};
 use crate::inbox::Receiver;
@@ -224,6 +225,7 @@ impl Builder {
             fence: AtomicU64::new(0),
             muster: Muster::default(),
             gossip: Gossip::default(),
+            health: Health::default(),
             secret: self.secret,
             cluster_key: OnceLock::new(),
             transport: OnceLock::new(),

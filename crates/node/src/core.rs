@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::gossip::{ClusterSecret, Gossip};
 use crate::handler::Handler;
+use crate::health::Health;
 use crate::hints::HintLog;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) fence: AtomicU64,
     pub(crate) muster: Muster,
     pub(crate) gossip: Gossip,
+    pub(crate) health: Health,
     /// The cluster's secret, when an operator has set one.
     pub(crate) secret: Option<ClusterSecret>,
     /// The cluster's key that its founder drew, when none is set.

@@ -17,10 +17,11 @@ mod standing;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use slipring_membership::{Counters, Metadata};
+use slipring_membership::{Counters, Membership, Metadata};
 use slipring_model::{Moment, NodeId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -70,13 +71,21 @@ pub(crate) struct Gossip {
     /// Taken by the driver.
     inbox: Mutex<Option<mpsc::Receiver<Word>>>,
     standings: Mutex<Standings>,
+    /// Whether any member is in doubt: most requests need to know no more.
+    has_doubts: AtomicBool,
     tally: Mutex<Tally>,
 }
 
 impl Default for Gossip {
     fn default() -> Self {
         let (words, inbox) = mpsc::channel(WORDS_MAX);
-        Self { words, inbox: Mutex::new(Some(inbox)), standings: Mutex::default(), tally: Mutex::default() }
+        Self {
+            words,
+            inbox: Mutex::new(Some(inbox)),
+            standings: Mutex::default(),
+            has_doubts: AtomicBool::new(false),
+            tally: Mutex::default(),
+        }
     }
 }
 
@@ -92,10 +101,26 @@ impl Gossip {
         self.standings.lock().get(node, now)
     }
 
+    /// Whether a member did not answer the last probe made of it, or is gone.
+    pub(crate) fn doubts(&self, peer: NodeId) -> bool {
+        self.has_doubts.load(Ordering::Acquire) && self.standings.lock().is_in_doubt(peer)
+    }
+
     /// What gossip counted; nothing where none runs.
     pub(crate) fn status(&self) -> Option<GossipStatus> {
         let is_running = self.inbox.lock().is_none();
         is_running.then(|| GossipStatus::new(*self.tally.lock()))
+    }
+
+    /// Looks at one member again, or at all.
+    fn look(&self, machine: &Membership, node: Option<NodeId>, now: Moment) {
+        let mut standings = self.standings.lock();
+        match node {
+            Some(node) => standings.look_at(machine, node, now),
+            None => standings.take_stock(machine, now),
+        }
+        let [_, suspected, gone] = standings.census();
+        self.has_doubts.store(suspected + gone > 0, Ordering::Release);
     }
 
     fn tally(&self) -> Tally {

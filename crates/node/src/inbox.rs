@@ -93,6 +93,7 @@ impl Core {
             }
             Some((Waiting::Other, Some(Entry::Ask { reply: sender, .. }))) => drop(sender.send(Some(reply))),
             Some((Waiting::Other, Some(Entry::Forward { work, tried, .. }))) => {
+                self.judge(from, work.began, true);
                 match crate::failure::executed(reply) {
                     Err(error) if error.kind == ErrorKind::Unavailable => {
                         self.submit_avoiding(work, tried, Some(error));
@@ -144,7 +145,10 @@ impl Core {
             Some((Some(true), _)) => self.drive_read(id, ReadInput::DeadlinePassed),
             Some((Some(false), _)) => self.drive_write(id, WriteInput::DeadlinePassed),
             Some((None, Some(Entry::Ask { reply, .. }))) => drop(reply.send(None)),
-            Some((None, Some(Entry::Forward { work, tried, .. }))) => self.forward_failed(work, tried, true),
+            Some((None, Some(Entry::Forward { work, to, tried }))) => {
+                self.judge(to, work.began, false);
+                self.forward_failed(work, tried, true);
+            }
             _ => {}
         }
     }

@@ -19,6 +19,7 @@ mod forming;
 mod gossip;
 mod handler;
 mod heal;
+mod health;
 mod hints;
 mod identity;
 mod inbox;

@@ -14,6 +14,7 @@ pub(crate) struct Metrics {
     pub(crate) answered_alone: Counter,
     pub(crate) coordinated: Counter,
     pub(crate) forwarded: Counter,
+    pub(crate) peers_avoided: Counter,
     pub(crate) rejected: Counter,
     pub(crate) unknown: Counter,
     pub(crate) read_repairs: Counter,
@@ -45,6 +46,7 @@ impl Metrics {
             counter("requests_coordinated", "Requests of this node's clients that took other nodes"),
         );
         let forwarded = counter("requests_forwarded", "Requests handed to another coordinator");
+        let peers_avoided = counter("peers_avoided", "Times a peer was passed over because it answered late");
         let rejected = counter("requests_rejected", "Requests refused without effect");
         let unknown = counter("requests_unknown", "Writes whose outcome could not be told");
         let read_repairs = counter("read_repairs", "Copies brought up to date by reads");
@@ -71,6 +73,7 @@ impl Metrics {
             answered_alone,
             coordinated,
             forwarded,
+            peers_avoided,
             rejected,
             unknown,
             read_repairs,

@@ -155,6 +155,7 @@ impl Node {
         }
         let (sender, receiver) = oneshot::channel();
         let limit = self.core.settings.request_timeout();
+        let began = self.core.now();
         self.core.metrics.coordinated.inc();
         self.core.submit(Work {
             bucket: bucket.bucket.id,
@@ -164,7 +165,8 @@ impl Node {
             request: service.encode_request(&request),
             read_acks: options.read_acks,
             write_acks: options.write_acks,
-            deadline: self.core.now().after(options.deadline.map_or(limit, |asked| asked.min(limit))),
+            began,
+            deadline: began.after(options.deadline.map_or(limit, |asked| asked.min(limit))),
             is_forwarded: false,
             reply_to: ReplyTo::Client(sender),
         });

@@ -122,7 +122,7 @@ impl Driver {
                 self.feed(Input::RosterChanged(roster));
                 self.feed(Input::Announced(metadata));
                 let now = self.core.now();
-                self.core.gossip.standings.lock().take_stock(&self.machine, now);
+                self.core.gossip.look(&self.machine, None, now);
             }
             Word::Leave(others_know) => {
                 self.leaving = Some(others_know);
@@ -208,7 +208,7 @@ impl Driver {
     }
 
     fn look_at(&self, node: NodeId, now: Moment) {
-        self.core.gossip.standings.lock().look_at(&self.machine, node, now);
+        self.core.gossip.look(&self.machine, Some(node), now);
     }
 }
 

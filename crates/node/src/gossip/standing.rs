@@ -129,6 +129,11 @@ impl Standings {
         })
     }
 
+    pub(super) fn is_in_doubt(&self, node: NodeId) -> bool {
+        use MemberState::{Down, Left, Suspected};
+        self.members.get(&node).is_some_and(|standing| matches!(standing.state, Suspected | Down | Left))
+    }
+
     /// Members alive, suspected, and gone.
     pub(super) fn census(&self) -> [u64; 3] {
         let mut census = [0; 3];

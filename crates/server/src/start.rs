@@ -78,7 +78,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     });
     let disk = Arc::new(directory.disk()?);
     let builder = Node::builder(settings.node()?, directory.meta()?, disk, addresses, transport)
-        .datagrams(Arc::new(UdpDatagrams::new(ports.gossip)))
+        .datagrams(Arc::new(UdpDatagrams::new(ports.gossip)?))
         .secret(secret);
     let starting = async {
         let node = builder.service(&KV).join(seeds).start().await?;

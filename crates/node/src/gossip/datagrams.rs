@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -26,21 +25,27 @@ pub trait Datagrams: Send + Sync + 'static {
 
 /// A UDP socket.
 pub struct UdpDatagrams {
-    socket: Arc<UdpSocket>,
+    socket: UdpSocket,
+    /// The same socket: sent through directly, as the runtime does not know at first that it can be written to.
+    sender: std::net::UdpSocket,
 }
 
 impl UdpDatagrams {
     /// Datagrams through a bound socket.
-    #[must_use]
-    pub fn new(socket: UdpSocket) -> Self {
-        Self { socket: Arc::new(socket) }
+    ///
+    /// # Errors
+    /// When the system has no more handles.
+    pub fn new(socket: UdpSocket) -> io::Result<Self> {
+        let socket = socket.into_std()?;
+        let sender = socket.try_clone()?;
+        Ok(Self { socket: UdpSocket::from_std(socket)?, sender })
     }
 }
 
 impl Datagrams for UdpDatagrams {
     fn send_to(&self, to: SocketAddr, bytes: &[u8]) {
         // A full buffer or an unreachable network loses the datagram, as the network may.
-        if let Err(error) = self.socket.try_send_to(bytes, to)
+        if let Err(error) = self.sender.send_to(bytes, to)
             && error.kind() != io::ErrorKind::WouldBlock
         {
             tracing::debug!(%to, %error, "a datagram could not be sent");
@@ -82,21 +87,29 @@ impl Datagrams for UdpDatagrams {
 mod tests {
     use super::*;
 
+    fn datagrams(socket: UdpSocket) -> UdpDatagrams {
+        UdpDatagrams::new(socket).expect("a second handle")
+    }
+
+    async fn arrived(at: &UdpDatagrams) -> (SocketAddr, Vec<u8>) {
+        tokio::time::timeout(Duration::from_secs(5), at.recv()).await.expect("a datagram")
+    }
+
     #[tokio::test]
     async fn datagrams_come_whole_and_long_ones_show_that_they_are() {
         let bind = || async { UdpSocket::bind("127.0.0.1:0").await.expect("a socket") };
         let (here, there) = (bind().await, bind().await);
         let (here_at, there_at) = (here.local_addr().expect("bound"), there.local_addr().expect("bound"));
-        let (here, there) = (UdpDatagrams::new(here), UdpDatagrams::new(there));
+        let (here, there) = (datagrams(here), datagrams(there));
         here.send_to(there_at, b"news");
-        assert_eq!(there.recv().await, (here_at, b"news".to_vec()));
+        assert_eq!(arrived(&there).await, (here_at, b"news".to_vec()));
         here.send_to(there_at, &[7; DATAGRAM_BYTES_MAX * 2]);
-        assert_eq!(there.recv().await.1.len(), DATAGRAM_BYTES_MAX + 1);
+        assert_eq!(arrived(&there).await.1.len(), DATAGRAM_BYTES_MAX + 1);
     }
 
     #[tokio::test]
     async fn names_are_looked_up_and_literals_are_not() {
-        let socket = UdpDatagrams::new(UdpSocket::bind("127.0.0.1:0").await.expect("a socket"));
+        let socket = datagrams(UdpSocket::bind("127.0.0.1:0").await.expect("a socket"));
         let at = |text: &str| socket.resolve(text.to_owned());
         assert_eq!(at("10.0.0.1:7946").await, "10.0.0.1:7946".parse().ok());
         assert_eq!(at("localhost:7946").await, "127.0.0.1:7946".parse().ok());

@@ -141,6 +141,7 @@ impl Core {
         let Some(words) = self.gossip.inbox.lock().take() else { return Vec::new() };
         let (keeper, kept) = keeper::channel(&self.meta);
         vec![
+            tokio::spawn(listing::run(Arc::clone(self), Arc::clone(&means.datagrams))),
             tokio::spawn(driver::run(Arc::clone(self), means, keys, words, keeper)),
             tokio::spawn(keeper::run(Arc::clone(self), kept)),
         ]

@@ -12,7 +12,7 @@ use slipring_wire::Request;
 use tokio::sync::{mpsc, oneshot};
 
 use super::keeper::Keeper;
-use super::{Datagrams, Means, Tally, Word, listing};
+use super::{Datagrams, Means, Tally, Word};
 use crate::core::Core;
 
 /// How long this node's own address may take to be looked up.
@@ -40,9 +40,6 @@ pub(super) async fn run(
     keeper: Keeper,
 ) {
     let Some(mut driver) = Driver::new(core, means, keys, keeper).await else { return };
-    let lister = tokio::spawn(listing::run(Arc::clone(&driver.core), Arc::clone(&driver.datagrams)));
-    // Ends with this task, however that ends.
-    let _lister = AbortOnDrop(lister);
     driver.feed(Input::Started);
     loop {
         let due = driver.timers.first().map_or(Moment(u64::MAX), |(at, _)| *at);
@@ -55,14 +52,6 @@ pub(super) async fn run(
             Some(word) = words.recv() => driver.hear(word),
             (from, bytes) = datagrams.recv() => driver.receive(from, bytes),
         }
-    }
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

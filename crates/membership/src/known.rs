@@ -101,6 +101,16 @@ impl KnownPeers {
         }
     }
 
+    /// Forgets the peers that are known to be somebody who is not wanted.
+    pub(crate) fn retain(&mut self, is_wanted: impl Fn(&NodeId) -> bool) {
+        let named = |entry: &Entry| entry.node.is_some_and(|node| !is_wanted(&node));
+        let out: Vec<SocketAddr> =
+            self.entries.iter().filter(|(_, entry)| named(entry)).map(|(address, _)| *address).collect();
+        for address in out {
+            self.is_changed |= self.remove(&address);
+        }
+    }
+
     /// Up to `most` peers whose time has come; each waits longer until its next time.
     pub(crate) fn take_due(
         &mut self,

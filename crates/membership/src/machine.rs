@@ -11,6 +11,7 @@ mod claims;
 mod contact;
 mod probing;
 mod rejoining;
+mod roster;
 mod spreading;
 
 use std::collections::BTreeMap;
@@ -53,6 +54,11 @@ pub enum Input {
     },
     /// Somebody might be at this address: a seed, or what discovery found.
     PeerLearnt(SocketAddr),
+    /// Who may be a member, and where each is reached, if that is known. Nobody else is taken in, answered or passed
+    /// on from now on; whoever is new here counts as alive until probes say otherwise. Before the first, anybody may.
+    RosterChanged(BTreeMap<NodeId, Option<SocketAddr>>),
+    /// A stream with this node has just come about, so it is there.
+    Met(NodeId),
     /// This node's metadata has changed; it spreads to all members.
     Announced(Metadata),
     /// The keys have changed.
@@ -103,6 +109,8 @@ pub enum Effect {
     Left(NodeId),
     /// Keep this list of known peers over a restart, in the place of the one before.
     Persist(Vec<KnownPeer>),
+    /// Somebody who holds the key and is not in the roster spoke: perhaps the roster here is old.
+    Stranger(Member),
     /// The cluster knows this node from a later start than its own, as after its disk was set back. It goes on
     /// with this start; keep it, so that the next one is later still.
     StartRaised(u64),
@@ -176,6 +184,8 @@ pub struct Counters {
     pub dropped_replayed: u64,
     /// Dropped: opened, but not to be understood.
     pub dropped_malformed: u64,
+    /// Dropped: from somebody who is not in the roster.
+    pub dropped_strangers: u64,
     /// Members not taken into the view because it is full.
     pub members_refused: u64,
     /// Times that this node noticed that it had been paused.
@@ -233,6 +243,8 @@ pub struct Membership {
     broadcasts: Broadcasts,
     awareness: Awareness,
     known: KnownPeers,
+    /// Who may be a member; anybody while there is none.
+    roster: Option<BTreeMap<NodeId, Option<SocketAddr>>>,
     replays: ReplayGuard,
     probes: BTreeMap<u64, Probe>,
     relays: BTreeMap<u64, Relay>,
@@ -272,6 +284,7 @@ impl Membership {
             broadcasts: Broadcasts::new(size(settings.members_max).saturating_add(1)),
             awareness: Awareness::new(u32::try_from(score_max).unwrap_or(0)),
             known,
+            roster: None,
             replays: ReplayGuard::new(size(settings.members_max)),
             probes: BTreeMap::new(),
             relays: BTreeMap::new(),
@@ -296,6 +309,8 @@ impl Membership {
             Input::Expired(timer) => self.expired(step, timer),
             Input::StreamProbed { token, is_reachable } => self.stream_probed(step, token, is_reachable),
             Input::PeerLearnt(address) => self.learn(step, address),
+            Input::RosterChanged(roster) => self.change_roster(step, roster),
+            Input::Met(node) => self.met_by_stream(step, node),
             Input::Announced(metadata) => self.announce(metadata),
             Input::KeysChanged(keys) => self.keys = keys,
             Input::Leaving => self.leave(step),
@@ -317,6 +332,12 @@ impl Membership {
             return Some(if is_running { Liveness::Alive } else { Liveness::Left });
         }
         self.table.get(node).map(crate::table::Record::liveness)
+    }
+
+    /// Another member and how it is believed to be; `None` if it is not in the view.
+    #[must_use]
+    pub fn member(&self, node: &NodeId) -> Option<(&Member, Liveness)> {
+        self.table.get(node).map(|record| (&record.member, record.liveness()))
     }
 
     /// All other members of the view, in the order of their ids, also those that are gone.

@@ -42,6 +42,11 @@ impl Record {
         self.liveness().is_gone()
     }
 
+    /// Whether any word of the member has come, or only its name.
+    pub(crate) fn is_heard_of(&self) -> bool {
+        self.member.incarnation > Incarnation::default()
+    }
+
     pub(crate) fn gone_since(&self) -> Option<Moment> {
         match self.belief {
             Belief::Down(since) | Belief::Left(since) => Some(since),
@@ -124,6 +129,12 @@ impl Table {
         }
     }
 
+    /// Takes a member out altogether.
+    pub(crate) fn remove(&mut self, node: &NodeId) {
+        self.leave(node);
+        self.records.remove(node);
+    }
+
     /// The next member to probe: each once in a round, in an order drawn anew for each round.
     pub(crate) fn next_to_probe(&mut self, rng: &mut Rng) -> Option<NodeId> {
         if self.cursor >= self.ring.len() {
@@ -154,7 +165,7 @@ impl Table {
 
     /// A number that two views share if they hold the same members in the same incarnations.
     pub(crate) fn digest(&self, node: NodeId, incarnation: Incarnation) -> u64 {
-        let present = self.records.values().filter(|record| !record.is_gone());
+        let present = self.records.values().filter(|record| !record.is_gone() && record.is_heard_of());
         let others = present.map(|record| hash(record.member.node, record.member.incarnation));
         others.fold(hash(node, incarnation), u64::wrapping_add)
     }

@@ -115,6 +115,7 @@ impl Core {
             request,
             read_acks: acks.0,
             write_acks: acks.1,
+            began: self.now(),
             deadline: self.now().after(timeout),
             is_forwarded: false,
             reply_to,

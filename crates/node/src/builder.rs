@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use slipring_consensus::LayoutGroup;
 use slipring_discovery::{Discovery, StaticSeeds};
+use slipring_membership::ClusterKey;
 use slipring_model::ClusterId;
 use slipring_ring::{Addresses, Layout};
 use slipring_service::Service;
@@ -21,7 +22,9 @@ use crate::clock::{Clock, Entropy, SystemClock};
 use crate::core::Core;
 use crate::follow::PeerCourier;
 use crate::forming::{Admission, Descriptor};
+use crate::gossip::{ClusterSecret, Datagrams, Gossip, Means};
 use crate::handler::{Erased, Handler};
+use crate::health::Health;
 use crate::hints::HintLog;
 use crate::identity::{Identity, Membership};
 use crate::inbox::Receiver;
@@ -96,6 +99,8 @@ pub struct Builder {
     seeds: Box<dyn Discovery>,
     handlers: BTreeMap<&'static str, Arc<dyn Handler>>,
     group: slipring_consensus::Settings,
+    datagrams: Option<Arc<dyn Datagrams>>,
+    secret: Option<ClusterSecret>,
 }
 
 impl Node {
@@ -121,6 +126,8 @@ impl Node {
             seeds: Box::new(StaticSeeds::default()),
             handlers: BTreeMap::new(),
             group: slipring_consensus::Settings::default(),
+            datagrams: None,
+            secret: None,
         }
     }
 }
@@ -176,6 +183,20 @@ impl Builder {
         self
     }
 
+    /// Gossips through these; without any, this node takes no part in gossip.
+    #[must_use]
+    pub fn datagrams(mut self, datagrams: Arc<dyn Datagrams>) -> Self {
+        self.datagrams = Some(datagrams);
+        self
+    }
+
+    /// Uses this secret of the cluster's, which all of its nodes must have, instead of the key its founder drew.
+    #[must_use]
+    pub fn secret(mut self, secret: Option<ClusterSecret>) -> Self {
+        self.secret = secret;
+        self
+    }
+
     /// Starts the node: it serves when this returns.
     ///
     /// # Errors
@@ -185,7 +206,9 @@ impl Builder {
         let identity = Identity::begin(&self.meta, &self.entropy)?;
         let moving = Moving::open(&self.meta)?;
         let new_cluster = ClusterId(self.entropy.bytes());
-        let (seeds, transport) = (self.seeds, self.transport);
+        let new_key = ClusterKey(self.entropy.bytes());
+        let gossip_seed = u64::from_le_bytes(self.entropy.bytes());
+        let (seeds, transport, datagrams) = (self.seeds, self.transport, self.datagrams);
         let group =
             slipring_consensus::Settings { seed: u64::from_le_bytes(self.entropy.bytes()), ..self.group };
         let core = Arc::new_cyclic(|handle| Core {
@@ -205,6 +228,10 @@ impl Builder {
             adopted: watch::Sender::new(0),
             moving,
             muster: Muster::default(),
+            gossip: Gossip::default(),
+            health: Health::default(),
+            secret: self.secret,
+            cluster_key: OnceLock::new(),
             transport: OnceLock::new(),
             group: OnceLock::new(),
             requests: Requests::new(identity.incarnation),
@@ -220,8 +247,11 @@ impl Builder {
         let transport = transport(core.hello(), receiver)?;
         core.transport.get_or_init(|| Arc::clone(&transport));
         let mut tasks = vec![tokio::spawn(Arc::clone(&core).run_ticker())];
-        let started = core.enter_cluster(seeds.as_ref(), new_cluster, group).await;
+        let started = core.enter_cluster(seeds.as_ref(), (new_cluster, new_key), group).await;
         tasks.extend(core.spawn_tasks(started.is_ok()));
+        if let Some(datagrams) = datagrams.filter(|_| started.is_ok()) {
+            tasks.extend(core.spawn_gossip(Means { datagrams, seed: gossip_seed }));
+        }
         let node = Node::new(core, tasks);
         match started {
             Ok(()) => Ok(node),
@@ -264,16 +294,19 @@ impl Core {
     async fn enter_cluster(
         self: &Arc<Self>,
         seeds: &dyn Discovery,
-        new_cluster: ClusterId,
+        new: (ClusterId, ClusterKey),
         settings: slipring_consensus::Settings,
     ) -> Result<(), StartError> {
         let membership = match self.identity.membership {
             Some(membership) => membership,
-            None if seeds.is_empty() => self.found(new_cluster)?,
+            None if seeds.is_empty() => self.found(new)?,
             None => self.join(seeds).await?,
         };
         let known = Membership::admitted_to(&self.meta)?.ok_or(StartError::DamagedIdentity)?;
         self.cluster.get_or_init(|| membership.cluster);
+        if let Some(key) = Membership::cluster_key(&self.meta)? {
+            self.cluster_key.get_or_init(|| key);
+        }
         if let Some(transport) = self.transport.get() {
             transport.set_cluster(membership.cluster);
         }
@@ -287,10 +320,11 @@ impl Core {
         }
     }
 
-    fn found(&self, cluster: ClusterId) -> Result<Membership, StartError> {
+    fn found(&self, (cluster, key): (ClusterId, ClusterKey)) -> Result<Membership, StartError> {
         let membership = Membership { cluster, raft_id: FOUNDER };
         let founder = (self.me, self.descriptor().entry(FOUNDER));
-        membership.keep(&self.meta, &Layout::found(cluster, self.settings.partition_bits, founder))?;
+        let key = Some(&key).filter(|_| self.secret.is_none());
+        membership.keep(&self.meta, &Layout::found(cluster, self.settings.partition_bits, founder), key)?;
         Ok(membership)
     }
 
@@ -323,7 +357,8 @@ impl Core {
                 }
                 if let Some(admission) = self.ask_to_join(&address, descriptor.clone()).await? {
                     let membership = Membership { cluster: admission.cluster, raft_id: admission.raft_id };
-                    membership.keep(&self.meta, &admission.layout)?;
+                    let key = admission.cluster_key.map(ClusterKey);
+                    membership.keep(&self.meta, &admission.layout, key.as_ref())?;
                     return Ok(membership);
                 }
             }

@@ -62,7 +62,8 @@ impl Core {
         }
         let is_up = |node: NodeId| if node == self.me { may_serve } else { self.is_reachable(node) };
         let usable = |node: &NodeId| is_up(*node) && !tried.contains(node);
-        place.members().find(usable).filter(|node| *node == self.me || !work.is_forwarded)
+        let best = place.members().find(|node| usable(node) && !self.is_doubtful(*node));
+        best.or_else(|| place.members().find(usable)).filter(|node| *node == self.me || !work.is_forwarded)
     }
 
     fn forward(&self, work: Work, to: NodeId, mut tried: SmallVec<[NodeId; 3]>, epoch: u64) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use slipring_consensus::LayoutGroup;
+use slipring_membership::ClusterKey;
 use slipring_model::{Actor, ClusterId, Moment, Mutant, NodeId};
 use slipring_ring::Addresses;
 use slipring_service::Context;
@@ -16,7 +17,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::gossip::{ClusterSecret, Gossip};
 use crate::handler::Handler;
+use crate::health::Health;
 use crate::hints::HintLog;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
@@ -50,6 +53,12 @@ pub(crate) struct Core {
     pub(crate) adopted: watch::Sender<u64>,
     pub(crate) moving: Moving,
     pub(crate) muster: Muster,
+    pub(crate) gossip: Gossip,
+    pub(crate) health: Health,
+    /// The cluster's secret, when an operator has set one.
+    pub(crate) secret: Option<ClusterSecret>,
+    /// The cluster's key that its founder drew, when none is set.
+    pub(crate) cluster_key: OnceLock<ClusterKey>,
     pub(crate) transport: OnceLock<Arc<dyn Transport>>,
     pub(crate) group: OnceLock<LayoutGroup>,
     pub(crate) requests: Requests,

@@ -36,6 +36,9 @@ pub(crate) struct Admission {
     pub(crate) cluster: ClusterId,
     pub(crate) raft_id: u64,
     pub(crate) layout: Layout,
+    /// The key that the founder drew; none where each node gets the cluster's key from its operator.
+    #[serde(default)]
+    pub(crate) cluster_key: Option<[u8; 32]>,
 }
 
 impl Descriptor {
@@ -83,7 +86,8 @@ impl Core {
     }
 
     fn admission(&self, raft_id: u64, layout: &Layout) -> Admission {
-        Admission { cluster: layout.cluster(), raft_id, layout: layout.clone() }
+        let cluster_key = self.key_to_hand_over();
+        Admission { cluster: layout.cluster(), raft_id, layout: layout.clone(), cluster_key }
     }
 
     /// The layout once `node` is a member.

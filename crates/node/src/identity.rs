@@ -3,6 +3,7 @@
 //! Invariant: the incarnation rises, durably, before anything else happens; so no dot is ever issued twice.
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use slipring_membership::ClusterKey;
 use slipring_model::{ClusterId, NodeId, StorageId};
 use slipring_ring::Layout;
 use slipring_storage::MetaStore;
@@ -15,6 +16,7 @@ const STORAGE: &str = "identity/storage";
 const INCARNATION: &str = "identity/incarnation";
 const MEMBERSHIP: &str = "identity/membership";
 const ADMISSION: &str = "identity/admission";
+const CLUSTER_KEY: &str = "identity/cluster key";
 const ROLLED_BACK: &str = "identity/rolled back";
 
 /// What a node knows of itself.
@@ -65,11 +67,24 @@ pub(crate) fn retire(meta: &MetaStore) -> Result<(), slipring_storage::Error> {
 }
 
 impl Membership {
-    /// Keeps the cluster this node has founded or joined, and the layout it was admitted to.
-    pub(crate) fn keep(self, meta: &MetaStore, layout: &Layout) -> Result<(), StartError> {
+    /// Keeps the cluster this node has founded or joined, the layout it was admitted to, and the cluster's key.
+    pub(crate) fn keep(
+        self,
+        meta: &MetaStore,
+        layout: &Layout,
+        key: Option<&ClusterKey>,
+    ) -> Result<(), StartError> {
         let bytes = [&self.cluster.0[..], &self.raft_id.to_be_bytes()].concat();
         let layout = serde_json::to_vec(layout).expect("a layout is plain data");
-        Ok(meta.put(&[(MEMBERSHIP, &bytes), (ADMISSION, &layout)])?)
+        let mut kept = vec![(MEMBERSHIP, &bytes[..]), (ADMISSION, &layout)];
+        kept.extend(key.map(|key| (CLUSTER_KEY, &key.0[..])));
+        Ok(meta.put(&kept)?)
+    }
+
+    /// The cluster's key, if its founder drew one.
+    pub(crate) fn cluster_key(meta: &MetaStore) -> Result<Option<ClusterKey>, StartError> {
+        let key = |bytes: Vec<u8>| <[u8; 32]>::try_from(bytes.as_slice()).map(ClusterKey);
+        meta.get(CLUSTER_KEY)?.map(|bytes| key(bytes).map_err(|_| StartError::DamagedIdentity)).transpose()
     }
 
     /// The layout this node was admitted to; what it knows of the cluster until the group tells it more.

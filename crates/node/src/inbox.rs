@@ -27,6 +27,7 @@ impl Inbox for Receiver {
                 core.answer(peer.node, 0, Reply::RolledBack);
             }
             core.hints.wake();
+            core.gossip.met(peer.node);
         }
     }
 
@@ -100,6 +101,7 @@ impl Core {
                 drop(sender.send(Some(reply)));
             }
             (Some((Waiting::Other, Some(Entry::Forward { work, tried, .. }))), reply) => {
+                self.judge(from, work.began, true);
                 match crate::failure::executed(reply) {
                     Err(error) if error.kind == ErrorKind::Unavailable => {
                         self.submit_avoiding(work, tried, Some(error));
@@ -151,7 +153,10 @@ impl Core {
             Some((Some(true), _)) => self.drive_read(id, ReadInput::DeadlinePassed),
             Some((Some(false), _)) => self.drive_write(id, WriteInput::DeadlinePassed),
             Some((None, Some(Entry::Ask { reply, .. }))) => drop(reply.send(None)),
-            Some((None, Some(Entry::Forward { work, tried, .. }))) => self.forward_failed(work, tried, true),
+            Some((None, Some(Entry::Forward { work, to, tried }))) => {
+                self.judge(to, work.began, false);
+                self.forward_failed(work, tried, true);
+            }
             _ => {}
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! A [`Node`] is put together from parts (stores, transport, clock, entropy) so that the same code runs on
 //! real ones and on simulated ones. Reading order: `node` is the way in, `coordinate` runs requests, `inbox`
-//! and `answer` deal with peers, `forming` and `follow` with the layout, the rest works in the background.
+//! and `answer` deal with peers, `forming` and `follow` with the layout, `gossip` with who is there, the rest works in
+//! the background.
 
 mod answer;
 mod bucket;
@@ -15,8 +16,10 @@ mod exchange;
 mod failure;
 mod follow;
 mod forming;
+mod gossip;
 mod handler;
 mod heal;
+mod health;
 mod hints;
 mod identity;
 mod inbox;
@@ -34,9 +37,13 @@ mod view;
 pub use builder::{Builder, StartError, TransportFactory};
 pub use call::{Call, CallOptions, Pending};
 pub use clock::{Clock, Entropy, SystemClock};
+pub use gossip::{
+    ClusterSecret, Datagrams, GossipStatus, InvalidSecret, MemberState, MemberStatus, UdpDatagrams,
+};
 pub use moving::Proposal;
 pub use node::Node;
 pub use scan::ScanPage;
 pub use settings::Settings;
+pub use slipring_membership::Settings as MembershipSettings;
 pub use status::{BucketStatus, NodeStatus, OwnStatus, Status};
 pub use sync::DiskWaits;

@@ -6,12 +6,15 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use slipring_model::ErrorKind;
 
+use crate::gossip::GossipMetrics;
+
 /// One node's counters, in a registry of their own.
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) answered_alone: Counter,
     pub(crate) coordinated: Counter,
     pub(crate) forwarded: Counter,
+    pub(crate) peers_avoided: Counter,
     pub(crate) rejected: Counter,
     pub(crate) unknown: Counter,
     pub(crate) read_repairs: Counter,
@@ -31,6 +34,7 @@ pub(crate) struct Metrics {
     pub(crate) hints_waiting: Gauge,
     pub(crate) epoch: Gauge,
     pub(crate) peers_connected: Gauge,
+    pub(crate) gossip: GossipMetrics,
 }
 
 impl Metrics {
@@ -46,6 +50,7 @@ impl Metrics {
             counter("requests_coordinated", "Requests of this node's clients that took other nodes"),
         );
         let forwarded = counter("requests_forwarded", "Requests handed to another coordinator");
+        let peers_avoided = counter("peers_avoided", "Times a peer was passed over because it answered late");
         let rejected = counter("requests_rejected", "Requests refused without effect");
         let unknown = counter("requests_unknown", "Writes whose outcome could not be told");
         let read_repairs = counter("read_repairs", "Copies brought up to date by reads");
@@ -70,11 +75,13 @@ impl Metrics {
         let hints_waiting = gauge("hints_waiting", "Hints kept for absent replicas now");
         let epoch = gauge("layout_epoch", "The layout this node works with");
         let peers_connected = gauge("peers_connected", "Peers this node can reach now");
+        let gossip = GossipMetrics::register(&mut registry);
         Self {
             registry,
             answered_alone,
             coordinated,
             forwarded,
+            peers_avoided,
             rejected,
             unknown,
             read_repairs,
@@ -94,6 +101,7 @@ impl Metrics {
             hints_waiting,
             epoch,
             peers_connected,
+            gossip,
         }
     }
 

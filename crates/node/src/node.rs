@@ -17,6 +17,7 @@ use crate::bucket::{Locus, Refusal};
 use crate::call::{Call, CallOptions, Pending};
 use crate::core::Core;
 use crate::failure::unavailable;
+use crate::gossip::MemberStatus;
 use crate::moving::Proposal;
 use crate::requests::{ReplyTo, Work};
 use crate::scan::ScanPage;
@@ -161,6 +162,7 @@ impl Node {
         }
         let (sender, receiver) = oneshot::channel();
         let limit = self.core.settings.request_timeout();
+        let began = self.core.now();
         self.core.metrics.coordinated.inc();
         self.core.submit(Work {
             bucket: bucket.bucket.id,
@@ -170,7 +172,8 @@ impl Node {
             request: service.encode_request(&request),
             read_acks: options.read_acks,
             write_acks: options.write_acks,
-            deadline: self.core.now().after(options.deadline.map_or(limit, |asked| asked.min(limit))),
+            began,
+            deadline: began.after(options.deadline.map_or(limit, |asked| asked.min(limit))),
             is_forwarded: false,
             reply_to: ReplyTo::Client(sender),
         });
@@ -251,6 +254,12 @@ impl Node {
         self.core.is_reachable(peer)
     }
 
+    /// How another member is believed to be: a hint, for people and for routing. Nothing where no gossip runs.
+    #[must_use]
+    pub fn member(&self, peer: NodeId) -> Option<MemberStatus> {
+        self.core.gossip.member(peer, self.core.now())
+    }
+
     /// Whether the cluster has agreed to this node's start, so that it answers for its copies.
     #[must_use]
     pub fn is_agreed(&self) -> bool {
@@ -303,6 +312,7 @@ impl Node {
     /// `Unavailable` when the last flush failed; what was acknowledged as forced to disk is safe.
     pub async fn shutdown(&self) -> Result<(), Error> {
         let deadline = self.core.now().after(self.core.settings.request_timeout());
+        let leaving = self.core.leave_gossip();
         while self.core.requests.len() > 0 && self.core.now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -312,6 +322,7 @@ impl Node {
                 peers.map(|peer| self.core.ask(*peer, Request::Goodbye, Duration::from_millis(200)));
             futures::future::join_all(goodbyes).await;
         }
+        leaving.await;
         if let Some(group) = self.core.group.get() {
             group.shutdown().await;
         }

@@ -25,6 +25,7 @@ pub(crate) struct Work {
     pub(crate) request: Bytes,
     pub(crate) read_acks: Option<u8>,
     pub(crate) write_acks: Option<u8>,
+    pub(crate) began: Moment,
     pub(crate) deadline: Moment,
     pub(crate) is_forwarded: bool,
     pub(crate) reply_to: ReplyTo,

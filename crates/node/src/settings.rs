@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use slipring_membership::Settings as MembershipSettings;
 use slipring_model::limits;
 
 /// A node's settings; every time is in milliseconds.
@@ -29,6 +30,8 @@ pub struct Settings {
     pub zone: String,
     /// This node's share of the partitions, relative to the others'. 1 to 1,000,000.
     pub weight: u32,
+    /// How fast failures of other nodes are seen, and what that costs. The same on all nodes.
+    pub membership: MembershipSettings,
 }
 
 impl Default for Settings {
@@ -43,6 +46,7 @@ impl Default for Settings {
             partition_bits: 8,
             zone: "default".to_owned(),
             weight: 100,
+            membership: MembershipSettings::lan(),
         }
     }
 }
@@ -69,7 +73,7 @@ impl Settings {
             None if self.zone.is_empty() || self.zone.len() > 64 => {
                 Err("zone must have 1 to 64 bytes".to_owned())
             }
-            None => Ok(()),
+            None => self.membership.validate().map_err(|error| error.to_string()),
         }
     }
 

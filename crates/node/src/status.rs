@@ -10,6 +10,7 @@ use slipring_wire::{Reply, Request};
 
 use crate::core::Core;
 use crate::failure::unavailable;
+use crate::gossip::{GossipStatus, MemberStatus};
 
 /// How long a peer has to tell its status.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -35,6 +36,9 @@ pub struct Status {
     pub under_replicated: u64,
     /// Who leads the layout group, if anybody is known to.
     pub layout_leader: Option<NodeId>,
+    /// What gossip counted on the node that tells; nothing where it has no cluster key.
+    #[serde(default)]
+    pub gossip: Option<GossipStatus>,
 }
 
 /// One member.
@@ -54,6 +58,9 @@ pub struct NodeStatus {
     pub incarnation: u64,
     /// Whether the telling node can reach it.
     pub is_connected: bool,
+    /// How the telling node believes it to be; nothing of itself, and nothing where no gossip runs.
+    #[serde(default)]
+    pub seen: Option<MemberStatus>,
     /// What it told of itself, when it could be reached.
     pub own: Option<OwnStatus>,
 }
@@ -93,6 +100,7 @@ impl Core {
         let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
         let own =
             futures::future::join_all(view.layout.nodes().keys().map(|node| self.own_status(*node))).await;
+        let now = self.now();
         let nodes = view.layout.nodes().iter().zip(own).map(|((id, entry), own)| NodeStatus {
             id: *id,
             addresses: entry.addresses.clone(),
@@ -101,6 +109,7 @@ impl Core {
             state: entry.role.state,
             incarnation: entry.incarnation,
             is_connected: self.is_reachable(*id),
+            seen: self.gossip.member(*id, now),
             own,
         });
         let buckets = view.buckets().map(|bucket| BucketStatus {
@@ -119,6 +128,7 @@ impl Core {
             moving: view.layout.moves().count() as u64,
             under_replicated: view.layout.under_replicated() as u64,
             layout_leader: self.group.get().and_then(slipring_consensus::LayoutGroup::leader),
+            gossip: self.gossip.status(),
         })
     }
 
@@ -177,6 +187,7 @@ impl Core {
         self.metrics.peers_connected.set(peers as i64);
         self.metrics.in_flight.set(self.requests.len() as i64);
         self.metrics.hints_waiting.set(self.hints.total() as i64);
+        self.count_gossip();
         self.metrics.text()
     }
 }

@@ -58,6 +58,20 @@ impl Syncer {
         self.wake.notify_one();
     }
 
+    /// Runs a short piece of work that waits for the disk, in this node's way of waiting.
+    pub(crate) async fn on_disk(
+        &self,
+        work: impl FnOnce() -> Result<(), slipring_storage::Error> + Send + 'static,
+    ) -> Result<(), slipring_storage::Error> {
+        match &self.waits {
+            DiskWaits::Inline { .. } => work(),
+            DiskWaits::OnThread => match tokio::task::spawn_blocking(work).await {
+                Ok(result) => result,
+                Err(_) => Err(slipring_storage::Error::Stopped("the work was cut short".into())),
+            },
+        }
+    }
+
     async fn sync(&self, engine: Arc<dyn Engine>) -> Result<(), slipring_storage::Error> {
         match &self.waits {
             DiskWaits::Inline { delay_ms } => {

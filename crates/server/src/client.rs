@@ -152,8 +152,18 @@ impl Client {
         let answer = self.ask_json("GET", "/v1/cluster", None)?;
         let status: Status =
             serde_json::from_value(answer.clone()).context("the node is of another version")?;
-        let mut table =
-            table(&["node", "redis", "http", "zone", "start", "reachable", "primaries", "keys", "hints"]);
+        let mut table = table(&[
+            "node",
+            "redis",
+            "http",
+            "zone",
+            "start",
+            "seen",
+            "reachable",
+            "primaries",
+            "keys",
+            "hints",
+        ]);
         for node in &status.nodes {
             let own = |value: fn(&slipring_node::OwnStatus) -> u64| {
                 node.own.as_ref().map_or_else(|| "?".to_owned(), |own| value(own).to_string())
@@ -165,6 +175,7 @@ impl Client {
                 node.addresses.http.clone(),
                 node.zone.clone(),
                 node.incarnation.to_string(),
+                seen(node.seen.as_ref()),
                 if node.is_connected { "yes" } else { "NO" }.to_owned(),
                 own(|own| own.primaries),
                 own(|own| own.keys),
@@ -249,6 +260,25 @@ pub(crate) fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(head.to_vec());
     table
+}
+
+/// How a member is believed to be, and for how long.
+fn seen(seen: Option<&slipring_node::MemberStatus>) -> String {
+    use slipring_node::MemberState::{Alive, Down, Left, Suspected, Unheard};
+    let Some(seen) = seen else { return "-".to_owned() };
+    let state = match seen.state {
+        Unheard => "unheard",
+        Alive => "alive",
+        Suspected => "suspected",
+        Down => "DOWN",
+        Left => "left",
+    };
+    let seconds = seen.for_ms / 1_000;
+    match seconds {
+        0..120 => format!("{state} {seconds} s"),
+        120..7_200 => format!("{state} {} min", seconds / 60),
+        _ => format!("{state} {} h", seconds / 3_600),
+    }
 }
 
 /// A part of a JSON value; null when it is not there.

@@ -6,6 +6,10 @@ use anyhow::{Context, bail};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use serde::{Deserialize, Serialize};
+use slipring_node::{ClusterSecret, MembershipSettings};
+
+/// The variable that may hold the cluster's key itself.
+const KEY_VARIABLE: &str = "SLIPRING_CLUSTER_KEY";
 
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $name:ident : $type:ty = $default:expr, $env:literal;)+) => {
@@ -86,6 +90,19 @@ settings! {
     expiry_interval_ms: u64 = 1_000, "SLIPRING_EXPIRY_INTERVAL_MS";
     /// How long to rest between two partitions whose records are all read to find damage, in milliseconds.
     scrub_interval_ms: u64 = 10_000, "SLIPRING_SCRUB_INTERVAL_MS";
+    /// A file with the cluster's key, the same on all nodes: one line, or two while it is changed. The variable
+    /// SLIPRING_CLUSTER_KEY may hold it instead. Empty: the key that the cluster's founder drew.
+    cluster_key_file: PathBuf = PathBuf::new(), "SLIPRING_CLUSTER_KEY_FILE";
+    /// How the nodes lie to each other: lan (one site), wan (several continents) or local (one machine).
+    membership: String = "lan".to_owned(), "SLIPRING_MEMBERSHIP";
+    /// Milliseconds between two probes of other nodes. 10 to 600,000; 0 as the preset says.
+    probe_interval_ms: u64 = 0, "SLIPRING_PROBE_INTERVAL_MS";
+    /// Milliseconds a probe waits before others are asked to probe too. 1 to the interval; 0 as the preset says.
+    probe_timeout_ms: u64 = 0, "SLIPRING_PROBE_TIMEOUT_MS";
+    /// Milliseconds between two messages while there are news of members. 10 to 60,000; 0 as the preset says.
+    gossip_interval_ms: u64 = 0, "SLIPRING_GOSSIP_INTERVAL_MS";
+    /// How many nodes get each such message. 1 to 32; 0 as the preset says.
+    gossip_fanout: u64 = 0, "SLIPRING_GOSSIP_FANOUT";
     /// What to log, for instance: info, or warn,slipring_node=debug.
     log: String = "info,openraft=warn".to_owned(), "SLIPRING_LOG";
     /// How to log: text or json.
@@ -132,8 +149,8 @@ fn read_file(path: &Path) -> anyhow::Result<Layer> {
 
 impl Settings {
     /// The part that the node itself takes.
-    pub(crate) fn node(&self) -> slipring_node::Settings {
-        slipring_node::Settings {
+    pub(crate) fn node(&self) -> anyhow::Result<slipring_node::Settings> {
+        Ok(slipring_node::Settings {
             request_timeout_ms: self.request_timeout_ms,
             hedge_ms: self.hedge_ms,
             exchange_interval_ms: self.exchange_interval_ms,
@@ -143,11 +160,46 @@ impl Settings {
             partition_bits: self.partition_bits,
             zone: self.zone.clone(),
             weight: self.weight,
-        }
+            membership: self.membership()?,
+        })
+    }
+
+    fn membership(&self) -> anyhow::Result<MembershipSettings> {
+        let preset = match self.membership.as_str() {
+            "lan" => MembershipSettings::lan(),
+            "wan" => MembershipSettings::wan(),
+            "local" => MembershipSettings::local(),
+            other => bail!("membership = \"{other}\" must be lan, wan or local"),
+        };
+        let or_preset = |own: u64, preset: u64| if own == 0 { preset } else { own };
+        Ok(MembershipSettings {
+            probe_interval_ms: or_preset(self.probe_interval_ms, preset.probe_interval_ms),
+            probe_timeout_ms: or_preset(self.probe_timeout_ms, preset.probe_timeout_ms),
+            gossip_interval_ms: or_preset(self.gossip_interval_ms, preset.gossip_interval_ms),
+            gossip_fanout: or_preset(self.gossip_fanout, preset.gossip_fanout),
+            ..preset
+        })
+    }
+
+    /// The cluster's key, if one is set. Never among the settings that are shown.
+    pub(crate) fn cluster_secret(&self) -> anyhow::Result<Option<ClusterSecret>> {
+        let variable = std::env::var(KEY_VARIABLE).ok().filter(|text| !text.is_empty());
+        let is_in_file = !self.cluster_key_file.as_os_str().is_empty();
+        let (text, place) = match variable {
+            Some(_) if is_in_file => bail!("the cluster key is set twice: in {KEY_VARIABLE} and as a file"),
+            Some(text) => (text, KEY_VARIABLE.to_owned()),
+            None if is_in_file => {
+                let place = self.cluster_key_file.display().to_string();
+                let text = std::fs::read_to_string(&self.cluster_key_file);
+                (text.with_context(|| format!("the cluster key {place} cannot be read"))?, place)
+            }
+            None => return Ok(None),
+        };
+        ClusterSecret::new(&text).map(Some).with_context(|| place)
     }
 
     fn validate(&self) -> anyhow::Result<()> {
-        self.node().validate().map_err(anyhow::Error::msg)?;
+        self.node()?.validate().map_err(anyhow::Error::msg)?;
         let address: std::net::IpAddr =
             self.bind.parse().with_context(|| format!("bind = \"{}\" is not an IP address", self.bind))?;
         if !address.is_loopback() && !self.insecure {
@@ -236,6 +288,31 @@ mod tests {
             let error = resolve(&["x", "--advertise", wrong]).expect_err("refused").to_string();
             assert!(error.contains("advertise"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_preset_of_membership_is_changed_field_by_field() {
+        let of = |arguments: &[&str]| resolve(arguments).map(|(settings, _)| settings.node().expect("valid"));
+        let wan = of(&["x", "--membership", "wan", "--gossip-fanout", "5"]).expect("settings");
+        let expected = MembershipSettings { gossip_fanout: 5, ..MembershipSettings::wan() };
+        assert_eq!(wan.membership, expected);
+        let error = of(&["x", "--membership", "moon"]).expect_err("refused").to_string();
+        assert!(error.contains("lan, wan or local"), "{error}");
+        let error = of(&["x", "--probe-timeout-ms", "2000"]).expect_err("refused").to_string();
+        assert!(error.contains("probe_timeout_ms = 2000"), "{error}");
+    }
+
+    #[test]
+    fn a_cluster_key_is_read_from_its_file_and_a_wrong_one_is_named_without_showing_it() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = file.path().display().to_string();
+        let secret = || resolve(&["x", "--cluster-key-file", &path]).expect("settings").0.cluster_secret();
+        std::fs::write(file.path(), "a key of enough bytes\n").expect("written");
+        assert_eq!(secret().expect("a key"), ClusterSecret::new("a key of enough bytes").ok());
+        std::fs::write(file.path(), "hunter2").expect("written");
+        let error = format!("{:#}", secret().expect_err("too short"));
+        assert!(error.contains("16 to 4096 bytes") && !error.contains("hunter2"), "{error}");
+        assert_eq!(resolve(&["x"]).expect("settings").0.cluster_secret().expect("none"), None);
     }
 
     #[test]

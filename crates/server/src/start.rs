@@ -9,11 +9,11 @@ use anyhow::Context;
 use clap::Args;
 use slipring_apps::KV;
 use slipring_discovery::{Discovery, Sources};
-use slipring_node::{Node, StartError, TransportFactory};
+use slipring_node::{Node, StartError, TransportFactory, UdpDatagrams};
 use slipring_ring::Addresses;
 use slipring_storage::DataDir;
 use slipring_transport::GrpcTransport;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
@@ -22,6 +22,9 @@ use crate::settings::Settings;
 /// How long a start waits for the cluster to agree to it, and how often it looks.
 const AGREEMENT_PATIENCE: Duration = Duration::from_secs(5);
 const AGREEMENT_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How many free ports are tried until one is free for datagrams as well.
+const FREE_PORT_TRIES: u32 = 16;
 
 /// How a start is watched over by whoever started it.
 #[derive(Args, Clone, Debug, Default)]
@@ -39,6 +42,8 @@ struct Ports {
     redis: TcpListener,
     http: TcpListener,
     peer: TcpListener,
+    /// Of the same number as the port for peers.
+    gossip: UdpSocket,
 }
 
 /// Runs a node to its end.
@@ -51,6 +56,7 @@ pub(crate) fn run(settings: &Settings, watching: &Watching) -> anyhow::Result<()
 }
 
 async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
+    let secret = settings.cluster_secret()?;
     let directory = DataDir::claim(&settings.data)?;
     let ports = bind(settings).await?;
     let addresses = Addresses {
@@ -71,7 +77,9 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
         Ok(Arc::new(GrpcTransport::start(slipring_transport::Settings::default(), peer, hello, inbox)))
     });
     let disk = Arc::new(directory.disk()?);
-    let builder = Node::builder(settings.node(), directory.meta()?, disk, addresses, transport);
+    let builder = Node::builder(settings.node()?, directory.meta()?, disk, addresses, transport)
+        .datagrams(Arc::new(UdpDatagrams::new(ports.gossip)?))
+        .secret(secret);
     let starting = async {
         let node = builder.service(&KV).join(Arc::clone(&seeds)).start().await?;
         await_agreement(&node).await;
@@ -142,10 +150,24 @@ async fn bind(settings: &Settings) -> anyhow::Result<Ports> {
             format!("{address} cannot be used for {what}: is another process on it? choose another with --{flag}, or 0 for any")
         })
     };
+    let address = SocketAddr::new(settings.bind.parse()?, settings.peer_port);
+    let mut peer = listen("peers", "peer-port", settings.peer_port).await?;
+    let mut gossip = UdpSocket::bind(peer.local_addr()?).await;
+    for _ in 0..FREE_PORT_TRIES {
+        if gossip.is_ok() || settings.peer_port != 0 {
+            break;
+        }
+        peer = TcpListener::bind(address).await?;
+        gossip = UdpSocket::bind(peer.local_addr()?).await;
+    }
+    let gossip = gossip.with_context(|| {
+        format!("{address} cannot be used for datagrams: is another process on it? choose another with --peer-port")
+    })?;
     Ok(Ports {
         redis: listen("Redis clients", "redis-port", settings.redis_port).await?,
         http: listen("HTTP clients", "http-port", settings.http_port).await?,
-        peer: listen("peers", "peer-port", settings.peer_port).await?,
+        peer,
+        gossip,
     })
 }
 

@@ -11,7 +11,7 @@ use fastrand::Rng;
 use parking_lot::Mutex;
 use slipring_apps::KV;
 use slipring_discovery::StaticSeeds;
-use slipring_node::{DiskWaits, Entropy, Node, Settings};
+use slipring_node::{DiskWaits, Entropy, MembershipSettings, Node, Settings};
 use slipring_ring::Addresses;
 use slipring_storage::faults::{FaultyEngine, FaultyFile};
 use slipring_storage::{Engine, MemoryEngine, MetaStore};
@@ -113,6 +113,7 @@ impl Host {
             let meta = MetaStore::with_backend(file).map_err(|error| error.to_string())?;
             let port = |port: u16| format!("host-{index}:{port}");
             let addresses = Addresses { peer: address(index), redis: port(6379), http: port(8080) };
+            let datagrams = Arc::new(network.open_socket(index));
             let seeds = StaticSeeds::new(seeds).map_err(|error| error.to_string())?;
             let transport = move |hello, inbox: Arc<dyn Inbox>| {
                 let transport: Arc<dyn Transport> = Arc::new(network.attach(index, hello, inbox));
@@ -124,7 +125,8 @@ impl Host {
                 .clock(clock)
                 .entropy(Entropy::seeded(seed))
                 .disk_waits(DiskWaits::Inline { delay_ms: sync_delay_ms })
-                .memory(memory);
+                .memory(memory)
+                .datagrams(datagrams);
             let node = match guest {
                 Some(guest) => guest.install(node),
                 None => node,
@@ -246,6 +248,7 @@ fn settings() -> Settings {
         expiry_interval_ms: 50,
         scrub_interval_ms: 50,
         partition_bits: 4,
+        membership: MembershipSettings::local(),
         ..Settings::default()
     }
 }

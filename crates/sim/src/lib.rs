@@ -17,6 +17,7 @@ mod operator;
 mod plan;
 pub mod pure;
 mod run;
+mod seeing;
 mod shrink;
 mod workload;
 mod world;

@@ -6,6 +6,7 @@
 //!
 //! Invariant: frames of one connection arrive in order or not at all, and none of an earlier connection.
 
+mod datagrams;
 mod pair;
 mod transport;
 
@@ -21,6 +22,7 @@ use slipring_wire::{Frame, Hello, Message, Reply, Request};
 use tokio::sync::oneshot;
 
 use crate::journal::Journal;
+use datagrams::{Mailbox, Post};
 use pair::Pair;
 pub(crate) use transport::SimTransport;
 
@@ -58,6 +60,7 @@ struct State {
     /// Packets lost in a hundred.
     lossy: BTreeMap<(usize, usize), u8>,
     questions: Vec<Question>,
+    post: Post,
 }
 
 /// Where a host is plugged in.
@@ -68,6 +71,7 @@ struct Port {
     is_powered: bool,
     is_paused: bool,
     deliveries: Vec<Delivery>,
+    mailbox: Option<Arc<Mailbox>>,
 }
 
 /// A process that listens.
@@ -105,6 +109,7 @@ impl Network {
             slowed: BTreeMap::new(),
             lossy: BTreeMap::new(),
             questions: Vec::new(),
+            post: Post::new(seed),
         };
         Self { state: Mutex::new(state), journal }
     }
@@ -182,6 +187,7 @@ impl Network {
             state.connect(low, high, &self.journal);
         }
         state.ask(self.journal.now_ms());
+        state.deliver_datagrams(self.journal.now_ms());
     }
 
     /// What has reached a host, and its inbox; nothing while no process listens.

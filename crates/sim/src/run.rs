@@ -214,7 +214,9 @@ impl World {
         let coverage = check(&self.workload.history.operations(), &terms)?;
         check_layouts(&self.observations)?;
         coverage.into_iter().for_each(|(what, times)| self.journal.count(what, times));
-        convergence
+        convergence?;
+        self.see_each_other()?;
+        self.see_a_death()
     }
 
     /// Looks at everything a guest knows of, on every host, until all is answered, and applies its rules.

@@ -4,6 +4,7 @@
 
 pub(crate) mod redis;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
+use parking_lot::Mutex;
 use slipring_apps::KV;
 use slipring_apps::kv::{Condition, Expiry, Found, Request, Response};
 use slipring_model::{Error, ErrorKind};
@@ -36,6 +38,8 @@ pub(crate) struct Workload {
     pub(crate) history: History,
     journal: Arc<Journal>,
     is_open: AtomicBool,
+    /// What must not be dropped before the hosts are.
+    kept: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
 /// One client, on the host of its node.
@@ -53,7 +57,12 @@ pub(crate) struct Client {
 
 impl Workload {
     pub(crate) fn new(journal: Arc<Journal>) -> Self {
-        Self { history: History::default(), journal, is_open: AtomicBool::new(true) }
+        Self { history: History::default(), journal, is_open: AtomicBool::new(true), kept: Mutex::default() }
+    }
+
+    /// Keeps something until the run is over.
+    fn keep(&self, what: impl Any + Send) {
+        self.kept.lock().push(Box::new(what));
     }
 
     /// Lets every client finish what it is doing and begin nothing more.
@@ -78,7 +87,7 @@ impl Client {
 
     /// Goes through the Redis gateway from now on, as far as Redis has words for what it does.
     pub(crate) fn over_redis(mut self) -> Self {
-        self.redis = Some(Redis::new(self.node.clone(), self.name.clone()));
+        self.redis = Some(Redis::new(self.node.clone(), self.name.clone(), Arc::clone(&self.workload)));
         self
     }
 

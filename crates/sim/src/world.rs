@@ -227,6 +227,12 @@ impl World {
         (0..self.hosts.len()).filter(move |host| !out.contains(host))
     }
 
+    /// Ends a host's process, never to start it again.
+    pub(crate) fn kill_for_good(&mut self, host: usize) {
+        self.kill(host, false);
+        self.out.insert(host);
+    }
+
     /// Whether bits have flipped on a host's disk.
     pub(crate) fn is_damaged(&self, host: usize) -> bool {
         self.damaged.contains(&host)

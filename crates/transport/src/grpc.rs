@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use slipring_model::{ClusterId, NodeId};
 use slipring_wire::{Hello, Message, Reply, Request};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::link::Link;
@@ -70,6 +70,8 @@ struct Peer {
     address: Option<String>,
     link: Option<Arc<Link>>,
     dialler: Option<JoinHandle<()>>,
+    /// Ends a dialler's rest.
+    hastened: Arc<Notify>,
 }
 
 impl GrpcTransport {
@@ -188,7 +190,8 @@ impl Transport for GrpcTransport {
             let peer = peers.entry(node).or_default();
             peer.address = Some(address);
             if peer.dialler.is_none() {
-                peer.dialler = Some(tokio::spawn(client::keep_dialling(Arc::clone(&self.0), node)));
+                let dialler = client::keep_dialling(Arc::clone(&self.0), node, Arc::clone(&peer.hastened));
+                peer.dialler = Some(tokio::spawn(dialler));
             }
         }
     }
@@ -199,6 +202,12 @@ impl Transport for GrpcTransport {
 
     fn is_connected(&self, peer: NodeId) -> bool {
         self.0.is_connected(peer)
+    }
+
+    fn hasten(&self, peer: NodeId) {
+        if let Some(peer) = self.0.peers.lock().get(&peer) {
+            peer.hastened.notify_one();
+        }
     }
 
     fn ask(

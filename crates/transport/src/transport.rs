@@ -25,6 +25,9 @@ pub trait Transport: Send + Sync + 'static {
     /// Whether messages to a peer can be sent.
     fn is_connected(&self, peer: NodeId) -> bool;
 
+    /// A peer is known to be there: it is dialled at once, where that was put off.
+    fn hasten(&self, _peer: NodeId) {}
+
     /// Asks one question of whatever node answers at an address.
     fn ask(
         &self,

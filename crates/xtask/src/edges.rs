@@ -22,6 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "model",
             "ring",
+            "membership",
             "service",
             "replication",
             "wire",

@@ -14,7 +14,11 @@ impl Membership {
             Claim::Alive(member) if member.node == self.me.node => {
                 self.hear_of_me(step, member.incarnation, false)
             }
-            Claim::Alive(member) => self.hear_alive(step, member),
+            Claim::Alive(member) if !self.admits(&member.node) => {}
+            Claim::Alive(member) => {
+                let member = self.as_listed(member);
+                self.hear_alive(step, member);
+            }
             Claim::Suspected { node, incarnation, .. }
             | Claim::Down { node, incarnation }
             | Claim::Left { node, incarnation }

@@ -15,8 +15,13 @@ const CONTACTS_PER_PULL: u32 = 6;
 
 impl Membership {
     pub(super) fn datagram(&mut self, step: &mut Step<'_>, from: SocketAddr, bytes: &[u8]) {
-        let Some((envelope, claims)) = self.open(bytes) else { return };
+        let Some((mut envelope, claims)) = self.open(bytes) else { return };
         let sender = envelope.from.node;
+        if !self.admits(&sender) {
+            self.counters.dropped_strangers = self.counters.dropped_strangers.saturating_add(1);
+            return step.push(Effect::Stranger(envelope.from));
+        }
+        envelope.from = self.as_listed(envelope.from);
         if sender == self.me.node || !self.is_new(&envelope) {
             self.counters.dropped_replayed = self.counters.dropped_replayed.saturating_add(1);
             return;

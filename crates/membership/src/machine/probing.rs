@@ -34,6 +34,12 @@ pub(super) struct Probe {
     nacks: u32,
 }
 
+impl Probe {
+    pub(super) fn target(&self) -> NodeId {
+        self.target
+    }
+}
+
 /// A probe made for another member.
 #[derive(Debug)]
 pub(super) struct Relay {

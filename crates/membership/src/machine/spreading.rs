@@ -34,14 +34,15 @@ impl Membership {
         }
     }
 
-    /// Compares views with one member, and forgets those that have been gone for long.
+    /// Compares views with one member, and forgets those that have been gone for long, unless a roster names them.
     pub(super) fn pull(&mut self, step: &mut Step<'_>) {
         let interval = self.settings.pull_interval().mul_f64(0.75 + self.rng.f64() / 2.0);
         self.agenda.pull = step.now.after(interval);
         step.arm(Timer::Pull, self.agenda.pull);
         let kept = Duration::from_millis(self.settings.forget_after_ms);
         let age = u64::try_from(kept.as_micros()).unwrap_or(u64::MAX);
-        if let Some(horizon) = step.now.0.checked_sub(age) {
+        let horizon = step.now.0.checked_sub(age).filter(|_| self.roster.is_none());
+        if let Some(horizon) = horizon {
             self.table.forget_gone_before(Moment(horizon));
         }
         for node in self.table.pick(1, None, &mut self.rng) {
@@ -76,7 +77,7 @@ impl Membership {
     fn send_view(&mut self, step: &mut Step<'_>, to: SocketAddr, recipient: NodeId) {
         let mut claims: Vec<Claim> = Vec::new();
         for record in self.table.iter().filter(|record| record.member.node != recipient) {
-            if !record.is_gone() {
+            if !record.is_gone() && record.is_heard_of() {
                 claims.push(Claim::Alive(record.member.clone()));
             }
             claims.extend(record.accusation(self.me.node));

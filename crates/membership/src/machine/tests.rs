@@ -280,3 +280,59 @@ proptest! {
         }
     }
 }
+
+fn roster(bytes: &[u8]) -> Input {
+    let listed = bytes.iter().map(|byte| (NodeId([*byte; 32]), Some(address(*byte))));
+    Input::RosterChanged(listed.collect())
+}
+
+#[test]
+fn nobody_outside_the_roster_is_taken_in_answered_or_passed_on() {
+    let mut machine = machine(1, Settings::lan());
+    feed(&mut machine, Moment(1), datagram(9, 1, ping(), &[]));
+    assert!(machine.is_alive(&NodeId([9; 32])), "without a roster anybody may be a member");
+    feed(&mut machine, Moment(2), roster(&[1, 2]));
+    assert_eq!(machine.liveness(&NodeId([9; 32])), None, "who is no member any more is forgotten");
+    assert!(machine.known_peers().iter().all(|peer| peer.address != address(9)));
+    let effects = feed(&mut machine, Moment(3), datagram(9, 2, ping(), &[]));
+    assert!(matches!(effects.as_slice(), [Effect::Stranger(_)]), "{effects:?}");
+    assert_eq!(machine.counters().dropped_strangers, 1);
+    let rumour = [Claim::Alive(member(9, Incarnation::at_start(7)))];
+    feed(&mut machine, Moment(4), datagram(2, 1, Message::Gossip, &rumour));
+    assert_eq!(machine.liveness(&NodeId([9; 32])), None);
+}
+
+#[test]
+fn a_listed_node_counts_as_alive_until_probes_fail_and_stays_where_it_is_listed() {
+    let mut machine = machine(1, Settings { is_stream_probing: false, ..Settings::local() });
+    feed(&mut machine, Moment(1), roster(&[1, 2, 3]));
+    let told_elsewhere = Member { address: address(77), ..member(2, Incarnation::at_start(1)) };
+    let envelope = Envelope { counter: 1, from: told_elsewhere, message: Message::Gossip };
+    let effects = feed(&mut machine, Moment(2), sealed(&envelope, &[], &keys(1)));
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Up(member) if member.address == address(2)))
+    );
+    assert_eq!(machine.liveness(&NodeId([3; 32])), Some(Liveness::Alive));
+    run_until_down(&mut machine, NodeId([3; 32]));
+    let effects = feed(&mut machine, Moment(3_600_000_000), Input::Met(NodeId([3; 32])));
+    let pings = |effect: &Effect| matches!(effect, Effect::Send { to, .. } if *to == address(3));
+    assert!(effects.iter().any(pings), "it is told what was believed of it");
+    assert_eq!(machine.liveness(&NodeId([3; 32])), Some(Liveness::Alive), "a stream shows that it is there");
+}
+
+/// Fires every timer in its order until a node is down.
+fn run_until_down(machine: &mut Membership, node: NodeId) {
+    let mut timers: std::collections::BTreeSet<(Moment, Timer)> =
+        [Timer::Probe, Timer::Gossip, Timer::Pull].map(|timer| (Moment(6_000_000), timer)).into();
+    for _ in 0..100_000 {
+        let Some((at, timer)) = timers.pop_first() else { break };
+        for effect in feed(machine, at, Input::Expired(timer)) {
+            match effect {
+                Effect::Arm { timer, at } => drop(timers.insert((at, timer))),
+                Effect::Down(down) if down == node => return,
+                _ => {}
+            }
+        }
+    }
+    panic!("no node went down");
+}

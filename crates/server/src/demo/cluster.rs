@@ -131,6 +131,8 @@ impl Cluster {
             "--peer-port",
             "0",
             "--exit-with-stdin",
+            "--membership",
+            "local",
         ]);
         command.arg("--data").arg(self.path(index, "data")).arg("--ready-file").arg(&ready);
         if let Some(first) = self.nodes.first() {

@@ -1,6 +1,7 @@
 //! A client of the node's Redis gateway, over a stream in memory: what it asks and is told, as RESP2.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use slipring_gateway::resp::Port;
 use slipring_node::Node;
@@ -9,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::history::{Action, BucketKind, Outcome};
 use crate::journal::EPOCH_MS;
+use crate::workload::Workload;
 
 /// Bytes that a connection holds in each direction.
 const STREAM_BYTES: usize = 64 * 1024;
@@ -16,8 +18,11 @@ const STREAM_BYTES: usize = 64 * 1024;
 /// A client's connections, one for each bucket.
 pub(crate) struct Redis {
     port: Port,
+    /// Kept for as long as the port: without it, the port would take itself to be stopping.
+    stopping: Option<watch::Sender<bool>>,
     name: String,
     connections: BTreeMap<BucketKind, Connection>,
+    workload: Arc<Workload>,
 }
 
 struct Connection {
@@ -36,9 +41,10 @@ enum Reply {
 }
 
 impl Redis {
-    pub(crate) fn new(node: Node, name: String) -> Self {
-        let (_, stopping) = watch::channel(false);
-        Self { port: Port::new(node, stopping), name, connections: BTreeMap::new() }
+    pub(crate) fn new(node: Node, name: String, workload: Arc<Workload>) -> Self {
+        let (stopping, is_stopping) = watch::channel(false);
+        let port = Port::new(node, is_stopping);
+        Self { port, stopping: Some(stopping), name, connections: BTreeMap::new(), workload }
     }
 
     /// Performs one action; nothing when Redis has no words for it.
@@ -74,6 +80,13 @@ impl Redis {
             self.connections.insert(bucket, connection);
         }
         self.connections.get_mut(&bucket)
+    }
+}
+
+impl Drop for Redis {
+    /// The ends of connections outlive their host: a runtime that a panic shuts down must not be woken by them.
+    fn drop(&mut self) {
+        self.workload.keep((self.stopping.take(), std::mem::take(&mut self.connections)));
     }
 }
 

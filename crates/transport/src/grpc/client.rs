@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use slipring_model::{NodeId, limits};
 use slipring_wire::{Frame, Hello, Message, Reply, Request};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,7 +32,7 @@ struct Opened {
 }
 
 /// Dials a peer whenever it is not connected, for ever.
-pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: NodeId) {
+pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: NodeId, hastened: Arc<Notify>) {
     let (first, longest) = shared.settings.redial;
     let mut rest = first;
     loop {
@@ -47,7 +47,10 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: NodeId) {
                 }
             }
         }
-        sleep(rest.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
+        tokio::select! {
+            () = sleep(rest.mul_f64(0.75 + 0.5 * fastrand::f64())) => {}
+            () = hastened.notified() => rest = first,
+        }
     }
 }
 

@@ -82,7 +82,10 @@ impl World {
                 false => state != Some(MemberState::Down),
             }
         };
-        let ids = self.ids.iter().copied().enumerate().filter(|(other, _)| *other != host);
+        // Of who has left, or never came, nobody sees anything.
+        let layout = node.layout();
+        let is_listed = |(other, id): &(usize, NodeId)| *other != host && layout.nodes().contains_key(id);
+        let ids = self.ids.iter().copied().enumerate().filter(is_listed);
         let (other, id) = ids.into_iter().find(is_wrong)?;
         Some(format!("host {host} sees host {other} as {:?}", node.member(id)))
     }

@@ -118,7 +118,8 @@ class Cluster:
 
     def join(self, extra=()):
         """Launches one more node; it is whole when `wait_until_whole` returns."""
-        node = Node(self.folder, len(self.nodes), self.nodes[0].peer, extra).start()
+        index = max(node.index for node in self.nodes) + 1
+        node = Node(self.folder, index, self.nodes[0].peer, extra).start()
         self.nodes.append(node)
         return node
 

@@ -143,7 +143,7 @@ def plan_node(cluster, node):
 
 def test_a_lost_node_is_replaced_by_an_empty_one(fresh):
     fill(fresh, 5_000)
-    lost = fresh.nodes.pop(2)
+    lost = fresh.nodes.pop(1)
     lost.kill()
     fresh.join(("--zone", "new"))
     slipring("remove", "--lost", lost.peer, "--wait", node=fresh.nodes[0])

@@ -155,7 +155,7 @@ impl Core {
         }
         let mut others: SmallVec<[NodeId; 3]> = place.others(self.me).collect();
         others.sort_by_key(|node| !self.is_reachable(*node));
-        let machine = ReadCoordinator::new(self.me, needed, own.zip(digest), others);
+        let machine = Box::new(ReadCoordinator::new(self.me, needed, own.zip(digest), others));
         let deadline = work.deadline;
         let id = self.requests.insert(Entry::Read { machine, work, epoch: view.epoch() });
         self.requests.arm(deadline, id, Timer::Deadline);

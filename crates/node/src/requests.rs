@@ -43,7 +43,7 @@ pub(crate) enum ReplyTo {
 pub(crate) enum Entry {
     /// Under the layout `epoch`.
     Read {
-        machine: ReadCoordinator,
+        machine: Box<ReadCoordinator>,
         work: Work,
         epoch: u64,
     },

@@ -106,7 +106,10 @@ impl History {
                 return Err(breach("bucket_number", format!("{id:?} has come back")));
             }
             for partition in (0..after.partition_count()).map(PartitionId) {
-                let before = if is_new { None } else { before.holders(*id, partition) };
+                // Buckets with as many copies share a table, also with those that come later.
+                let copies = bucket.policy.replicas;
+                let sharing = before.buckets().iter().find(|(_, other)| other.policy.replicas == copies);
+                let before = sharing.and_then(|(other, _)| before.holders(*other, partition));
                 let place = format!("{id:?} {partition:?} after command {index}");
                 if let Some(story) = wrong(after, *id, partition, before, index) {
                     return Err(breach("placement", format!("{place}: {story}")));

@@ -104,7 +104,7 @@ settings! {
     /// How many nodes get each such message. 1 to 32; 0 as the preset says.
     gossip_fanout: u64 = 0, "SLIPRING_GOSSIP_FANOUT";
     /// What to log, for instance: info, or warn,slipring_node=debug.
-    log: String = "info,openraft=warn".to_owned(), "SLIPRING_LOG";
+    log: String = "info,openraft=error".to_owned(), "SLIPRING_LOG";
     /// How to log: text or json.
     log_format: String = "text".to_owned(), "SLIPRING_LOG_FORMAT";
 }

@@ -22,6 +22,8 @@ use crate::settings::Settings;
 /// How long a start waits for the cluster to agree to it, and how often it looks.
 const AGREEMENT_PATIENCE: Duration = Duration::from_secs(5);
 const AGREEMENT_INTERVAL: Duration = Duration::from_millis(5);
+/// How long a node that has just joined waits for its share before it serves.
+const SHARE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many free ports are tried until one is free for datagrams as well.
 const FREE_PORT_TRIES: u32 = 16;
@@ -83,6 +85,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     let starting = async {
         let node = builder.service(&KV).join(Arc::clone(&seeds)).start().await?;
         await_agreement(&node).await;
+        await_share(&node).await;
         Ok::<_, StartError>(node)
     };
     let node = tokio::select! {
@@ -132,6 +135,19 @@ async fn await_agreement(node: &Node) {
         tracing::warn!(
             "no majority has agreed to this start yet; until then other nodes answer for its copies"
         );
+    }
+}
+
+/// A node that has just joined waits a little for its share, so that a small cluster is whole when it serves.
+async fn await_share(node: &Node) {
+    let arriving = async {
+        while node.layout().is_moving() {
+            tokio::time::sleep(AGREEMENT_INTERVAL).await;
+        }
+    };
+    let is_new = node.incarnation() == 1;
+    if is_new && tokio::time::timeout(SHARE_PATIENCE, arriving).await.is_err() {
+        tracing::info!("this node's share is still moving here; `slipring layout watch` shows how far it is");
     }
 }
 

@@ -149,6 +149,9 @@ impl Core {
             Err(error) if is_damage(&error) => return self.pass_on(work, &error),
             Err(error) => return self.reply(work.reply_to, Err(error)),
         };
+        if is_enough_alone && !self.still_holds(view, &work) {
+            return self.submit_again(work, view.epoch());
+        }
         if is_enough_alone {
             let response = self.execute_on_snapshot(bucket, &work, own.as_deref());
             return self.reply(work.reply_to, response);
@@ -285,7 +288,7 @@ impl Core {
             })
         });
         match executed.map(|executed| (executed.response, executed.is_changed, executed.cell)) {
-            Err(Refusal::Stale) => self.submit_again(work, view.epoch() + 1),
+            Err(Refusal::Stale) => self.submit_again(work, view.epoch()),
             // The record is damaged here, or this disk takes no more.
             Err(Refusal::Failed(error)) if is_damage(&error) || error.kind == ErrorKind::Unavailable => {
                 self.pass_on(work, &error);
@@ -295,6 +298,8 @@ impl Core {
             Ok((Ok(response), true, cell)) => {
                 self.syncer.mark_dirty();
                 let quorums = place.write_quorums(work.write_acks);
+                // Alone, nobody needs it; but the partition may begin to move before the disk has it.
+                let cell = cell.or_else(|| bucket.bucket.cell(work.position, &work.key).ok().flatten());
                 let entry = WriteEntry {
                     needed: quorums.needed(),
                     machine: WriteCoordinator::new(self.me, quorums),

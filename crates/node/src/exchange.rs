@@ -112,7 +112,7 @@ impl Core {
                 self.syncer.mark_dirty();
             }
             for key in missing {
-                if !self.send_cell(peer, bucket, key).await? {
+                if !self.send_cell(peer, bucket, key, epoch).await? {
                     return Ok(());
                 }
             }
@@ -126,8 +126,15 @@ impl Core {
     }
 
     /// Sends this node's cell of a key; `false` when the peer did not take it.
-    async fn send_cell(&self, peer: NodeId, bucket: &BucketView, key: Bytes) -> Result<bool, Error> {
-        let epoch = self.view().map_or(0, |view| view.epoch());
+    ///
+    /// `epoch` is that of the layout under which this node holds a copy.
+    async fn send_cell(
+        &self,
+        peer: NodeId,
+        bucket: &BucketView,
+        key: Bytes,
+        epoch: u64,
+    ) -> Result<bool, Error> {
         let cell = match bucket.bucket.cell(Position::of(&key), &key) {
             Ok(Some(cell)) => cell,
             Ok(None) => return Ok(true),
@@ -195,6 +202,7 @@ impl Core {
         theirs.sort_by(|left, right| (left.position, &left.key).cmp(&(right.position, &right.key)));
         let found = compare(&theirs, &ours);
         let (mut cells, mut bytes): (Vec<(Bytes, Bytes)>, usize) = (Vec::new(), 0);
+        let mut unread = None;
         for key in found.unknown_there {
             let position = Position::of(&key);
             let is_new = cells.last().is_none_or(|(last, _)| Position::of(last) != position);
@@ -202,12 +210,16 @@ impl Core {
                 next = Some(position);
                 break;
             }
-            if let Ok(Some(cell)) = bucket.bucket.cell(position, &key) {
-                bytes += key.len() + cell.len();
-                cells.push((key, cell));
+            match bucket.bucket.cell(position, &key) {
+                Ok(Some(cell)) => {
+                    bytes += key.len() + cell.len();
+                    cells.push((key, cell));
+                }
+                Ok(None) => {}
+                Err(error) => unread = Some(error),
             }
         }
-        Ok(Difference { wanted: found.wanted, cells, next })
+        Ok(Difference { wanted: found.wanted, cells, next, unread })
     }
 }
 
@@ -219,4 +231,6 @@ pub(crate) struct Difference {
     pub(crate) cells: Vec<(Bytes, Bytes)>,
     /// Where to go on, if the page reaches further.
     pub(crate) next: Option<Position>,
+    /// Why a cell is missing here, if one could not be read.
+    pub(crate) unread: Option<Error>,
 }

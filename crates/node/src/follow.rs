@@ -70,10 +70,12 @@ impl Core {
                 let view = View::new(Arc::clone(layout), self.me, |id| {
                     buckets.remove(&id).expect("every bucket of the layout was opened")
                 });
+                let turn = self.moving.turn.lock();
                 self.close_leftovers(&view);
                 let view = Arc::new(view);
                 self.view.store(Some(Arc::clone(&view)));
                 raise_fences(&view);
+                drop(turn);
                 self.metrics.epoch.set(layout.epoch() as i64);
                 self.regroup_writes(&view);
                 self.adopted.send_replace(layout.epoch());

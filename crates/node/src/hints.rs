@@ -153,7 +153,8 @@ impl Core {
     async fn deliver_one(&self, hint: &Hint) -> bool {
         let Some(view) = self.view() else { return false };
         let Some((bucket, place)) = view.place(hint.bucket, Position::of(&hint.key)) else { return true };
-        if place.members().all(|node| node != hint.target) {
+        // What this node holds no more it must not pass on: the others may have deleted it since.
+        if place.mine.is_none() || place.members().all(|node| node != hint.target) {
             return true;
         }
         let key = Bytes::copy_from_slice(&hint.key);

@@ -64,6 +64,10 @@ impl Core {
         let node = self.first_healthy(place)?;
         let next = if node == self.me {
             let (found, next) = bucket.bucket.keys(from..=end, limit, self.clock.wall_ms())?;
+            let now = self.view().ok_or_else(no_bucket)?;
+            if !now.place(bucket.bucket.id, from).is_some_and(|(_, place)| place.is_held_by(self.me)) {
+                return Err(unavailable("a partition has just moved away; go on with the same cursor"));
+            }
             keys.extend(found);
             next
         } else {

@@ -95,7 +95,7 @@ impl WriteCoordinator {
 
     /// The partition has other replicas by now: their quorums count, and those that are new get the cell.
     ///
-    /// What was acknowledged stays acknowledged; replicas that are none any more are not waited for.
+    /// What replicas have acknowledged stays acknowledged; those that are none any more count for nothing.
     pub fn regroup(&mut self, quorums: Quorums, effects: &mut Vec<WriteEffect>) {
         let nodes = quorums.nodes();
         let before = std::mem::replace(&mut self.quorums, quorums).nodes();
@@ -103,6 +103,8 @@ impl WriteCoordinator {
             return;
         }
         self.waiting.retain(|node| nodes.contains(node));
+        // Who comes back later comes back without what it held.
+        self.acked.retain(|node| nodes.contains(node));
         for to in nodes {
             let is_known = to == self.me || self.acked.contains(&to) || before.contains(&to);
             if !is_known {

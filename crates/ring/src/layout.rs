@@ -155,11 +155,12 @@ impl Layout {
 
     /// Who should vote in the layout group: one of two nodes, three of three or four, five of more.
     ///
-    /// Zones are taken in turn, in each the node that joined first; who leaves votes no more.
+    /// Zones are taken in turn, in each the node that joined first; who leaves votes only where
+    /// nobody else can, and who is lost no more.
     #[must_use]
     pub fn voters(&self) -> BTreeSet<NodeId> {
         let mut by_age: Vec<(&NodeId, &NodeEntry)> =
-            self.nodes.iter().filter(|(_, entry)| entry.role.state.stays()).collect();
+            self.nodes.iter().filter(|(_, entry)| entry.role.state != NodeState::Lost).collect();
         let wanted = match by_age.len() {
             0..=2 => 1,
             3..=4 => 3,
@@ -167,14 +168,14 @@ impl Layout {
         };
         by_age.sort_by_key(|(_, entry)| entry.raft_id);
         let mut taken_of_zone: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut ranked: Vec<(usize, u64, NodeId)> = Vec::new();
+        let mut ranked: Vec<(bool, usize, u64, NodeId)> = Vec::new();
         for (node, entry) in by_age {
             let turn = taken_of_zone.entry(&entry.role.zone).or_default();
-            ranked.push((*turn, entry.raft_id, *node));
+            ranked.push((!entry.role.state.stays(), *turn, entry.raft_id, *node));
             *turn += 1;
         }
         ranked.sort_unstable();
-        ranked.into_iter().take(wanted).map(|(_, _, node)| node).collect()
+        ranked.into_iter().take(wanted).map(|(.., node)| node).collect()
     }
 }
 

@@ -216,7 +216,9 @@ impl Plan {
             return;
         }
         let mut joined = hosts;
-        let mut leaver = None;
+        // Of two nodes one votes: with its directory the layout group would be lost.
+        let is_one_lost = self.faults.iter().any(|(_, fault)| matches!(fault, Fault::LoseDirectory { .. }));
+        let mut leaver = is_one_lost.then_some(0);
         for _ in 0..rng.usize(1..5) {
             let host = rng.usize(..hosts);
             let fault = match rng.u8(..8) {

@@ -35,6 +35,13 @@ impl Core {
         matches!(waited, Ok(Ok(_)))
     }
 
+    /// Whether this node's copy of a key is still the one that it was in `view`: what was read of it counts.
+    pub(crate) fn still_holds(&self, view: &View, work: &Work) -> bool {
+        let now = self.view.load();
+        let place = now.as_ref().and_then(|now| now.place(work.bucket, work.position));
+        place.is_some_and(|(_, place)| place.since <= view.epoch() && place.mine.is_some())
+    }
+
     /// Sends a write's cell to a replica again once this node works with the layout `epoch`.
     pub(crate) fn send_again(&self, id: u64, to: NodeId, epoch: u64) {
         let Some(core) = self.handle.upgrade() else { return };

@@ -47,6 +47,9 @@ impl Core {
             return Err(unavailable("the partition is being emptied of an earlier copy; try again"));
         }
         let found = self.compare_with(bucket, from, to, entries)?;
+        if let Some(error) = found.unread {
+            return Err(error);
+        }
         if bucket.bucket.is_damaged_within(from, found.next.unwrap_or(to)) {
             return Err(Error::new(
                 ErrorKind::Corrupt,

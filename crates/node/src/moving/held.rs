@@ -25,6 +25,8 @@ pub(crate) struct Moving {
     /// Moves whose data this node has taken over since it started.
     done: Mutex<BTreeSet<MoveId>>,
     pub(super) wake_wiper: Notify,
+    /// Held while a view is adopted, and while it is noted that leftovers are gone: each must see the other whole.
+    pub(crate) turn: Mutex<()>,
 }
 
 impl Moving {
@@ -38,6 +40,7 @@ impl Moving {
             held: Mutex::new(held.into_iter().collect()),
             done: Mutex::default(),
             wake_wiper: Notify::new(),
+            turn: Mutex::default(),
         })
     }
 

@@ -76,7 +76,7 @@ impl Core {
     }
 
     async fn take_over(&self, view: &Arc<View>, id: MoveId, holders: &Holders) -> Result<(), Error> {
-        let is_current = || self.view().is_some_and(|now| now.epoch() == view.epoch());
+        let is_current = || self.is_under_way(view, id);
         for bucket in of_spread(view, id.copies) {
             if bucket.bucket.is_closed(PartitionId(id.partition)) {
                 return Err(unavailable("what an earlier assignment left here is still being removed"));
@@ -88,6 +88,7 @@ impl Core {
                     break;
                 }
                 let is_told = self.is_reachable(source)
+                    && !is_given_up(view, source)
                     && self.take_from(view, source, bucket, PartitionId(id.partition)).await?;
                 told += usize::from(is_told);
             }
@@ -103,14 +104,23 @@ impl Core {
         Ok(())
     }
 
+    /// Whether a move is still the one of `view`.
+    fn is_under_way(&self, view: &View, id: MoveId) -> bool {
+        let Some(now) = self.view() else { return false };
+        let session = |view: &View| {
+            let bucket = of_spread(view, id.copies).next()?;
+            let holders = view.layout.holders(bucket.bucket.id, PartitionId(id.partition))?;
+            holders.next.as_ref().map(|next| next.session)
+        };
+        session(&now) == Some(id.session) && session(view) == Some(id.session)
+    }
+
     /// How many sources need not be asked, and how many must tell: so many that one of them took part in each
     /// acknowledged write and the rest could acknowledge or answer nothing by themselves. What lay with none but
     /// replicas that were given up is lost; all the others must tell then.
     fn sources(&self, view: &View, bucket: &BucketView, holders: &Holders) -> (usize, usize) {
-        let state = |node: NodeId| view.layout.nodes().get(&node).map(|entry| entry.role.state);
-        let is_given_up = |node: NodeId| matches!(state(node), None | Some(NodeState::Lost));
         let n = holders.replicas.len();
-        let left = holders.replicas.iter().filter(|replica| !is_given_up(replica.node)).count();
+        let left = holders.replicas.iter().filter(|replica| !is_given_up(view, replica.node)).count();
         let quorum = bucket.bucket.policy.quorum(n as u8);
         let least = usize::from(quorum.r.min(quorum.w)).clamp(1, n);
         let from = if Mutant::CopyFromNext.is_planted() { holders.target() } else { &holders.replicas };
@@ -167,4 +177,10 @@ impl Core {
         self.syncer.wait(Waiter::Task(done));
         is_done.await.map_err(|_| unavailable("the disk did not take what was written"))
     }
+}
+
+/// Whether a node's data is counted out: whatever it still says.
+fn is_given_up(view: &View, node: NodeId) -> bool {
+    let entry = view.layout.nodes().get(&node);
+    entry.is_none_or(|entry| entry.role.state == NodeState::Lost)
 }

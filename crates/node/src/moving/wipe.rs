@@ -67,12 +67,14 @@ impl Core {
         self.syncer.mark_dirty();
         // Else a loss of power could bring back what the note below says is gone.
         self.synced().await?;
-        let now = self.view().map(|view| self.moving.leftovers(&view)).unwrap_or_default();
+        let _turn = self.moving.turn.lock();
+        let Some(now) = self.view() else { return Ok(()) };
+        let still = self.moving.leftovers(&now);
         let settled: Vec<Leftover> =
-            leftovers.iter().filter(|leftover| now.contains(leftover)).copied().collect();
+            leftovers.iter().filter(|leftover| still.contains(leftover)).copied().collect();
         self.moving.settle(&self.meta, &settled).map_err(stored)?;
         for leftover in settled {
-            of_spread(view, leftover.copies)
+            of_spread(&now, leftover.copies)
                 .for_each(|bucket| bucket.bucket.close(leftover.partition, false));
         }
         Ok(())

@@ -200,7 +200,10 @@ impl Layout {
             }
         }
         self.turn_back(self.epoch + 1);
-        self.replace_all(index, now)
+        self.replace_all(index, now)?;
+        // Told twice it is the same.
+        self.roles_before = None;
+        Ok(())
     }
 
     fn roles(&self) -> BTreeMap<NodeId, Role> {

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use slipring_model::NodeId;
+use slipring_model::{NodeId, limits};
 
 use super::Layout;
 use crate::placement::{Infeasible, Placement, Request, solve};
@@ -21,7 +21,8 @@ use crate::placement::{Infeasible, Placement, Request, solve};
 pub struct Replica {
     /// The node.
     pub node: NodeId,
-    /// The index of the command that placed it there.
+    /// Never the same twice in one partition: the index of the command that placed it there, and which of those
+    /// that it placed.
     pub assignment: u64,
 }
 
@@ -75,11 +76,11 @@ impl Holders {
     /// The target is these nodes, from `since` on unless it was before; copies that stay keep their assignment,
     /// others get `index`.
     fn aim(&mut self, nodes: &[NodeId], index: u64, since: u64) {
-        let assign = |node: &NodeId| {
+        let assign = |(nth, node): (usize, &NodeId)| {
             let kept = self.of(*node);
-            kept.unwrap_or(Replica { node: *node, assignment: index })
+            kept.unwrap_or(Replica { node: *node, assignment: assignment(index, nth) })
         };
-        let target: Vec<Replica> = nodes.iter().map(assign).collect();
+        let target: Vec<Replica> = nodes.iter().enumerate().map(assign).collect();
         let wanted = nodes_of(&target);
         match &mut self.next {
             Some(next) if nodes_of(&next.replicas) == wanted => next.replicas = target,
@@ -163,8 +164,15 @@ impl Layout {
     }
 }
 
+/// The number of the `nth` replica that a command places: its dots must differ from those of the others.
+fn assignment(index: u64, nth: usize) -> u64 {
+    const { assert!(limits::REPLICAS_MAX < 8) };
+    index << 3 | nth as u64
+}
+
 fn new_holders(nodes: &[NodeId], index: u64, since: u64) -> Holders {
-    let replicas = nodes.iter().map(|node| Replica { node: *node, assignment: index }).collect();
+    let replica = |(nth, node): (usize, &NodeId)| Replica { node: *node, assignment: assignment(index, nth) };
+    let replicas = nodes.iter().enumerate().map(replica).collect();
     Holders { replicas, next: None, since }
 }
 

@@ -60,7 +60,7 @@ fn nodes_join_and_share_the_ring() {
     assert!(load.values().all(|load| load.primaries == 64 * 2), "{load:?}");
     let kept = layout.replicas(BucketId(0), PartitionId(0)).to_vec();
     assert_eq!(kept.len(), 3);
-    assert!(kept.iter().all(|replica| [1, 20, 30, 40].contains(&replica.assignment)));
+    assert!(kept.iter().all(|replica| [1, 20, 30, 40].contains(&(replica.assignment >> 3))));
     join(&mut layout, 50, 5);
     assert_eq!(layout.replicas(BucketId(0), PartitionId(0)), kept, "nothing is given up before it has moved");
 }
@@ -77,7 +77,8 @@ fn a_second_join_turns_the_moves_of_the_first() {
     layout.apply(22, &Command::Arrived { moves: stale }).expect("passed over");
     assert_eq!(layout, before, "what arrived was no longer where it should be");
     let holders = layout.holders(BucketId(0), PartitionId(3)).expect("held");
-    let assignments: Vec<u64> = holders.target().iter().map(|replica| replica.assignment).collect();
+    let mut assignments: Vec<u64> = holders.target().iter().map(|replica| replica.assignment >> 3).collect();
+    assignments.sort_unstable();
     assert_eq!(assignments, [1, 20, 21], "a copy under way keeps its number");
     assert_eq!(arrive(&mut layout, 23), 512, "256 partitions in each of two tables");
     assert!(!layout.is_moving());
@@ -107,7 +108,7 @@ fn a_move_has_an_assignment_and_a_session_that_never_return() {
     assert!(back && layout.load().values().all(|load| load.replicas == 320));
     let mine =
         |partition| layout.holders(BucketId(0), PartitionId(partition)).and_then(|holders| holders.of(away));
-    assert!((0..256).filter_map(mine).all(|replica| replica.assignment == 63), "an old number returned");
+    assert!((0..256).filter_map(mine).all(|replica| replica.assignment >> 3 == 63), "an old number returned");
 }
 
 #[test]
@@ -137,6 +138,32 @@ fn what_was_changed_is_taken_back_with_its_moves() {
     let epoch = layout.epoch();
     layout.apply(53, &Command::Revert).expect("nothing to take back");
     assert_eq!(layout.epoch(), epoch);
+    let mut layout = before;
+    layout.apply(60, &change(1, NodeChange::State(NodeState::Drained))).expect("drained");
+    let half: Vec<MoveId> = layout.moves().map(|(id, _)| id).take(50).collect();
+    layout.apply(61, &Command::Arrived { moves: half }).expect("half has arrived");
+    layout.apply(62, &Command::Revert).expect("reverted");
+    let reverted = layout.clone();
+    assert!(layout.is_moving(), "what had arrived goes back");
+    layout.apply(63, &Command::Revert).expect("told twice");
+    assert_eq!(layout, reverted);
+}
+
+#[test]
+fn replicas_that_one_command_places_have_numbers_of_their_own() {
+    let mut layout = of_four();
+    join(&mut layout, 50, 5);
+    arrive(&mut layout, 51);
+    let policy = BucketPolicy { replicas: 5, ..BucketPolicy::durable() };
+    let name = "five".parse().expect("a name");
+    let Ok(Applied::Bucket(bucket)) = layout.apply(60, &Command::CreateBucket { name, policy }) else {
+        panic!("a bucket");
+    };
+    let numbers = |bucket, partition| -> BTreeSet<u64> {
+        layout.replicas(bucket, PartitionId(partition)).iter().map(|replica| replica.assignment).collect()
+    };
+    assert!((0..256).all(|partition| numbers(bucket, partition).len() == 5), "two would issue the same dots");
+    assert!((0..256).all(|partition| numbers(BucketId(0), partition).len() == 3));
 }
 
 #[test]

@@ -140,9 +140,14 @@ fn wrong(
         return Some(format!("{now:?} is no set of members"));
     }
     let known = |replica: &Replica| before.is_some_and(|before| before.of(replica.node) == Some(*replica));
-    let numbered = |replica: &Replica| known(replica) || replica.assignment == index;
+    let numbered = |replica: &Replica| known(replica) || replica.assignment >> 3 == index;
     if !now.replicas.iter().chain(now.target()).all(numbered) {
         return Some(format!("{now:?} has an old number; before {before:?}"));
+    }
+    let members: BTreeSet<Replica> = now.replicas.iter().chain(now.target()).copied().collect();
+    let numbers: BTreeSet<u64> = members.iter().map(|replica| replica.assignment).collect();
+    if numbers.len() != members.len() {
+        return Some(format!("two replicas of {now:?} would issue the same dots"));
     }
     let before = before?;
     let set = |replicas: &[Replica]| replicas.iter().copied().collect::<BTreeSet<_>>();

@@ -29,7 +29,7 @@ pub const HUNTS: [Hunt; 24] = [
     hunt(Mutant::TimeOutIsFailure, 20, None),
     hunt(Mutant::RetryUnknownWrite, 60, None),
     hunt(Mutant::RestampOnReplay, 10, None),
-    hunt(Mutant::OldestWins, 10, None),
+    hunt(Mutant::OldestWins, 40, None),
     hunt(Mutant::AddOnMerge, 10, None),
     hunt(Mutant::SyncNothing, 10, None),
     hunt(Mutant::ServeDamaged, 10, Some(include_str!("../plans/bit_rot.json"))),

@@ -74,6 +74,21 @@ class Writer(threading.Thread):
                 self.writes.setdefault(key, []).append((value, outcome, began, time.monotonic()))
 
 
+def check(cluster, writers):
+    """Every acknowledged write is there, on every node."""
+    for node in cluster.nodes:
+        client = redis.Redis(port=node.redis_port, decode_responses=True)
+        wrong = {}
+        for writer in writers:
+            for key, writes in writer.writes.items():
+                found = verdict(writes, client.get(key))
+                if found:
+                    wrong[key] = found
+        assert wrong == {}, f"on node {node.index}"
+        total = int(client.get("total") or 0)
+        assert sum(w.added for w in writers) <= total <= sum(w.maybe_added for w in writers)
+
+
 def test_acknowledged_writes_survive_nodes_that_die_and_return(fresh):
     stop = threading.Event()
     writers = [Writer(fresh, f"w{index}", stop) for index in range(4)]
@@ -101,17 +116,7 @@ def test_acknowledged_writes_survive_nodes_that_die_and_return(fresh):
     unknown = sum(w[1] == "unknown" for writer in writers for ws in writer.writes.values() for w in ws)
     print(f"{kills} faults, {acknowledged} writes acknowledged, {unknown} unknown")
     assert kills > 5 and acknowledged > 1000
-    for node in fresh.nodes:
-        client = redis.Redis(port=node.redis_port, decode_responses=True)
-        wrong = {}
-        for writer in writers:
-            for key, writes in writer.writes.items():
-                found = verdict(writes, client.get(key))
-                if found:
-                    wrong[key] = found
-        assert wrong == {}, f"on node {node.index}"
-        total = int(client.get("total") or 0)
-        assert sum(w.added for w in writers) <= total <= sum(w.maybe_added for w in writers)
+    check(fresh, writers)
 
 
 def test_everything_survives_the_death_of_all_nodes_at_once(fresh):

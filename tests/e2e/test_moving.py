@@ -8,7 +8,7 @@ import time
 import redis
 
 from conftest import Node, http, slipring, wait_until
-from test_faults import Writer, verdict
+from test_faults import Writer, check
 
 
 def layout(cluster, node=0):
@@ -50,21 +50,6 @@ def assert_filled(node, count):
         keys = [f"filled:{index}" for index in range(start, start + 1000)]
         wanted = [f"value-{index}" for index in range(start, start + 1000)]
         assert client.mget(keys) == wanted, f"on node {node.index}"
-
-
-def check(cluster, writers):
-    """Every acknowledged write is there, on every node."""
-    for node in cluster.nodes:
-        client = redis.Redis(port=node.redis_port, decode_responses=True)
-        wrong = {}
-        for writer in writers:
-            for key, writes in writer.writes.items():
-                found = verdict(writes, client.get(key))
-                if found:
-                    wrong[key] = found
-        assert wrong == {}, f"on node {node.index}"
-        total = int(client.get("total") or 0)
-        assert sum(w.added for w in writers) <= total <= sum(w.maybe_added for w in writers)
 
 
 def test_a_cluster_grows_and_shrinks_under_load_with_deaths_on_the_way(fresh):

@@ -23,6 +23,8 @@ const FOLLOWERS: usize = 3;
 /// Nodes and buckets that commands name.
 const NAMES: u8 = 7;
 const BITS: u8 = 3;
+/// The index of what the first layout places. In the log it is the first leader's empty entry.
+const FOUNDING: u64 = 1;
 
 /// Plays so many steps; how many commands changed the document.
 ///
@@ -73,7 +75,7 @@ impl Followed {
     fn advance(&mut self, log: &[Command], history: &mut History) -> Result<bool, Violation> {
         let Some(command) = log.get(self.applied) else { return Ok(false) };
         let before = self.layout.clone();
-        let index = self.applied as u64 + 1;
+        let index = FOUNDING + self.applied as u64 + 1;
         let applied = self.layout.apply(index, command);
         self.applied += 1;
         let is_changed = self.layout != before;

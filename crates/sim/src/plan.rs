@@ -3,6 +3,9 @@
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
+/// Of so many seeds one has a host that sleeps for hours.
+const SEEDS_PER_SLEEP: u64 = 60;
+
 /// One fault. Hosts are numbered from 0; every time is in simulated milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fault {
@@ -58,6 +61,14 @@ pub enum Fault {
     },
     /// A host stands still, and does not notice.
     Pause {
+        /// Which.
+        host: usize,
+        /// How long.
+        for_ms: u64,
+    },
+    /// A host stands still for hours, and does not notice. The storm goes on after it has woken; in between
+    /// clients rest most of the time.
+    Sleep {
         /// Which.
         host: usize,
         /// How long.
@@ -236,6 +247,29 @@ impl Plan {
             };
             self.faults.push((rng.u64(..storm_ms * 3 / 4), fault));
         }
+    }
+
+    /// Lets a host sleep for hours, in one of so many seeds.
+    pub(crate) fn send_to_sleep(&mut self, seed: u64, hosts: usize, storm_ms: u64) {
+        let mut rng = Rng::with_seed(seed ^ 0x0073_6c65_6570);
+        // A clock that drifts for hours would excuse too much.
+        let is_drifting = self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Drift { .. }));
+        if rng.u64(..SEEDS_PER_SLEEP) == 0 && !is_drifting {
+            let host = rng.usize(..hosts);
+            let at = rng.u64(storm_ms / 4..storm_ms);
+            self.faults.push((at, Fault::Sleep { host, for_ms: rng.u64(2..5) * 1_800_000 }));
+            self.faults.sort_by_key(|(at, _)| *at);
+        }
+    }
+
+    /// When the last host that sleeps wakes, in milliseconds from the beginning of the storm.
+    #[must_use]
+    pub fn wakes_ms(&self) -> Option<u64> {
+        let wakes = |(at, fault): &(u64, Fault)| match fault {
+            Fault::Sleep { for_ms, .. } => Some(at + for_ms),
+            _ => None,
+        };
+        self.faults.iter().filter_map(wakes).max()
     }
 
     /// The plan of a seed for a storm of `storm_ms` over `hosts` hosts, of which there are at least two.

@@ -71,7 +71,7 @@ pub struct Report {
     pub counts: BTreeMap<&'static str, u64>,
     /// How many operations clients began.
     pub operations: usize,
-    /// How long the run was for the cluster, in milliseconds.
+    /// How long the run was for the cluster, in milliseconds, without the hours in which clients rested.
     pub simulated_ms: u64,
     /// Whether every promise was kept.
     pub verdict: Result<(), Violation>,
@@ -134,7 +134,14 @@ pub fn run(seed: u64, options: &Options) -> Report {
 /// Runs one seed with a guest's service and clients instead of the built-in ones.
 pub(crate) fn run_with(seed: u64, options: &Options, guest: Option<&GuestFactory>) -> Report {
     let hosts = options.hosts.unwrap_or(if seed % 5 == 4 { 5 } else { 3 });
-    let plan = options.plan.clone().unwrap_or_else(|| Plan::draw(seed, hosts, options.storm_ms));
+    let plan = options.plan.clone().unwrap_or_else(|| {
+        let mut plan = Plan::draw(seed, hosts, options.storm_ms);
+        // A guest's clients do not rest: hours of them would take minutes.
+        if guest.is_none() {
+            plan.send_to_sleep(seed, hosts, options.storm_ms);
+        }
+        plan
+    });
     Mutant::plant(options.mutant);
     let mut world = World::new(seed, (hosts, plan.hosts(hosts)), guest.map(|guest| guest()));
     let phases = catch_unwind(AssertUnwindSafe(|| world.run_phases(&plan, options.storm_ms)));
@@ -148,7 +155,7 @@ pub(crate) fn run_with(seed: u64, options: &Options, guest: Option<&GuestFactory
     for operation in &operations {
         world.journal.count(outcome_name(operation), 1);
     }
-    let simulated_ms = world.journal.now_ms();
+    let simulated_ms = world.journal.now_ms() - world.rested_ms;
     let record = world.journal.close();
     drop(world);
     Mutant::plant(None);

@@ -38,6 +38,7 @@ pub(crate) struct Workload {
     pub(crate) history: History,
     journal: Arc<Journal>,
     is_open: AtomicBool,
+    is_resting: AtomicBool,
     /// What must not be dropped before the hosts are.
     kept: Mutex<Vec<Box<dyn Any + Send>>>,
 }
@@ -57,12 +58,23 @@ pub(crate) struct Client {
 
 impl Workload {
     pub(crate) fn new(journal: Arc<Journal>) -> Self {
-        Self { history: History::default(), journal, is_open: AtomicBool::new(true), kept: Mutex::default() }
+        Self {
+            history: History::default(),
+            journal,
+            is_open: AtomicBool::new(true),
+            is_resting: AtomicBool::new(false),
+            kept: Mutex::default(),
+        }
     }
 
     /// Keeps something until the run is over.
     fn keep(&self, what: impl Any + Send) {
         self.kept.lock().push(Box::new(what));
+    }
+
+    /// Lets clients ask little for a while, or as much as before.
+    pub(crate) fn rest(&self, is_resting: bool) {
+        self.is_resting.store(is_resting, Ordering::Relaxed);
     }
 
     /// Lets every client finish what it is doing and begin nothing more.
@@ -227,6 +239,9 @@ impl Client {
 
     async fn rest(&mut self) {
         tokio::time::sleep(Duration::from_millis(self.rng.u64(REST_MS))).await;
+        while self.workload.is_resting.load(Ordering::Relaxed) && self.rng.u8(..60) > 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     fn draw_key(&mut self) -> (BucketKind, String) {

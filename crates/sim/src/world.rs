@@ -24,6 +24,10 @@ use crate::workload::{Client, Workload};
 
 /// How far time moves at once, in milliseconds.
 const TICK_MS: u64 = 2;
+/// How far while clients rest because a host sleeps for hours.
+const QUIET_TICK_MS: u64 = 20;
+/// How long the storm goes on once it has woken.
+const AWAKE_MS: u64 = 4_000;
 /// Clients on each host.
 const CLIENTS_PER_HOST: u64 = 2;
 
@@ -49,6 +53,8 @@ pub(crate) struct World {
     /// Per host, the life whose clients are at work.
     served: Vec<u64>,
     is_storming: bool,
+    /// How long clients rested because a host slept.
+    pub(crate) rested_ms: u64,
     /// The node of each host, as it was when the cluster had formed.
     pub(crate) ids: Vec<NodeId>,
     /// What hosts showed of the layout and its group.
@@ -93,6 +99,7 @@ impl World {
             damaged: BTreeSet::new(),
             served: vec![0; hosts],
             is_storming: false,
+            rested_ms: 0,
             ids: Vec::new(),
             observations: Observations::default(),
             founders,
@@ -133,11 +140,27 @@ impl World {
         while self.journal.now_ms() < begin + for_ms {
             self.tick()?;
         }
+        if let Some(wakes_ms) = plan.wakes_ms() {
+            self.rest(begin + wakes_ms)?;
+            self.run_until(AWAKE_MS, |_| false)?;
+        }
         self.is_storming = false;
         self.workload.close();
         if let Some(guest) = &self.guest {
             guest.close();
         }
+        Ok(())
+    }
+
+    /// Hours pass, in which clients ask little.
+    fn rest(&mut self, until: u64) -> Result<(), Violation> {
+        let begin = self.journal.now_ms();
+        self.workload.rest(true);
+        while self.journal.now_ms() < until {
+            self.tick_for(QUIET_TICK_MS)?;
+        }
+        self.workload.rest(false);
+        self.rested_ms += self.journal.now_ms() - begin;
         Ok(())
     }
 
@@ -161,6 +184,10 @@ impl World {
 
     /// Moves time on by one tick.
     pub(crate) fn tick(&mut self) -> Result<(), Violation> {
+        self.tick_for(TICK_MS)
+    }
+
+    fn tick_for(&mut self, tick_ms: u64) -> Result<(), Violation> {
         let now = self.journal.now_ms();
         while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= now) {
             let event = entry.remove();
@@ -169,7 +196,7 @@ impl World {
         self.network.step();
         for index in 0..self.hosts.len() {
             let network = Arc::clone(&self.network);
-            self.host(index).run(&network, Duration::from_millis(TICK_MS));
+            self.host(index).run(&network, Duration::from_millis(tick_ms));
             self.look_after(index)?;
             if !self.out.contains(&index)
                 && let Some(node) = self.node(index)
@@ -183,7 +210,7 @@ impl World {
             }
         }
         self.operate();
-        self.journal.advance_to(now + TICK_MS);
+        self.journal.advance_to(now + tick_ms);
         Ok(())
     }
 
@@ -407,7 +434,8 @@ impl World {
                 self.decide(now + for_ms, Event::Hasten { from, to });
             }
             Fault::Reset { a, b } => self.network.reset(a, b),
-            Fault::Pause { host, for_ms } => self.pause(host, now + for_ms),
+            Fault::Pause { host, for_ms } => self.pause(host, now + for_ms, "pauses"),
+            Fault::Sleep { host, for_ms } => self.pause(host, now + for_ms, "sleeps for hours"),
             Fault::Skew { host, by_ms } => {
                 self.host(host).clock.set_skew(by_ms);
                 self.journal.count("clock jumps", 1);
@@ -544,7 +572,7 @@ impl World {
         self.decide(until, Event::Unblock { from, to });
     }
 
-    fn pause(&mut self, index: usize, until: u64) {
+    fn pause(&mut self, index: usize, until: u64, what: &'static str) {
         let host = self.host(index);
         if host.process.is_none() || host.is_paused {
             return;
@@ -552,7 +580,7 @@ impl World {
         host.is_paused = true;
         let life = host.lives();
         self.network.set_paused(index, true);
-        self.journal.count("pauses", 1);
+        self.journal.count(what, 1);
         self.decide(until, Event::Resume { host: index, life });
     }
 

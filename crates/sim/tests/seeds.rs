@@ -72,3 +72,13 @@ fn disks_that_do_not_sync_are_caught() {
     let caught = caught.verdict.expect_err("the flaw");
     assert!(["no_lost_write", "counters"].contains(&caught.checker), "{caught}");
 }
+
+#[test]
+fn a_host_that_slept_for_an_hour_does_no_harm() {
+    // It wakes as a replica of partitions that have moved away, with requests of an hour ago in its hands.
+    let plan = serde_json::from_str(include_str!("../plans/sleeper.json")).expect("a plan");
+    let report = run(1, &Options { plan: Some(plan), ..Options::default() });
+    assert_eq!(report.verdict, Ok(()), "{report}");
+    let times = |what| report.counts.get(what).copied().unwrap_or(0);
+    assert!(times("sleeps for hours") == 1 && times("joins") == 1 && times("roles changed") == 2, "{report}");
+}

@@ -55,13 +55,17 @@ pub enum Mutant {
     SkipBarrier,
     /// A node takes a partition over from those it moves to, not from those it leaves.
     CopyFromNext,
+    /// One replica's word is enough to take a partition over.
+    AskOneSource,
+    /// A replica gets the assignment number of one that was placed earlier.
+    ReuseAssignment,
     /// What a node held under an earlier assignment counts as held under the new one.
     KeepLeftovers,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -85,6 +89,8 @@ impl Mutant {
         Self::IgnoreFence,
         Self::SkipBarrier,
         Self::CopyFromNext,
+        Self::AskOneSource,
+        Self::ReuseAssignment,
         Self::KeepLeftovers,
     ];
 

@@ -16,7 +16,7 @@ pub struct Hunt {
 }
 
 /// Every mutant.
-pub const HUNTS: [Hunt; 24] = [
+pub const HUNTS: [Hunt; 26] = [
     hunt(Mutant::AckBeforeStored, 10, None),
     hunt(Mutant::AckBeforeSync, 10, Some(include_str!("../plans/blackout.json"))),
     hunt(Mutant::CountHintAsAck, 20, Some(include_str!("../plans/isolations.json"))),
@@ -39,6 +39,8 @@ pub const HUNTS: [Hunt; 24] = [
     hunt(Mutant::IgnoreFence, 20, None),
     hunt(Mutant::SkipBarrier, 60, Some(include_str!("../plans/drains_behind_slow_ways.json"))),
     hunt(Mutant::CopyFromNext, 10, None),
+    hunt(Mutant::AskOneSource, 10, Some(include_str!("../plans/drains_across_a_cut.json"))),
+    hunt(Mutant::ReuseAssignment, 10, None),
     hunt(Mutant::KeepLeftovers, 10, None),
     hunt(Mutant::DecideOnStaleCopy, 200, Some(include_str!("../plans/disks_fail_after_cuts.json"))),
 ];

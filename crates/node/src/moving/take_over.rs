@@ -123,6 +123,7 @@ impl Core {
         let left = holders.replicas.iter().filter(|replica| !is_given_up(view, replica.node)).count();
         let quorum = bucket.bucket.policy.quorum(n as u8);
         let least = usize::from(quorum.r.min(quorum.w)).clamp(1, n);
+        let least = if Mutant::AskOneSource.is_planted() { n } else { least };
         let from = if Mutant::CopyFromNext.is_planted() { holders.target() } else { &holders.replicas };
         let is_mine = from.iter().any(|replica| replica.node == self.me);
         (usize::from(is_mine), (n + 1 - least).min(left))

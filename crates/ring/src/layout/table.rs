@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use slipring_model::{NodeId, limits};
+use slipring_model::{Mutant, NodeId, limits};
 
 use super::Layout;
 use crate::placement::{Infeasible, Placement, Request, solve};
@@ -78,7 +78,7 @@ impl Holders {
     fn aim(&mut self, nodes: &[NodeId], index: u64, since: u64) {
         let assign = |(nth, node): (usize, &NodeId)| {
             let kept = self.of(*node);
-            kept.unwrap_or(Replica { node: *node, assignment: assignment(index, nth) })
+            kept.unwrap_or_else(|| new_replica(*node, index, nth))
         };
         let target: Vec<Replica> = nodes.iter().enumerate().map(assign).collect();
         let wanted = nodes_of(&target);
@@ -164,15 +164,15 @@ impl Layout {
     }
 }
 
-/// The number of the `nth` replica that a command places: its dots must differ from those of the others.
-fn assignment(index: u64, nth: usize) -> u64 {
+/// The `nth` replica that a command places: its dots must differ from those of the others.
+fn new_replica(node: NodeId, index: u64, nth: usize) -> Replica {
     const { assert!(limits::REPLICAS_MAX < 8) };
-    index << 3 | nth as u64
+    let index = if Mutant::ReuseAssignment.is_planted() { 0 } else { index };
+    Replica { node, assignment: index << 3 | nth as u64 }
 }
 
 fn new_holders(nodes: &[NodeId], index: u64, since: u64) -> Holders {
-    let replica = |(nth, node): (usize, &NodeId)| Replica { node: *node, assignment: assignment(index, nth) };
-    let replicas = nodes.iter().enumerate().map(replica).collect();
+    let replicas = nodes.iter().enumerate().map(|(nth, node)| new_replica(*node, index, nth)).collect();
     Holders { replicas, next: None, since }
 }
 

@@ -4,9 +4,11 @@
 //! falls silent. While a way is blocked its frames wait, as TCP's do, and arrive late when the silence was
 //! short. Every delay is drawn from the seed; time moves when the world says so.
 //!
-//! Invariant: frames of one connection arrive in order or not at all, and none of an earlier connection.
+//! Invariant: frames of one connection arrive in order or not at all, and none of an earlier connection. Where
+//! a fault wants it, what may be said twice comes once more, late.
 
 mod datagrams;
+mod echo;
 mod pair;
 mod transport;
 
@@ -59,6 +61,8 @@ struct State {
     slowed: BTreeMap<(usize, usize), u64>,
     /// Packets lost in a hundred.
     lossy: BTreeMap<(usize, usize), u8>,
+    /// Frames in a hundred that come twice.
+    echoing: BTreeMap<(usize, usize), u8>,
     questions: Vec<Question>,
     post: Post,
 }
@@ -108,6 +112,7 @@ impl Network {
             blocked: BTreeMap::new(),
             slowed: BTreeMap::new(),
             lossy: BTreeMap::new(),
+            echoing: BTreeMap::new(),
             questions: Vec::new(),
             post: Post::new(seed),
         };
@@ -159,12 +164,18 @@ impl Network {
         self.state.lock().lossy.insert((from, to), percent);
     }
 
-    /// Takes every block, slowness and loss away.
+    /// Lets so many in a hundred frames of one way come twice.
+    pub(crate) fn double(&self, from: usize, to: usize, percent: u8) {
+        self.state.lock().echoing.insert((from, to), percent);
+    }
+
+    /// Takes every block, slowness, loss and doubling away.
     pub(crate) fn heal(&self) {
         let mut state = self.state.lock();
         state.blocked.clear();
         state.slowed.clear();
         state.lossy.clear();
+        state.echoing.clear();
     }
 
     /// Breaks the connection of two hosts, if there is one; `a` learns of it at once.
@@ -212,6 +223,7 @@ impl Network {
             if let Some(bytes) = pair.send(side, cluster.unwrap_or_default(), now + delay) {
                 self.journal.mark(host, peer, &bytes);
                 self.journal.count("frames", 1);
+                state.echo((host, peer), now + delay, &bytes, &self.journal);
             }
         }
     }
@@ -261,6 +273,20 @@ impl State {
             wait *= 2;
         }
         waited
+    }
+
+    /// Lets a frame come once more, if this way does so.
+    fn echo(&mut self, (from, to): (usize, usize), due: u64, frame: &Bytes, journal: &Journal) {
+        let percent = self.echoing.get(&(from, to)).copied().unwrap_or(0);
+        if percent == 0 || self.rng.u8(..100) >= percent {
+            return;
+        }
+        if let Some(bytes) = echo::echo(frame) {
+            let due = due + self.rng.u64(echo::LATER_MS);
+            let (pair, side) = self.pair(from, to);
+            pair.echo(side, due, bytes);
+            journal.count("frames doubled", 1);
+        }
     }
 
     /// What `host` hears of `peer` by now: frames, the end of the connection, or for too long nothing.

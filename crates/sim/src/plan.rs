@@ -110,6 +110,17 @@ pub enum Fault {
         /// How long this lasts.
         for_ms: u64,
     },
+    /// Frames of one way come a second time, late and so out of order, as far as they may be said twice.
+    Double {
+        /// The sender.
+        from: usize,
+        /// The receiver.
+        to: usize,
+        /// How many in a hundred.
+        percent: u8,
+        /// How long this lasts.
+        for_ms: u64,
+    },
     /// A host's disk refuses writes and syncs until the host has been started again.
     FailDisk {
         /// Which.
@@ -249,6 +260,20 @@ impl Plan {
         }
     }
 
+    /// Lets frames come twice, on some ways, in one of three seeds.
+    fn double(&mut self, seed: u64, hosts: usize, storm_ms: u64) {
+        let mut rng = Rng::with_seed(seed ^ 0x0064_6f75_626c_6500);
+        if rng.u8(..3) > 0 {
+            return;
+        }
+        for _ in 0..rng.usize(1..4) {
+            let from = rng.usize(..hosts);
+            let to = (from + rng.usize(1..hosts)) % hosts;
+            let fault = Fault::Double { from, to, percent: rng.u8(5..60), for_ms: rng.u64(500..4_000) };
+            self.faults.push((rng.u64(..storm_ms), fault));
+        }
+    }
+
     /// Lets a host sleep for hours, in one of so many seeds.
     pub(crate) fn send_to_sleep(&mut self, seed: u64, hosts: usize, storm_ms: u64) {
         let mut rng = Rng::with_seed(seed ^ 0x0073_6c65_6570);
@@ -304,6 +329,7 @@ impl Plan {
         }
         let mut plan = Self { faults };
         plan.stir(seed, hosts, storm_ms);
+        plan.double(seed, hosts, storm_ms);
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
     }

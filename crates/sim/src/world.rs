@@ -75,6 +75,7 @@ enum Event {
     Unblock { from: usize, to: usize },
     Hasten { from: usize, to: usize },
     StopLosing { from: usize, to: usize },
+    StopDoubling { from: usize, to: usize },
     Resume { host: usize, life: u64 },
     Restore { host: usize },
 }
@@ -389,6 +390,7 @@ impl World {
             }
             Event::HastenSyncs { host } => self.host(host).delay_syncs(0),
             Event::StopLosing { from, to } => self.network.lose(from, to, 0),
+            Event::StopDoubling { from, to } => self.network.double(from, to, 0),
             Event::Flip { from, to, is_open, every_ms, until } => {
                 match is_open {
                     true => self.network.block(from, to),
@@ -451,6 +453,10 @@ impl World {
             Fault::Lose { from, to, percent, for_ms } => {
                 self.network.lose(from, to, percent);
                 self.decide(now + for_ms, Event::StopLosing { from, to });
+            }
+            Fault::Double { from, to, percent, for_ms } => {
+                self.network.double(from, to, percent);
+                self.decide(now + for_ms, Event::StopDoubling { from, to });
             }
             Fault::FailDisk { .. }
             | Fault::FillDisk { .. }

@@ -27,6 +27,8 @@ struct Side {
     outgoing: Vec<Message>,
     /// On the way to this side, with the time of arrival.
     incoming: VecDeque<(u64, Bytes)>,
+    /// Likewise, in no order: frames that come a second time.
+    echoes: Vec<(u64, Bytes)>,
 }
 
 impl Pair {
@@ -74,9 +76,18 @@ impl Pair {
 
     /// Frames that have reached a side.
     pub(super) fn arrived(&mut self, side: usize, now: u64) -> Vec<Bytes> {
-        let incoming = &mut self.side_mut(side).incoming;
+        let Side { incoming, echoes, .. } = self.side_mut(side);
         let count = incoming.iter().take_while(|(due, _)| *due <= now).count();
-        incoming.drain(..count).map(|(_, bytes)| bytes).collect()
+        let again = echoes.extract_if(.., |(due, _)| *due <= now);
+        incoming.drain(..count).chain(again).map(|(_, bytes)| bytes).collect()
+    }
+
+    /// Lets what a side has said come once more, at `due`.
+    pub(super) fn echo(&mut self, side: usize, due: u64, bytes: Bytes) {
+        let other = self.side_mut(1 - side);
+        if other.is_up {
+            other.echoes.push((due, bytes));
+        }
     }
 
     /// Whether a side has said something that is not sent off yet.
@@ -149,6 +160,19 @@ mod tests {
         assert!(!pair.is_free(10));
         pair.end(0);
         assert!(!pair.is_free(9) && pair.is_free(10));
+        pair.open(10, NodeId([1; 32]), NodeId([2; 32]));
+        assert!(pair.arrived(1, 99).is_empty());
+    }
+
+    #[test]
+    fn an_echo_comes_late_and_not_into_the_next_connection() {
+        let mut pair = open();
+        let (first, second) = (say(&mut pair, 1, 5), say(&mut pair, 2, 7));
+        pair.echo(0, 6, first.clone());
+        pair.echo(0, 9, first.clone());
+        assert_eq!(pair.arrived(1, 5), [first.clone()]);
+        assert_eq!(pair.arrived(1, 8), [second, first]);
+        (pair.end(0), pair.end(1));
         pair.open(10, NodeId([1; 32]), NodeId([2; 32]));
         assert!(pair.arrived(1, 99).is_empty());
     }

@@ -155,3 +155,46 @@ impl<S: Scenario> Simulation<S> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use slipring_apps::kv::{Condition, Expiry, Request};
+    use slipring_apps::{KV, Kv};
+    use slipring_model::Mutant;
+
+    use super::*;
+
+    /// Clients that write, and do not look.
+    struct Blind;
+
+    impl Scenario for Blind {
+        type Service = Kv;
+
+        fn service(&self) -> &'static Kv {
+            &KV
+        }
+
+        fn request(&self, rng: &mut fastrand::Rng) -> Request {
+            let (key, value) = (rng.u8(..8).to_string().into(), rng.u64(..).to_string().into());
+            let condition = Condition::Always;
+            Request::Set { key, value, expiry: Expiry::Default, condition, returns_previous: false, seen: None }
+        }
+
+        fn last_requests(&self) -> Vec<Request> {
+            Vec::new()
+        }
+
+        fn check(&self, _: &[Exchange<Kv>]) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn replicas_that_differ_are_seen_though_no_client_looks() {
+        let mut simulation = Simulation::of(Blind).seeds(0..10);
+        assert!(simulation.first_failure().is_none());
+        simulation.options.mutant = Some(Mutant::SkipExchange);
+        let failure = simulation.first_failure().expect("replicas that never compare");
+        assert!(failure.verdict.is_err_and(|violation| violation.checker == "convergence"));
+    }
+}

@@ -6,6 +6,7 @@
 //! `pure` plays the machines of the data path without nodes, many times faster.
 
 pub mod check;
+mod copies;
 mod guest;
 mod history;
 mod host;

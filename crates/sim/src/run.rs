@@ -2,29 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use slipring_model::{Mutant, PartitionId, Position};
+use slipring_model::Mutant;
 use slipring_ring::Command;
-use slipring_storage::Engine;
 
-use crate::check::convergence::{Copy, converged};
-use crate::check::{Terms, check, check_layouts, expiry};
+use crate::check::{check, check_layouts};
 use crate::guest::{BUCKET, BUCKET_NAME, Guest, GuestFactory, Seat};
 use crate::history::{Action, BucketKind, Operation, Outcome};
-use crate::journal::EPOCH_MS;
 use crate::plan::Plan;
 use crate::world::World;
 
 /// How long a cluster may take to form, in simulated milliseconds.
 const FORMING_MS: u64 = 20_000;
 /// How long after the last fault everything must be served and equal again.
-const HEALING_MS: u64 = 20_000;
-/// How long replicas have to drop what expired, after they are equal: a sweep of all partitions takes 16 turns.
-const SWEEPING_MS: u64 = 1_500;
+pub(crate) const HEALING_MS: u64 = 20_000;
 /// How long one task of the run itself may take.
 const TASK_MS: u64 = 10_000;
 
@@ -237,6 +232,8 @@ impl World {
                 }
             }
         }
+        self.clean_up()?;
+        self.converge()?;
         check_layouts(&self.observations)?;
         guest.check()
     }
@@ -333,95 +330,6 @@ impl World {
         Ok(false)
     }
 
-    /// What a host holds no more must be gone from it.
-    fn clean_up(&mut self) -> Result<(), Violation> {
-        let mut left = None;
-        let is_clean = self.run_until(HEALING_MS, |world| {
-            left = world.leftovers().next();
-            left.is_none()
-        })?;
-        if is_clean {
-            return Ok(());
-        }
-        let story = format!("what was moved away is still there {HEALING_MS} ms after healing: {left:?}");
-        Err(Violation::new("leftovers", story))
-    }
-
-    /// Hosts with data of partitions that they do not hold.
-    fn leftovers(&self) -> impl Iterator<Item = (usize, BucketKind, PartitionId)> + '_ {
-        self.members().filter_map(|host| Some((host, self.node(host)?))).flat_map(move |(host, node)| {
-            let layout = node.layout();
-            let partitions = (0..layout.partition_count()).map(PartitionId);
-            let pairs = partitions.flat_map(|partition| BucketKind::ALL.map(|bucket| (bucket, partition)));
-            pairs
-                .filter(|(bucket, partition)| {
-                    let holders = layout.holders(bucket.id(), *partition);
-                    let range = partition.start(layout.bits())..=partition.end(layout.bits());
-                    let engine = self.engine(host, *bucket);
-                    holders.is_some_and(|holders| holders.of(node.id()).is_none())
-                        && engine.is_some_and(|engine| {
-                            records(engine, *bucket, range).is_ok_and(|records| !records.is_empty())
-                        })
-                })
-                .map(|(bucket, partition)| (host, bucket, partition))
-                .collect::<Vec<_>>()
-        })
-    }
-
-    /// Where a host keeps a bucket.
-    fn engine(&self, host: usize, bucket: BucketKind) -> Option<&dyn Engine> {
-        let host = self.hosts.get(host)?;
-        let process = host.process.as_ref()?;
-        Some(if bucket == BucketKind::Cache { process.memory.as_ref() } else { &host.disk })
-    }
-
-    /// All replicas of each partition must come to hold the same.
-    fn converge(&mut self) -> Result<(), Violation> {
-        let end = self.journal.now_ms() + HEALING_MS;
-        loop {
-            let differing = match converged(&self.copies()?, EPOCH_MS + self.journal.now_ms()) {
-                Ok(()) => return Ok(()),
-                Err(violation) => violation,
-            };
-            if self.journal.now_ms() >= end {
-                return Err(differing);
-            }
-            self.run_until(250, |_| false)?;
-        }
-    }
-
-    /// What replicas hold once they are equal and have had time to sweep.
-    fn look_at_copies(&mut self, terms: &Terms) -> Result<(), Violation> {
-        self.run_until(SWEEPING_MS, |_| false)?;
-        expiry::check_copies(&self.copies()?, EPOCH_MS + self.journal.now_ms(), terms)
-    }
-
-    /// What every replica of every partition holds.
-    fn copies(&self) -> Result<Vec<Copy>, Violation> {
-        let first = self.members().next().unwrap_or_default();
-        let layout = self.node(first).ok_or_else(|| down(first))?.layout();
-        let mut copies = Vec::new();
-        for host in self.members().filter_map(|host| self.hosts.get(host)) {
-            let Some(node) = host.node() else { return Err(down(host.index)) };
-            // Nothing can heal a damaged record that has no other copy.
-            let is_whole =
-                |bucket: &BucketKind| *bucket != BucketKind::Single || !self.is_damaged(host.index);
-            for bucket in BucketKind::ALL.into_iter().filter(is_whole) {
-                let Some(engine) = self.engine(host.index, bucket) else { return Err(down(host.index)) };
-                let is_held = |partition: &PartitionId| {
-                    let replicas = layout.replicas(bucket.id(), *partition);
-                    replicas.iter().any(|replica| replica.node == node.id())
-                };
-                for partition in (0..layout.partition_count()).map(PartitionId).filter(is_held) {
-                    let range = partition.start(layout.bits())..=partition.end(layout.bits());
-                    let records = records(engine, bucket, range)?;
-                    copies.push(Copy { host: host.index, bucket, partition, records });
-                }
-            }
-        }
-        Ok(copies)
-    }
-
     /// Reads every key that any client ever named, on every host.
     fn read_everything(&mut self) -> Result<(), Violation> {
         let operations = self.workload.history.operations();
@@ -461,25 +369,10 @@ impl World {
     }
 }
 
-fn records(
-    engine: &dyn Engine,
-    bucket: BucketKind,
-    range: RangeInclusive<Position>,
-) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Violation> {
-    let mut records = BTreeMap::new();
-    engine
-        .scan(bucket.id(), range, None, &mut |_, key, record| {
-            records.insert(key.to_vec(), record.unwrap_or_default().to_vec());
-            true
-        })
-        .map_err(|error| Violation::new("convergence", error.to_string()))?;
-    Ok(records)
-}
-
 fn probe_key(host: usize) -> String {
     format!("register-probe-{host}")
 }
 
-fn down(host: usize) -> Violation {
+pub(crate) fn down(host: usize) -> Violation {
     Violation::new("serving", format!("host {host} is not up again"))
 }

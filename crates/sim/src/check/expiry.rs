@@ -51,7 +51,7 @@ pub fn check_copies(copies: &[Copy], now_ms: u64, terms: &Terms) -> Result<(), V
             let wrong = cell.siblings.iter().find_map(|sibling| wrong(sibling, now_ms, terms.skew_ms));
             if let Some(why) = wrong {
                 let (key, bucket) = (String::from_utf8_lossy(key), copy.bucket);
-                let story = format!("{bucket:?}/{key} on host {} at {now_ms} {why}: {cell:?}", copy.host);
+                let story = format!("{bucket}/{key} on host {} at {now_ms} {why}: {cell:?}", copy.host);
                 return Err(Violation::new("expiry", story));
             }
         }
@@ -97,7 +97,7 @@ mod tests {
         let mut record = Vec::new();
         Cell { siblings: vec![sibling], context: [dot].into_iter().collect() }.encode(&mut record);
         let records = [(b"k".to_vec(), record)].into_iter().collect();
-        let copy = Copy { host: 0, bucket: BucketKind::Fsync, partition: PartitionId(0), records };
+        let copy = Copy { host: 0, bucket: "fsync", partition: PartitionId(0), records };
         check_copies(&[copy], now_ms, &Terms { skew_ms: 10, ..Terms::default() }).is_ok()
     }
 

@@ -170,9 +170,10 @@ mod tests {
         let (first, second) = (say(&mut pair, 1, 5), say(&mut pair, 2, 7));
         pair.echo(0, 6, first.clone());
         pair.echo(0, 9, first.clone());
-        assert_eq!(pair.arrived(1, 5), [first.clone()]);
+        assert_eq!(pair.arrived(1, 5), std::slice::from_ref(&first));
         assert_eq!(pair.arrived(1, 8), [second, first]);
-        (pair.end(0), pair.end(1));
+        pair.end(0);
+        pair.end(1);
         pair.open(10, NodeId([1; 32]), NodeId([2; 32]));
         assert!(pair.arrived(1, 99).is_empty());
     }

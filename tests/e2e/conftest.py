@@ -13,7 +13,8 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BINARY = ROOT / "target" / "release" / "slipring"
+# What is tested; another build of it where the environment names one.
+BINARY = pathlib.Path(os.environ.get("SLIPRING_BINARY", ROOT / "target" / "release" / "slipring"))
 START_TIMEOUT = 20
 
 

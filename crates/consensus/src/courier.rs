@@ -15,7 +15,8 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use slipring_model::NodeId;
 use thiserror::Error;
 
-use crate::protocol::{Answer, Call, Group, Snapshot, Vote, decode, encode};
+use crate::lineage::Ancestry;
+use crate::protocol::{Answer, Call, Group, Parcel, Snapshot, Vote, decode, encode};
 
 /// Carries one request to the group's member on a node and brings its answer back.
 pub trait Courier: Send + Sync + 'static {
@@ -28,13 +29,16 @@ pub trait Courier: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Bytes, CourierError>>;
 }
 
-/// Why a request has no answer. Unless it was refused it may have been delivered.
+/// Why a request has no answer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum CourierError {
-    /// The node cannot be reached.
+    /// There is no connection with the node: nothing was sent.
+    #[error("there is no connection with the node")]
+    NotSent,
+    /// The node cannot be reached any more; it may have heard the request.
     #[error("the node cannot be reached")]
     Unreachable,
-    /// No answer came in time.
+    /// No answer came in time; likewise.
     #[error("no answer came in time")]
     TimedOut,
     /// The node would not take the request.
@@ -44,11 +48,14 @@ pub enum CourierError {
 
 /// Makes a line to each member of the group.
 #[derive(Clone)]
-pub(crate) struct Lines(pub(crate) Arc<dyn Courier>);
+pub(crate) struct Lines {
+    pub(crate) courier: Arc<dyn Courier>,
+    pub(crate) ancestry: Ancestry,
+}
 
 /// A line to one member.
 pub(crate) struct Line {
-    courier: Arc<dyn Courier>,
+    lines: Lines,
     to: NodeId,
 }
 
@@ -56,15 +63,30 @@ impl RaftNetworkFactory<Group> for Lines {
     type Network = Line;
 
     async fn new_client(&mut self, _target: u64, node: &NodeId) -> Line {
-        Line { courier: Arc::clone(&self.0), to: *node }
+        Line { lines: self.clone(), to: *node }
+    }
+}
+
+impl Lines {
+    /// Asks the member on a node.
+    pub(crate) async fn call(
+        &self,
+        to: NodeId,
+        call: Call,
+        deadline: Duration,
+    ) -> Result<Bytes, CourierError> {
+        let parcel = Parcel { lineage: self.ancestry.current(), call };
+        self.courier.call(to, encode(&parcel), deadline).await
     }
 }
 
 impl Line {
     async fn call(&self, call: Call, option: &RPCOption) -> Result<Answer, RPCError<Group>> {
-        let answer = self.courier.call(self.to, encode(&call), option.hard_ttl()).await;
+        let answer = self.lines.call(self.to, call, option.hard_ttl()).await;
         let bytes = answer.map_err(|error| match error {
-            CourierError::Unreachable => RPCError::Unreachable(Unreachable::new(&error)),
+            CourierError::NotSent | CourierError::Unreachable => {
+                RPCError::Unreachable(Unreachable::new(&error))
+            }
             CourierError::TimedOut | CourierError::Refused(_) => RPCError::Network(NetworkError::new(&error)),
         })?;
         match decode(&bytes) {

@@ -5,6 +5,7 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -14,7 +15,9 @@ use slipring_ring::{Applied, Layout, Refused};
 use tokio::sync::watch;
 
 use crate::log::{Log, damaged};
-use crate::protocol::{Entry, Group, LogId, Outcome, Proposal, Snapshot, SnapshotMeta, StoredMembership};
+use crate::protocol::{
+    Entry, Group, LogId, Outcome, Proposal, Snapshot, SnapshotMeta, StoredMembership, encode,
+};
 
 const DOCUMENT: &str = "document";
 
@@ -47,7 +50,26 @@ impl Document {
         Ok(log.get::<Stored>(DOCUMENT)?.is_some_and(|stored| stored.layout.is_some()))
     }
 
-    fn apply_entry(&mut self, entry: Entry) -> Outcome {
+    pub(crate) fn layout(&self) -> Option<&Layout> {
+        self.stored.layout.as_ref()
+    }
+
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.stored.applied
+    }
+
+    /// Who takes part in the group, as far as entries are applied.
+    pub(crate) fn membership(&self) -> &StoredMembership {
+        &self.stored.membership
+    }
+
+    /// Its name and bytes among what is kept beside the log.
+    pub(crate) fn record(&self) -> (&'static str, Bytes) {
+        (DOCUMENT, encode(&self.stored))
+    }
+
+    /// Applies one entry in memory.
+    pub(crate) fn apply_entry(&mut self, entry: Entry) -> Outcome {
         let log_id = entry.log_id();
         self.stored.applied = Some(log_id);
         match entry.payload {

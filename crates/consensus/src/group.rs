@@ -21,8 +21,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::courier::{Courier, CourierError, Lines};
 use crate::document::Document;
+use crate::lineage::{Ancestry, Verdict};
 use crate::log::Log;
-use crate::protocol::{Answer, Call, Group, LogId, Outcome, Proposal, Snapshot, decode, encode};
+use crate::protocol::{Answer, Call, Group, LogId, Outcome, Parcel, Proposal, Snapshot, decode, encode};
 use crate::reconcile;
 
 /// How long a founder has to become leader of a group of one.
@@ -55,6 +56,17 @@ impl Default for Settings {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct Error(pub String);
+
+/// Why a request of another member has no answer.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum AnswerError {
+    /// The group was recovered without the asker, which must not take part any more.
+    #[error("the layout group was recovered without this node")]
+    LeftBehind,
+    /// The request cannot be read, or not be answered here.
+    #[error(transparent)]
+    Failed(Error),
+}
 
 /// Why a proposal has no result.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -109,7 +121,7 @@ pub struct EntryId {
 #[derive(Clone)]
 pub struct LayoutGroup {
     pub(crate) raft: Raft<Group, Document>,
-    courier: Arc<dyn Courier>,
+    lines: Lines,
     layouts: watch::Receiver<Option<Arc<Layout>>>,
     seed: u64,
 }
@@ -171,11 +183,12 @@ impl LayoutGroup {
         let (sender, layouts) = watch::channel(None);
         let document = Document::open(log.clone(), Arc::new(sender)).map_err(|error| failed(&error))?;
         let config = settings.config().map_err(|error| failed(&error))?;
-        let lines = Lines(Arc::clone(&courier));
-        let starting = Raft::new(me.1, Arc::new(config), lines, log, document);
+        let ancestry = Ancestry::open(log.clone()).map_err(|error| failed(&error))?;
+        let lines = Lines { courier, ancestry };
+        let starting = Raft::new(me.1, Arc::new(config), lines.clone(), log, document);
         let raft = DeterministicRng::<TokioRuntime>::scope(settings.seed, starting);
         let raft = raft.await.map_err(|error| failed(&error))?;
-        let group = Self { raft, courier, layouts, seed: settings.seed };
+        let group = Self { raft, lines, layouts, seed: settings.seed };
         tokio::spawn(DeterministicRng::<TokioRuntime>::scope(
             settings.seed ^ 1,
             reconcile::run(group.clone()),
@@ -192,10 +205,22 @@ impl LayoutGroup {
     /// Answers one request of another member.
     ///
     /// # Errors
-    /// The bytes are not a request.
-    pub async fn answer(&self, _from: NodeId, request: Bytes) -> Result<Bytes, Error> {
-        let call: Call =
-            decode(&request).map_err(|error| Error(format!("a group request is malformed: {error}")))?;
+    /// [`AnswerError`].
+    pub async fn answer(&self, from: NodeId, request: Bytes) -> Result<Bytes, AnswerError> {
+        let failed = |what: String| AnswerError::Failed(Error(what));
+        let Parcel { lineage, call } =
+            decode(&request).map_err(|error| failed(format!("a group request is malformed: {error}")))?;
+        let applied = self.raft.metrics().borrow_watched().last_applied;
+        match self.lines.ancestry.meet(&lineage, applied).map_err(|error| failed(error.to_string()))? {
+            Verdict::Known => {}
+            Verdict::LeftBehind => return Err(AnswerError::LeftBehind),
+            Verdict::KnewLess => {
+                let message = "the layout group was recovered from a member that had not heard of everything \
+                               this one has; recover it from this one, or remove this data directory and join anew";
+                tracing::error!(from = %from.short(), message);
+                return Err(failed(message.to_owned()));
+            }
+        }
         Ok(encode(&DeterministicRng::<TokioRuntime>::scope(self.seed ^ 2, self.answer_call(call)).await))
     }
 
@@ -268,10 +293,12 @@ impl LayoutGroup {
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        let call = encode(&Call::Propose { command: command.clone(), deadline_ms });
-        match self.courier.call(leader, call, left).await {
+        let call = Call::Propose { command: command.clone(), deadline_ms };
+        match self.lines.call(leader, call, left).await {
             Ok(bytes) => decode(&bytes).ok(),
-            Err(CourierError::Refused(_)) => Some(Answer::NotLeading { may_have_happened: false }),
+            Err(CourierError::NotSent | CourierError::Refused(_)) => {
+                Some(Answer::NotLeading { may_have_happened: false })
+            }
             Err(CourierError::Unreachable | CourierError::TimedOut) => None,
         }
     }

@@ -6,9 +6,12 @@
 mod courier;
 mod document;
 mod group;
+mod lineage;
 mod log;
 mod protocol;
 mod reconcile;
+mod recover;
 
 pub use courier::{Courier, CourierError};
-pub use group::{Ballot, EntryId, Error, GroupStatus, LayoutGroup, ProposeError, Settings};
+pub use group::{AnswerError, Ballot, EntryId, Error, GroupStatus, LayoutGroup, ProposeError, Settings};
+pub use recover::Remains;

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
@@ -43,6 +44,31 @@ impl Log {
         self.write(|_, state| Ok(state.insert(name, encode(value).as_ref()).map(drop)?))
     }
 
+    /// Adds entries that count as agreed on, with the vote they were made under and whatever goes with them.
+    pub(crate) fn conclude(
+        &self,
+        entries: &[Entry],
+        vote: &Vote,
+        records: &[(&'static str, Bytes)],
+    ) -> io::Result<()> {
+        self.write(|table, state| {
+            for entry in entries {
+                table.insert(entry.log_id().index, encode(entry).as_ref())?;
+            }
+            state.insert(VOTE, encode(vote).as_ref())?;
+            state.insert(COMMITTED, encode(&entries.last().map(RaftEntry::log_id)).as_ref())?;
+            for (name, bytes) in records {
+                state.insert(*name, bytes.as_ref())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The vote that is on disk.
+    pub(crate) fn vote(&self) -> io::Result<Option<Vote>> {
+        self.get(VOTE)
+    }
+
     fn write(
         &self,
         change: impl FnOnce(
@@ -62,7 +88,7 @@ impl Log {
         write().map_err(io::Error::other)
     }
 
-    fn entries(&self, range: impl RangeBounds<u64>) -> io::Result<Vec<Entry>> {
+    pub(crate) fn entries(&self, range: impl RangeBounds<u64>) -> io::Result<Vec<Entry>> {
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
         let transaction = self.0.begin_read().map_err(io::Error::other)?;
         let table = match transaction.open_table(ENTRIES) {
@@ -106,7 +132,7 @@ impl RaftLogReader<Group> for Log {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        self.get(VOTE)
+        self.vote()
     }
 }
 

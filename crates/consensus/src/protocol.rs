@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use slipring_model::NodeId;
 use slipring_ring::{Applied, Command, Layout, Refused};
 
+use crate::lineage::Lineage;
+
 const VERSION: u8 = 1;
 
 openraft::declare_raft_types!(
@@ -58,6 +60,14 @@ impl fmt::Display for Proposal {
 pub(crate) enum Outcome {
     Applied(Applied),
     Refused(Refused),
+}
+
+/// A call on its way.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Parcel {
+    /// The sender's.
+    pub(crate) lineage: Lineage,
+    pub(crate) call: Call,
 }
 
 /// What a member asks of another.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use slipring_consensus::AnswerError;
 use slipring_model::{BucketId, Error, ErrorKind, Mutant, NodeId, PartitionId, Position, limits};
+use slipring_ring::NodeState;
 use slipring_wire::{Reply, Request};
 
 use crate::bucket::Refusal;
@@ -87,7 +89,19 @@ impl Core {
     async fn answer_group(&self, from: NodeId, bytes: Bytes) -> Result<Reply, Error> {
         let group =
             self.group.get().ok_or_else(|| unavailable("the layout group has not started here yet"))?;
-        group.answer(from, bytes).await.map(Reply::Layout).map_err(|error| unavailable(error.to_string()))
+        match group.answer(from, bytes).await {
+            Ok(answer) => Ok(Reply::Layout(answer)),
+            Err(AnswerError::LeftBehind) if self.is_given_up(from) => Ok(Reply::Removed),
+            Err(error) => Err(unavailable(error.to_string())),
+        }
+    }
+
+    /// Whether the cluster goes on without a node.
+    fn is_given_up(&self, node: NodeId) -> bool {
+        self.view().is_some_and(|view| {
+            let entry = view.layout.nodes().get(&node);
+            entry.is_none_or(|entry| entry.role.state == NodeState::Lost)
+        })
     }
 
     /// A client request as work, its key and access told by its bucket's service.

@@ -137,7 +137,10 @@ impl Courier for PeerCourier {
     ) -> BoxFuture<'static, Result<Bytes, CourierError>> {
         let core = self.0.upgrade();
         Box::pin(async move {
-            let Some(core) = core else { return Err(CourierError::Unreachable) };
+            let Some(core) = core else { return Err(CourierError::NotSent) };
+            if !core.is_reachable(to) {
+                return Err(CourierError::NotSent);
+            }
             match core.ask(to, Request::Layout(request), deadline).await {
                 Some(Reply::Layout(answer)) => Ok(answer),
                 Some(Reply::Failed { message, .. }) => Err(CourierError::Refused(message)),

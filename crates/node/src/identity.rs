@@ -38,9 +38,7 @@ pub(crate) struct Membership {
 impl Identity {
     /// Reads the identity, or makes one on a new storage, and begins a new incarnation.
     pub(crate) fn begin(meta: &MetaStore, entropy: &Entropy) -> Result<Self, StartError> {
-        if meta.get(ROLLED_BACK)?.is_some() {
-            return Err(StartError::RolledBack);
-        }
+        refuse_retired(meta)?;
         let (seed, storage) = match (meta.get(KEY)?, meta.get(STORAGE)?) {
             (Some(seed), Some(storage)) => (seed, storage),
             (None, None) => {
@@ -50,8 +48,7 @@ impl Identity {
             }
             _ => return Err(StartError::DamagedIdentity),
         };
-        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| StartError::DamagedIdentity)?;
-        let node = NodeId::from_slice(pair.public_key().as_ref()).ok_or(StartError::DamagedIdentity)?;
+        let node = node_of(&seed)?;
         let storage = StorageId::from_slice(&storage).ok_or(StartError::DamagedIdentity)?;
         let before = meta.get(INCARNATION)?.map(|bytes| number(&bytes)).transpose()?.unwrap_or(0);
         let incarnation = before + 1;
@@ -59,6 +56,25 @@ impl Identity {
         let membership = meta.get(MEMBERSHIP)?.map(|bytes| Membership::from_bytes(&bytes)).transpose()?;
         Ok(Self { node, storage, incarnation, membership })
     }
+
+    /// The node and its number in the layout group; `None` when it belongs to no cluster. Nothing begins.
+    pub(crate) fn member(meta: &MetaStore) -> Result<Option<(NodeId, u64)>, StartError> {
+        refuse_retired(meta)?;
+        let Some((seed, membership)) = meta.get(KEY)?.zip(meta.get(MEMBERSHIP)?) else { return Ok(None) };
+        Ok(Some((node_of(&seed)?, Membership::from_bytes(&membership)?.raft_id)))
+    }
+}
+
+fn refuse_retired(meta: &MetaStore) -> Result<(), StartError> {
+    match meta.get(ROLLED_BACK)? {
+        Some(_) => Err(StartError::RolledBack),
+        None => Ok(()),
+    }
+}
+
+fn node_of(seed: &[u8]) -> Result<NodeId, StartError> {
+    let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| StartError::DamagedIdentity)?;
+    NodeId::from_slice(pair.public_key().as_ref()).ok_or(StartError::DamagedIdentity)
 }
 
 /// Remembers that this directory must not be used again: a later start would look like an ordinary one.

@@ -45,6 +45,7 @@ impl Inbox for Receiver {
             match message {
                 Message::Request { id, .. } if is_refused => core.answer(from, id, Reply::RolledBack),
                 Message::Reply { reply: Reply::RolledBack, .. } => core.was_rolled_back(),
+                Message::Reply { reply: Reply::Removed, .. } => core.was_removed(),
                 Message::Reply { .. } if is_refused => drop(core.metrics.replies_late.inc()),
                 Message::Request { id, request } => core.serve(from, id, request),
                 Message::Reply { id, reply } => core.replied(from, id, reply),

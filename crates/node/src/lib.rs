@@ -23,6 +23,7 @@ mod health;
 mod hints;
 mod identity;
 mod inbox;
+mod lost_majority;
 mod metrics;
 mod moving;
 mod muster;
@@ -40,6 +41,7 @@ pub use clock::{Clock, Entropy, SystemClock};
 pub use gossip::{
     ClusterSecret, Datagrams, GossipStatus, InvalidSecret, MemberState, MemberStatus, UdpDatagrams,
 };
+pub use lost_majority::{RecoverError, Remains, recover};
 pub use moving::Proposal;
 pub use node::Node;
 pub use scan::ScanPage;

@@ -32,6 +32,17 @@ pub struct BucketEntry {
     pub policy: BucketPolicy,
 }
 
+/// Why a name names no member.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NotOneMember {
+    /// No member has it.
+    #[error("no member is called \"{0}\": give the beginning of its id, or one of its addresses")]
+    Nobody(String),
+    /// Several ids begin so.
+    #[error("several members are called \"{0}\": give more of the id")]
+    Several(String),
+}
+
 /// How much of the ring a node holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeLoad {
@@ -117,6 +128,24 @@ impl Layout {
     #[must_use]
     pub fn bucket_named(&self, name: &str) -> Option<(BucketId, &BucketEntry)> {
         self.buckets.iter().find(|(_, entry)| entry.name.to_string() == name).map(|(id, entry)| (*id, entry))
+    }
+
+    /// The one member whose id begins so, or that has this address.
+    ///
+    /// # Errors
+    /// There is none, or there are several.
+    pub fn member_called(&self, name: &str) -> Result<NodeId, NotOneMember> {
+        let is_meant = |(id, entry): &(&NodeId, &NodeEntry)| {
+            let addresses = [&entry.addresses.peer, &entry.addresses.redis, &entry.addresses.http];
+            !name.is_empty() && id.to_string().starts_with(name)
+                || addresses.iter().any(|address| *address == name)
+        };
+        let mut meant = self.nodes.iter().filter(is_meant);
+        match (meant.next(), meant.next()) {
+            (Some((id, _)), None) => Ok(*id),
+            (None, _) => Err(NotOneMember::Nobody(name.to_owned())),
+            _ => Err(NotOneMember::Several(name.to_owned())),
+        }
     }
 
     /// The nodes that hold a partition of a bucket, in preference order; empty when there is no such bucket.

@@ -7,6 +7,6 @@ mod placement;
 
 pub use layout::{
     Addresses, Applied, BucketEntry, Change, Command, Exposure, Holders, Layout, Move, MoveId, NodeChange,
-    NodeEntry, NodeLoad, NodeState, Plan, PlannedMove, Refused, Replica, Role,
+    NodeEntry, NodeLoad, NodeState, NotOneMember, Plan, PlannedMove, Refused, Replica, Role,
 };
 pub use placement::{Infeasible, Placement, Request, solve};

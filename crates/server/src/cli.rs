@@ -10,6 +10,7 @@ use slipring_ring::NodeState;
 
 use crate::client::{self, Changes, Client};
 use crate::demo;
+use crate::recover;
 use crate::settings::{Settings, Sources};
 use crate::start;
 
@@ -103,6 +104,17 @@ enum Command {
         /// Return when nothing moves any more.
         #[arg(long)]
         wait: bool,
+    },
+    /// Let a stopped node go on when most voters of the layout group are lost for good.
+    ///
+    /// Without --lost it shows what the node's data directory knows and changes nothing. With it, the node becomes
+    /// the only voter and the named nodes are given up: what only they had agreed on is lost.
+    Recover {
+        #[command(flatten)]
+        sources: Sources,
+        /// A node that will never return: the beginning of its id, or one of its addresses. May be repeated.
+        #[arg(long, value_name = "NODE")]
+        lost: Vec<String>,
     },
     /// Show every setting, its value, and where the value comes from.
     Config {
@@ -200,6 +212,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<bool> {
             let state = if lost { NodeState::Lost } else { NodeState::Leaving };
             client.set_state(&name, state, wait)?;
         }
+        Command::Recover { sources, lost } => recover::run(&sources.settings(own)?.0, &lost, cli.json)?,
         Command::Config { sources } => show_config(sources, own, cli.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "slipring", &mut std::io::stdout());

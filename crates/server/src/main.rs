@@ -3,6 +3,7 @@
 mod cli;
 mod client;
 mod demo;
+mod recover;
 mod settings;
 mod start;
 

@@ -177,7 +177,14 @@ mod tests {
         fn request(&self, rng: &mut fastrand::Rng) -> Request {
             let (key, value) = (rng.u8(..8).to_string().into(), rng.u64(..).to_string().into());
             let condition = Condition::Always;
-            Request::Set { key, value, expiry: Expiry::Default, condition, returns_previous: false, seen: None }
+            Request::Set {
+                key,
+                value,
+                expiry: Expiry::Default,
+                condition,
+                returns_previous: false,
+                seen: None,
+            }
         }
 
         fn last_requests(&self) -> Vec<Request> {

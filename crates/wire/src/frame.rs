@@ -185,7 +185,7 @@ impl Message {
                 Reply::Failed { message, .. } => message.len(),
                 Reply::Roots(partitions) => partitions.len() * 3,
                 Reply::Stored | Reply::Cell(None) | Reply::Digest(_) | Reply::Count(_) => 0,
-                Reply::Done | Reply::RolledBack | Reply::Stale { .. } => 0,
+                Reply::Done | Reply::RolledBack | Reply::Removed | Reply::Stale { .. } => 0,
                 Reply::Page { cells, .. } => cells.iter().map(|(key, cell)| key.len() + cell.len() + 8).sum(),
                 Reply::TakenOver(moves) => moves.len() * 12,
             },

@@ -194,4 +194,6 @@ pub enum Reply {
     },
     /// Moves whose data is here: copies per partition of the table, partition, session.
     TakenOver(Vec<(u8, u16, u64)>),
+    /// The cluster goes on without the asker: it must stop.
+    Removed,
 }

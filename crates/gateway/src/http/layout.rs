@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use slipring_model::NodeId;
 use slipring_node::Node;
-use slipring_ring::{Change, Command, Layout, NodeChange, NodeState};
+use slipring_ring::{Change, Command, Layout, NodeChange, NodeState, NotOneMember};
 
 use super::failure::Failure;
 
@@ -82,19 +82,10 @@ fn changes(layout: &Layout, body: &[u8]) -> Result<(Vec<Change>, Option<u64>), F
     Ok((changes, wish.epoch))
 }
 
-/// The one member whose id begins so, or that has this address.
+/// The member of this name.
 fn find(layout: &Layout, name: &str) -> Result<NodeId, Failure> {
-    let is_meant = |(id, entry): &(&NodeId, &slipring_ring::NodeEntry)| {
-        let addresses = [&entry.addresses.peer, &entry.addresses.redis, &entry.addresses.http];
-        !name.is_empty() && id.to_string().starts_with(name)
-            || addresses.iter().any(|address| *address == name)
-    };
-    let mut meant = layout.nodes().iter().filter(is_meant);
-    match (meant.next(), meant.next()) {
-        (Some((id, _)), None) => Ok(*id),
-        (None, _) => Err(Failure::not_found(format!(
-            "no member is called \"{name}\": give the beginning of its id, or one of its addresses"
-        ))),
-        _ => Err(Failure::invalid(format!("several members are called \"{name}\": give more of the id"))),
-    }
+    layout.member_called(name).map_err(|error| match error {
+        NotOneMember::Nobody(_) => Failure::not_found(error.to_string()),
+        NotOneMember::Several(_) => Failure::invalid(error.to_string()),
+    })
 }

@@ -1,0 +1,113 @@
+//! Going on without a lost majority, by an operator's word: one member makes itself the only voter.
+//!
+//! What the group had agreed on and this member never heard of is lost. So the member that holds the latest
+//! entry must be the one; the others follow it then. Source: Ongaro's thesis (2014) leaves this to operators;
+//! the shape is that of etcd's `--force-new-cluster`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use openraft::entry::RaftEntry;
+use openraft::{EntryPayload, Membership};
+use redb::Database;
+use slipring_model::NodeId;
+use slipring_ring::{Change, Command, Layout, NodeChange, NodeState};
+use tokio::sync::watch;
+
+use crate::document::Document;
+use crate::group::{Ballot, EntryId, Error, LayoutGroup};
+use crate::lineage::Lineage;
+use crate::log::Log;
+use crate::protocol::{Entry, LogId, Outcome, Proposal, Vote};
+
+/// What a stopped member holds of its group.
+#[derive(Clone, Debug)]
+pub struct Remains {
+    /// The layout, with every entry that is there, agreed on or not.
+    pub layout: Layout,
+    /// The last of them.
+    pub last: Option<EntryId>,
+    /// Who votes.
+    pub voters: BTreeSet<NodeId>,
+}
+
+/// A member's state, brought up to its last entry.
+struct Whole {
+    document: Document,
+    last: Option<LogId>,
+}
+
+impl LayoutGroup {
+    /// What the database of a stopped member holds; `None` when it has never heard of a layout.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn remains(database: &Arc<Database>) -> Result<Option<Remains>, Error> {
+        let Whole { document, last } = Whole::read(&Log(Arc::clone(database)))?;
+        let voters: BTreeSet<u64> = document.membership().voter_ids().collect();
+        let nodes = document.membership().nodes();
+        let voters = nodes.filter(|(id, _)| voters.contains(id)).map(|(_, node)| *node).collect();
+        let last = last.map(|id| EntryId {
+            index: id.index,
+            ballot: Ballot { term: id.leader_id.term, candidate: id.leader_id.node_id },
+        });
+        Ok(document.layout().map(|layout| Remains { layout: layout.clone(), last, voters }))
+    }
+
+    /// Makes a stopped member the only voter of its group and gives the nodes in `lost` up, in one step on disk.
+    /// The layout then.
+    ///
+    /// # Errors
+    /// The database cannot be used, holds no layout, or the nodes cannot be given up.
+    pub fn recover(database: &Arc<Database>, me: (NodeId, u64), lost: &[NodeId]) -> Result<Layout, Error> {
+        let log = Log(Arc::clone(database));
+        let Whole { mut document, last } = Whole::read(&log)?;
+        let lineage = Lineage::read(&log).map_err(failed)?.next(me.0, last);
+        let voted = log.vote().map_err(failed)?.map_or(0, |vote| vote.leader_id.term);
+        let vote = Vote::new(voted.max(last.map_or(0, |id| id.leader_id.term)) + 1, me.1);
+        let mut entries = Vec::new();
+        let mut agree = |document: &mut Document, payload| {
+            let index = last.map_or(0, |id| id.index + 1) + entries.len() as u64;
+            let entry = Entry::new(LogId::new(vote.leader_id, index), payload);
+            entries.push(entry.clone());
+            document.apply_entry(entry)
+        };
+        if !lost.is_empty() {
+            let change = |node: &NodeId| Change { node: *node, change: NodeChange::State(NodeState::Lost) };
+            let changes = lost.iter().map(change).collect();
+            let command = Proposal::Change(Command::Change { changes, expected_epoch: None });
+            if let Outcome::Refused(refused) = agree(&mut document, EntryPayload::Normal(command)) {
+                return Err(Error(format!("the nodes cannot be given up: {refused}")));
+            }
+        }
+        let mut members: BTreeMap<u64, NodeId> =
+            document.membership().nodes().map(|(id, node)| (*id, *node)).collect();
+        members.retain(|_, node| !lost.contains(node));
+        members.insert(me.1, me.0);
+        let alone = Membership::new(vec![BTreeSet::from([me.1])], members).map_err(failed)?;
+        agree(&mut document, EntryPayload::Membership(alone));
+        let layout = document.layout().cloned();
+        let layout = layout.ok_or_else(|| Error("no layout was ever agreed on here".to_owned()))?;
+        log.conclude(&entries, &vote, &[lineage.record(), document.record()]).map_err(failed)?;
+        Ok(layout)
+    }
+}
+
+impl Whole {
+    fn read(log: &Log) -> Result<Self, Error> {
+        let (sender, _) = watch::channel(None);
+        let mut document = Document::open(log.clone(), Arc::new(sender)).map_err(failed)?;
+        let from = document.applied().map_or(0, |id| id.index + 1);
+        let mut last = document.applied();
+        for entry in log.entries(from..).map_err(failed)? {
+            last = Some(entry.log_id());
+            // What is refused changes nothing, as it would when agreed on.
+            document.apply_entry(entry);
+        }
+        Ok(Self { document, last })
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error(error.to_string())
+}

@@ -1,0 +1,73 @@
+//! `slipring recover`: a stopped node goes on without a lost majority of the layout group.
+
+use std::collections::BTreeSet;
+
+use anyhow::bail;
+use serde_json::json;
+use slipring_model::NodeId;
+use slipring_node::Remains;
+use slipring_storage::DataDir;
+
+use crate::client::table;
+use crate::settings::Settings;
+
+/// Shows what the data directory knows of its cluster; with names of nodes that are lost, goes on without them.
+pub(crate) fn run(settings: &Settings, lost: &[String], is_json: bool) -> anyhow::Result<()> {
+    if !settings.data.is_dir() {
+        bail!("there is no data directory at {}; name it with --data", settings.data.display());
+    }
+    let directory = DataDir::claim(&settings.data)?;
+    let meta = directory.meta()?;
+    let remains = Remains::read(&meta)?;
+    let lost: BTreeSet<NodeId> =
+        lost.iter().map(|name| remains.layout.member_called(name)).collect::<Result<_, _>>()?;
+    if lost.is_empty() {
+        show(&remains, is_json);
+        return Ok(());
+    }
+    let left = remains.voters.iter().filter(|voter| !lost.contains(voter)).count();
+    if left > remains.voters.len() / 2 {
+        bail!(
+            "{left} of {} voters would be left, which is a majority: start them, and use `slipring remove --lost`",
+            remains.voters.len()
+        );
+    }
+    let lost: Vec<NodeId> = lost.into_iter().collect();
+    let layout = slipring_node::recover(&meta, &lost)?;
+    if is_json {
+        println!("{}", json!({ "node": remains.node, "epoch": layout.epoch(), "given_up": lost }));
+        return Ok(());
+    }
+    println!(
+        "{} is the only voter now, at epoch {}; {} given up.",
+        remains.node.short(),
+        layout.epoch(),
+        lost.len()
+    );
+    println!(
+        "Next: start it as always, then the other nodes that are left; those that were given up, never again."
+    );
+    Ok(())
+}
+
+fn show(remains: &Remains, is_json: bool) {
+    let last = remains.last.map(|last| format!("{}.{}", last.ballot.term, last.index));
+    let epoch = remains.layout.epoch();
+    if is_json {
+        let (node, voters) = (remains.node, &remains.voters);
+        println!("{}", json!({ "node": node, "epoch": epoch, "last_entry": last, "voters": voters }));
+        return;
+    }
+    let mut members = table(&["node", "peers", "zone", "votes", ""]);
+    for (node, entry) in remains.layout.nodes() {
+        let votes = if remains.voters.contains(node) { "yes" } else { "" };
+        let note = if *node == remains.node { "this one" } else { "" };
+        members.add_row([&node.short(), &entry.addresses.peer, &entry.role.zone, votes, note]);
+    }
+    println!("{members}");
+    println!("epoch {epoch}, last entry {}", last.as_deref().unwrap_or("none"));
+    println!(
+        "Only if a majority of the voters is lost for good: of the nodes that are left, choose the one with the \
+         highest last entry (term before index) and run there:\n  slipring recover --data DIR --lost NODE [--lost NODE ...]"
+    );
+}

@@ -7,7 +7,7 @@ import time
 
 import redis
 
-from conftest import Node, http, slipring, wait_until
+from conftest import Cluster, Node, http, slipring, wait_until
 from test_faults import Writer, check
 
 
@@ -158,3 +158,32 @@ def test_two_nodes_join_at_once_and_one_dies_half_way(fresh):
     for node in joining:
         assert_filled(node, 20_000)
         assert redis.Redis(port=node.redis_port, decode_responses=True).get("meanwhile") == "written"
+
+
+def test_a_node_that_is_gone_for_too_long_is_replaced():
+    extra = ("--membership", "local", "--replace-after-ms", "3000")
+    cluster = Cluster(4, extra)
+    try:
+        fill(cluster, 2_000)
+        lost = cluster.nodes.pop(1)
+        lost.terminate()
+        wait_until("the node is no member", lambda: len(layout(cluster)["nodes"]) == 3, 60)
+        cluster.wait_until_whole()
+        cluster.wait_until_repaired()
+        assert_balanced(cluster)
+        for node in cluster.nodes:
+            assert_filled(node, 2_000)
+        # Three nodes hold three copies: the next one that is gone is waited for.
+        second = cluster.nodes.pop()
+        second.kill()
+        time.sleep(6)
+        assert len(layout(cluster)["nodes"]) == 3
+        second.start()
+        cluster.nodes.append(second)
+        cluster.wait_until_whole()
+        lost.launch()
+        wait_until("what was given up stops", lambda: lost.process.poll() is not None, 30)
+        assert "no member of its cluster any more" in lost.tail()
+    finally:
+        lost.kill()
+        cluster.close()

@@ -408,6 +408,7 @@ impl Core {
             tokio::spawn(core().run_taking_over()),
             tokio::spawn(core().run_wiper()),
             tokio::spawn(core().run_move_driver()),
+            tokio::spawn(core().run_replacing()),
         ]
     }
 

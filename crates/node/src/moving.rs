@@ -12,6 +12,7 @@ mod drive;
 mod estimate;
 mod hand_over;
 mod held;
+mod replace;
 mod take_over;
 mod wipe;
 

@@ -24,6 +24,9 @@ pub struct Settings {
     /// How long to rest between two partitions whose records are all read to find damage. Shorter finds it
     /// sooner and reads more. 10 to 3,600,000.
     pub scrub_interval_ms: u64,
+    /// How long a node may be gone until it is given up and its share goes to others; 0 never. The same on all
+    /// nodes. 0, or 1,000 to 2,592,000,000.
+    pub replace_after_ms: u64,
     /// How many bits of a position name its partition when this node founds a cluster. 1 to 14.
     pub partition_bits: u8,
     /// The zone this node stands in; copies are spread over zones.
@@ -43,6 +46,7 @@ impl Default for Settings {
             sync_interval_ms: 100,
             expiry_interval_ms: 1_000,
             scrub_interval_ms: 10_000,
+            replace_after_ms: 0,
             partition_bits: 8,
             zone: "default".to_owned(),
             weight: 100,
@@ -64,6 +68,7 @@ impl Settings {
             ("sync_interval_ms", self.sync_interval_ms, 1, 10_000),
             ("expiry_interval_ms", self.expiry_interval_ms, 10, 3_600_000),
             ("scrub_interval_ms", self.scrub_interval_ms, 10, 3_600_000),
+            ("replace_after_ms", self.replace_after_ms, off_or(1_000, self.replace_after_ms), 2_592_000_000),
             ("partition_bits", u64::from(self.partition_bits), 1, u64::from(limits::PARTITION_BITS_MAX)),
             ("weight", u64::from(self.weight), 1, 1_000_000),
         ];
@@ -84,6 +89,11 @@ impl Settings {
     pub(crate) fn hedge(&self) -> Duration {
         Duration::from_millis(self.hedge_ms)
     }
+}
+
+/// The least value of a setting that 0 turns off.
+fn off_or(least: u64, value: u64) -> u64 {
+    if value == 0 { 0 } else { least }
 }
 
 #[cfg(test)]

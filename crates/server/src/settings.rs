@@ -90,6 +90,9 @@ settings! {
     expiry_interval_ms: u64 = 1_000, "SLIPRING_EXPIRY_INTERVAL_MS";
     /// How long to rest between two partitions whose records are all read to find damage, in milliseconds.
     scrub_interval_ms: u64 = 10_000, "SLIPRING_SCRUB_INTERVAL_MS";
+    /// Milliseconds a node may be gone until it is given up for good and its share goes to others; 0 never. The same
+    /// on all nodes. At least 1,000, and more than a restart takes.
+    replace_after_ms: u64 = 0, "SLIPRING_REPLACE_AFTER_MS";
     /// A file with the cluster's key, the same on all nodes: one line, or two while it is changed. The variable
     /// SLIPRING_CLUSTER_KEY may hold it instead. Empty: the key that the cluster's founder drew.
     cluster_key_file: PathBuf = PathBuf::new(), "SLIPRING_CLUSTER_KEY_FILE";
@@ -157,6 +160,7 @@ impl Settings {
             sync_interval_ms: self.sync_interval_ms,
             expiry_interval_ms: self.expiry_interval_ms,
             scrub_interval_ms: self.scrub_interval_ms,
+            replace_after_ms: self.replace_after_ms,
             partition_bits: self.partition_bits,
             zone: self.zone.clone(),
             weight: self.weight,

@@ -3,6 +3,7 @@
 //! Timings drift from minute to minute, so only runs next to each other are compared, and medians of pairs
 //! are what counts. Processor time is the server's own, user and system, divided by operations.
 
+pub(crate) mod moving;
 mod server;
 
 use std::process::Command;

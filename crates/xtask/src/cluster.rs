@@ -40,7 +40,8 @@ pub(crate) fn run(nodes: usize) -> Result<()> {
     Ok(())
 }
 
-fn start(folder: &Path, index: usize, seed: Option<&str>) -> Result<(Child, Value)> {
+/// Starts one node with its files in `folder`; its process and the addresses it tells.
+pub(crate) fn start(folder: &Path, index: usize, seed: Option<&str>) -> Result<(Child, Value)> {
     let ready = folder.join(format!("ready-{index}"));
     let log = std::fs::File::create(folder.join(format!("log-{index}")))?;
     let mut command = Command::new(binary());

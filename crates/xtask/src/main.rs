@@ -79,6 +79,12 @@ enum Task {
         #[arg(long)]
         write: bool,
     },
+    /// Let a fourth node join three that hold many keys, and measure the move and what clients feel of it.
+    BenchMoving {
+        /// Keys of 16 bytes with values of 100.
+        #[arg(long, default_value_t = 1_000_000)]
+        keys: usize,
+    },
     /// Start nodes on this machine and leave them running until Ctrl-C.
     Cluster {
         /// How many.
@@ -99,6 +105,7 @@ fn main() -> ExitCode {
         Task::Sim { arguments } => sim(&arguments),
         Task::Processes(options) => processes::run(&options),
         Task::Bench { pairs, requests, write } => bench::run(pairs, requests, write),
+        Task::BenchMoving { keys } => bench::moving::run(keys),
         Task::Cluster { nodes } => cluster::run(nodes),
     };
     match done {

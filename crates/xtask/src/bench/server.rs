@@ -89,35 +89,12 @@ impl Server {
         bail!("{} does not serve on port {}", self.name, self.port)
     }
 
-    /// Writes `keys` keys of 16 bytes with values of 100, a thousand at a time.
     pub(super) fn fill(&self, keys: usize) -> Result<()> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        let mut answers = vec![0; 5 * 1000];
-        stream.write_all(format!("SELECT {}\r\n", self.database).as_bytes())?;
-        stream.read_exact(answers.get_mut(..5).unwrap_or_default())?;
-        let value = "v".repeat(100);
-        for first in (0..keys).step_by(1000) {
-            let batch: String = (first..first + 1000)
-                .map(|key| format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:{key:012}\r\n$100\r\n{value}\r\n"))
-                .collect();
-            stream.write_all(batch.as_bytes())?;
-            stream.read_exact(&mut answers)?;
-            if answers.contains(&b'-') {
-                bail!("a write was refused: {}", String::from_utf8_lossy(&answers));
-            }
-        }
-        Ok(())
+        fill(self.port, self.database, keys)
     }
 
-    /// Processor time so far, user and system.
     pub(super) fn cpu_seconds(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let fields: Vec<&str> =
-            stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
-        let ticks = |at: usize| {
-            fields.get(at).and_then(|field| field.parse::<f64>().ok()).context("/proc/PID/stat is short")
-        };
-        Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+        cpu_seconds(&self.child)
     }
 
     /// Memory in use.
@@ -128,6 +105,36 @@ impl Server {
             line.context("/proc/PID/status has no VmRSS")?.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kilobytes * 1024)
     }
+}
+
+/// Writes `keys` keys of 16 bytes with values of 100, a thousand at a time.
+pub(super) fn fill(port: u16, database: &str, keys: usize) -> Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    let mut answers = vec![0; 5 * 1000];
+    stream.write_all(format!("SELECT {database}\r\n").as_bytes())?;
+    stream.read_exact(answers.get_mut(..5).unwrap_or_default())?;
+    let value = "v".repeat(100);
+    for first in (0..keys).step_by(1000) {
+        let batch: String = (first..first + 1000)
+            .map(|key| format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:{key:012}\r\n$100\r\n{value}\r\n"))
+            .collect();
+        stream.write_all(batch.as_bytes())?;
+        stream.read_exact(&mut answers)?;
+        if answers.contains(&b'-') {
+            bail!("a write was refused: {}", String::from_utf8_lossy(&answers));
+        }
+    }
+    Ok(())
+}
+
+/// A process's time on processors so far, user and system.
+pub(super) fn cpu_seconds(child: &Child) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
+    let ticks = |at: usize| {
+        fields.get(at).and_then(|field| field.parse::<f64>().ok()).context("/proc/PID/stat is short")
+    };
+    Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
 }
 
 impl Drop for Server {

@@ -38,6 +38,7 @@ pub fn router(node: Node) -> Router {
         .route("/v1/kv/{bucket}", get(keys::list))
         .route("/v1/kv/{bucket}/{key}", get(keys::read).put(keys::write).delete(keys::delete))
         .route("/v1/cluster", get(cluster))
+        .route("/v1/cluster/ok-to-stop", get(ok_to_stop))
         .route("/v1/layout", get(layout::show))
         .route("/v1/layout/changes", post(layout::commit))
         .route("/v1/layout/moves", get(layout::moves))
@@ -54,6 +55,13 @@ pub fn router(node: Node) -> Router {
 
 async fn cluster(State(node): State<Node>) -> Result<impl IntoResponse, Failure> {
     Ok(Json(node.status().await?))
+}
+
+/// Whether one node may be stopped now.
+async fn ok_to_stop(State(node): State<Node>) -> Result<impl IntoResponse, Failure> {
+    let wholeness = node.status().await?.wholeness;
+    let status = if wholeness.is_whole { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((status, Json(wholeness)))
 }
 
 async fn ready(State(node): State<Node>) -> impl IntoResponse {

@@ -32,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::moving::Moving;
 use crate::muster::Muster;
 use crate::node::Node;
+use crate::recovery::Recovery;
 use crate::requests::Requests;
 use crate::settings::Settings;
 use crate::sync::{DiskWaits, Syncer};
@@ -228,6 +229,7 @@ impl Builder {
             adopted: watch::Sender::new(0),
             moving,
             muster: Muster::default(),
+            recovery: Recovery::default(),
             gossip: Gossip::default(),
             health: Health::default(),
             secret: self.secret,
@@ -402,6 +404,7 @@ impl Core {
             tokio::spawn(core().run_syncer()),
             tokio::spawn(core().run_hint_delivery()),
             tokio::spawn(core().run_exchange()),
+            tokio::spawn(core().run_recovery()),
             tokio::spawn(core().run_healer()),
             tokio::spawn(core().run_scrubber()),
             tokio::spawn(core().run_sweeper()),

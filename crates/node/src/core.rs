@@ -25,6 +25,7 @@ use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::moving::Moving;
 use crate::muster::Muster;
+use crate::recovery::Recovery;
 use crate::requests::{Entry, Requests, Timer};
 use crate::settings::Settings;
 use crate::sync::Syncer;
@@ -53,6 +54,7 @@ pub(crate) struct Core {
     pub(crate) adopted: watch::Sender<u64>,
     pub(crate) moving: Moving,
     pub(crate) muster: Muster,
+    pub(crate) recovery: Recovery,
     pub(crate) gossip: Gossip,
     pub(crate) health: Health,
     /// The cluster's secret, when an operator has set one.

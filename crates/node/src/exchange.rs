@@ -16,7 +16,7 @@ use crate::bucket::Refusal;
 use crate::core::Core;
 use crate::failure::unavailable;
 use crate::heal::is_damage;
-use crate::view::{BucketView, View};
+use crate::view::{BucketView, Place, View};
 
 /// Partitions whose roots travel in one request.
 const ROOTS_PER_REQUEST: usize = 64;
@@ -39,7 +39,10 @@ impl Core {
                 view.layout.nodes().keys().filter(|node| **node > self.me && self.is_reachable(**node));
             for peer in peers {
                 for bucket in view.buckets() {
-                    if let Err(error) = self.exchange(&view, *peer, bucket).await {
+                    let is_shared =
+                        |place: &Place| place.mine.is_some() && place.members().any(|node| node == *peer);
+                    // What could not be compared is left to the next round.
+                    if let Err(error) = self.exchange(&view, *peer, bucket, is_shared).await {
                         tracing::warn!(peer = %peer.short(), %error, "an exchange broke off");
                     }
                 }
@@ -47,21 +50,29 @@ impl Core {
         }
     }
 
-    async fn exchange(&self, view: &View, peer: NodeId, bucket: &BucketView) -> Result<(), Error> {
-        let shared = |(index, place): (usize, &crate::view::Place)| {
-            (place.mine.is_some() && place.members().any(|node| node == peer)).then_some(index as u16)
-        };
+    /// Compares the partitions of a bucket that this node and a peer share; `false` when not everything could be.
+    pub(crate) async fn exchange(
+        &self,
+        view: &View,
+        peer: NodeId,
+        bucket: &BucketView,
+        is_shared: impl Fn(&Place) -> bool + Send,
+    ) -> Result<bool, Error> {
+        let mut is_complete = true;
+        let shared = |(index, place): (usize, &Place)| is_shared(place).then_some(index as u16);
         let partitions: Vec<u16> = bucket.places.iter().enumerate().filter_map(shared).collect();
         for some in partitions.chunks(ROOTS_PER_REQUEST) {
             let mut roots = Vec::with_capacity(some.len());
             for partition in some {
                 if bucket.bucket.is_closed(PartitionId(*partition)) {
+                    is_complete = false;
                     continue;
                 }
                 let root = match bucket.bucket.root(PartitionId(*partition)) {
                     Ok(root) => root,
                     Err(error) => {
                         tracing::warn!(partition, %error, "a partition cannot be read for an exchange");
+                        is_complete = false;
                         continue;
                     }
                 };
@@ -72,13 +83,13 @@ impl Core {
             let Some(Reply::Roots(differing)) =
                 self.ask(peer, request, self.settings.request_timeout() * 4).await
             else {
-                return Ok(());
+                return Ok(false);
             };
             for partition in differing.into_iter().filter(|partition| some.contains(partition)) {
-                self.exchange_partition(view, peer, bucket, PartitionId(partition)).await?;
+                is_complete &= self.exchange_partition(view, peer, bucket, PartitionId(partition)).await?;
             }
         }
-        Ok(())
+        Ok(is_complete)
     }
 
     async fn exchange_partition(
@@ -87,7 +98,7 @@ impl Core {
         peer: NodeId,
         bucket: &BucketView,
         partition: PartitionId,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         // Not what is known by now: the partition may have moved away.
         let (bits, epoch) = (view.bits, view.epoch());
         let (mut from, end) = (partition.start(bits), partition.end(bits));
@@ -99,7 +110,7 @@ impl Core {
             let Some(Reply::Digests { missing, cells }) =
                 self.ask(peer, request, self.settings.request_timeout()).await
             else {
-                return Ok(());
+                return Ok(false);
             };
             self.metrics.exchanged.inc_by((missing.len() + cells.len()) as u64);
             let mut is_page_settled = true;
@@ -113,16 +124,16 @@ impl Core {
             }
             for key in missing {
                 if !self.send_cell(peer, bucket, key, epoch).await? {
-                    return Ok(());
+                    return Ok(false);
                 }
             }
             match next {
                 _ if !is_page_settled => {}
                 Some(next) => from = next,
-                None => return Ok(()),
+                None => return Ok(true),
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Sends this node's cell of a key; `false` when the peer did not take it.

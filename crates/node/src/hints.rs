@@ -129,7 +129,9 @@ impl Core {
 
     /// Delivers until the target has all, or a delivery fails.
     async fn deliver(&self, target: NodeId, engine: &Arc<dyn Engine>) {
-        while self.hints.count(target) > 0 && self.is_reachable(target) && self.may_serve() {
+        // Hints for a node that is no member any more mean nothing, and are taken away.
+        let is_gone = || self.view().is_some_and(|view| !view.layout.nodes().contains_key(&target));
+        while self.hints.count(target) > 0 && (self.is_reachable(target) || is_gone()) && self.may_serve() {
             let hints = match self.hints.some(engine.as_ref(), target) {
                 Ok(hints) if !hints.is_empty() => hints,
                 Ok(_) => return,

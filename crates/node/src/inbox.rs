@@ -27,6 +27,7 @@ impl Inbox for Receiver {
                 core.answer(peer.node, 0, Reply::RolledBack);
             }
             core.hints.wake();
+            core.recovery.met(peer.node);
             core.gossip.met(peer.node);
         }
     }

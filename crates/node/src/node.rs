@@ -24,6 +24,10 @@ use crate::scan::ScanPage;
 use crate::status::Status;
 use crate::view::{BucketView, Place, View};
 
+/// How often a change is checked anew because the layout has changed meanwhile, and the rest before that.
+const CHANGE_ATTEMPTS_MAX: usize = 20;
+const CHANGE_REST: Duration = Duration::from_millis(50);
+
 /// A handle on a running node; clones are handles on the same one.
 #[derive(Clone)]
 pub struct Node {
@@ -208,6 +212,45 @@ impl Node {
         Ok(applied)
     }
 
+    /// Changes nodes' roles, unless that takes copies or acknowledged writes away and `is_forced` is not given.
+    ///
+    /// Waits until this node works with the change. `expected_epoch` is that of the layout that was planned for.
+    ///
+    /// # Errors
+    /// Those of [`Node::propose`]; `Conflict` with the reason, too, when force would be needed.
+    pub async fn change(
+        &self,
+        changes: Vec<Change>,
+        expected_epoch: Option<u64>,
+        is_forced: bool,
+    ) -> Result<Applied, Error> {
+        if is_forced {
+            return self.propose(Command::Change { changes, expected_epoch }).await;
+        }
+        for _ in 0..CHANGE_ATTEMPTS_MAX {
+            let layout = self.layout();
+            if let Some(objection) = self.core.objection(&layout, &changes)? {
+                return Err(Error::new(ErrorKind::Conflict, objection));
+            }
+            // What was checked is what must be changed.
+            let checked = expected_epoch.or(Some(layout.epoch()));
+            let command = Command::Change { changes: changes.clone(), expected_epoch: checked };
+            match self.propose(command).await {
+                Err(error) if error.kind == ErrorKind::Conflict && expected_epoch.is_none() => {
+                    tokio::time::sleep(CHANGE_REST).await;
+                    if self.layout().epoch() == layout.epoch() {
+                        return Err(error);
+                    }
+                }
+                changed => return changed,
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Conflict,
+            "the layout changes all the time; nothing was changed, try again",
+        ))
+    }
+
     /// What some changes of nodes' roles would move, and how much that is. Nothing changes.
     ///
     /// # Errors
@@ -266,7 +309,14 @@ impl Node {
         self.core.may_serve()
     }
 
-    /// Whether clients should be sent here.
+    /// Whether this node can serve clients: its start is agreed on, and it reaches most of its peers.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.core.check_serves().is_ok()
+    }
+
+    /// Whether clients should be sent here: this node serves, and since its start it has caught up with every peer
+    /// that it could reach. A peer that fails later changes nothing about that.
     ///
     /// # Errors
     /// Why not.

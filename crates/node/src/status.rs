@@ -11,6 +11,7 @@ use slipring_wire::{Reply, Request};
 use crate::core::Core;
 use crate::failure::unavailable;
 use crate::gossip::{GossipStatus, MemberStatus};
+use crate::wholeness::Wholeness;
 
 /// How long a peer has to tell its status.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -39,6 +40,9 @@ pub struct Status {
     /// What gossip counted on the node that tells; nothing where it has no cluster key.
     #[serde(default)]
     pub gossip: Option<GossipStatus>,
+    /// Whether one node may be stopped now, as the node that tells sees it.
+    #[serde(default)]
+    pub wholeness: Wholeness,
 }
 
 /// One member.
@@ -80,6 +84,13 @@ pub struct OwnStatus {
     pub hints: u64,
     /// Requests under way.
     pub in_flight: u64,
+    /// Whether the cluster has agreed to its start; nodes of the first version do not tell.
+    #[serde(default)]
+    pub is_agreed: Option<bool>,
+    /// Members whose copies it has not compared with its own since the two were last connected; nodes of the first
+    /// version do not tell.
+    #[serde(default)]
+    pub out_of_step: Vec<NodeId>,
 }
 
 /// One bucket.
@@ -100,6 +111,9 @@ impl Core {
         let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
         let own =
             futures::future::join_all(view.layout.nodes().keys().map(|node| self.own_status(*node))).await;
+        let leader = self.group.get().and_then(slipring_consensus::LayoutGroup::leader);
+        let told = view.layout.nodes().keys().copied().zip(&own).collect();
+        let wholeness = Wholeness::of(&view.layout, &told, leader.is_some());
         let now = self.now();
         let nodes = view.layout.nodes().iter().zip(own).map(|((id, entry), own)| NodeStatus {
             id: *id,
@@ -127,8 +141,9 @@ impl Core {
             buckets: buckets.collect(),
             moving: view.layout.moves().count() as u64,
             under_replicated: view.layout.under_replicated() as u64,
-            layout_leader: self.group.get().and_then(slipring_consensus::LayoutGroup::leader),
+            layout_leader: leader,
             gossip: self.gossip.status(),
+            wholeness,
         })
     }
 
@@ -158,6 +173,8 @@ impl Core {
             keys: keys.sum(),
             hints: self.hints.total(),
             in_flight: self.requests.len() as u64,
+            is_agreed: Some(self.may_serve()),
+            out_of_step: self.out_of_step(&view),
         })
     }
 
@@ -165,8 +182,8 @@ impl Core {
         serde_json::to_vec(&self.status_here()).expect("a status is plain data").into()
     }
 
-    /// Why this node should not be sent clients now; `Ok` when it can serve.
-    pub(crate) fn readiness(&self) -> Result<(), String> {
+    /// Why this node cannot serve clients now.
+    pub(crate) fn check_serves(&self) -> Result<(), String> {
         let view = self.view().ok_or("this node has not joined its cluster yet")?;
         if let Some(reason) = self.stop.borrow().as_ref() {
             return Err(reason.clone());
@@ -178,6 +195,12 @@ impl Core {
             return Err(format!("only {reachable} of {} nodes can be reached", nodes.len()));
         }
         Ok(())
+    }
+
+    /// Why this node should not be sent clients now; `Ok` when it can serve and has what it missed while it was away.
+    pub(crate) fn readiness(&self) -> Result<(), String> {
+        self.check_serves()?;
+        self.check_caught_up()
     }
 
     pub(crate) fn metrics_text(&self) -> String {

@@ -89,6 +89,11 @@ impl Place {
         self.replicas.contains(&node)
     }
 
+    /// Whether each of two nodes has all that the partition holds.
+    pub(crate) fn is_held_by_both(&self, one: NodeId, other: NodeId) -> bool {
+        self.is_held_by(one) && self.is_held_by(other)
+    }
+
     /// Who holds the partition or is to hold it, in preference order.
     pub(crate) fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
         let next = self.next.iter().flat_map(|next| &next.replicas);

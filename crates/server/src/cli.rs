@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use slipring_ring::NodeState;
 
-use crate::client::{self, Changes, Client};
+use crate::client::{self, Care, Changes, Client, Waiting};
 use crate::demo;
 use crate::recover;
 use crate::settings::{Settings, Sources};
@@ -82,17 +82,19 @@ enum Command {
     Drain {
         /// The beginning of its id, or one of its addresses.
         name: String,
-        /// Return when nothing moves any more.
-        #[arg(long)]
-        wait: bool,
+        #[command(flatten)]
+        care: Care,
+        #[command(flatten)]
+        waiting: Waiting,
     },
     /// Give a drained node its share again.
     Restore {
         /// The beginning of its id, or one of its addresses.
         name: String,
-        /// Return when nothing moves any more.
-        #[arg(long)]
-        wait: bool,
+        #[command(flatten)]
+        care: Care,
+        #[command(flatten)]
+        waiting: Waiting,
     },
     /// Let a node give away what it holds and leave the cluster.
     Remove {
@@ -101,9 +103,15 @@ enum Command {
         /// It is dead and its data is given up: what it held is rebuilt from the other copies.
         #[arg(long)]
         lost: bool,
-        /// Return when nothing moves any more.
-        #[arg(long)]
-        wait: bool,
+        #[command(flatten)]
+        care: Care,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Say whether one node, whichever, may be stopped now: no partition lacks a copy that it could have. 1: it should not.
+    OkToStop {
+        #[command(flatten)]
+        waiting: Waiting,
     },
     /// Let a stopped node go on when most voters of the layout group are lost for good.
     ///
@@ -160,6 +168,10 @@ enum LayoutCommand {
         /// Only if the layout is still at this epoch: the one that `plan` shows.
         #[arg(long)]
         epoch: Option<u64>,
+        #[command(flatten)]
+        care: Care,
+        #[command(flatten)]
+        waiting: Waiting,
     },
     /// Take back the changes that the moves under way come from.
     Revert,
@@ -203,15 +215,22 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<bool> {
         Command::Bucket(BucketCommand::Delete { name }) => client.delete_bucket(&name)?,
         Command::Layout(LayoutCommand::Show) => client.layout()?,
         Command::Layout(LayoutCommand::Plan { changes }) => client.plan(&changes)?,
-        Command::Layout(LayoutCommand::Commit { changes, epoch }) => client.commit(&changes, epoch)?,
+        Command::Layout(LayoutCommand::Commit { changes, epoch, care, waiting }) => {
+            client.commit(&changes, epoch, &care, &waiting)?;
+        }
         Command::Layout(LayoutCommand::Revert) => client.revert()?,
         Command::Layout(LayoutCommand::Watch) => client.watch()?,
-        Command::Drain { name, wait } => client.set_state(&name, NodeState::Drained, wait)?,
-        Command::Restore { name, wait } => client.set_state(&name, NodeState::Active, wait)?,
-        Command::Remove { name, lost, wait } => {
-            let state = if lost { NodeState::Lost } else { NodeState::Leaving };
-            client.set_state(&name, state, wait)?;
+        Command::Drain { name, care, waiting } => {
+            client.set_state(&name, NodeState::Drained, &care, &waiting)?;
         }
+        Command::Restore { name, care, waiting } => {
+            client.set_state(&name, NodeState::Active, &care, &waiting)?;
+        }
+        Command::Remove { name, lost, care, waiting } => {
+            let state = if lost { NodeState::Lost } else { NodeState::Leaving };
+            client.set_state(&name, state, &care, &waiting)?;
+        }
+        Command::OkToStop { waiting } => return client.ok_to_stop(&waiting),
         Command::Recover { sources, lost } => recover::run(&sources.settings(own)?.0, &lost, cli.json)?,
         Command::Config { sources } => show_config(sources, own, cli.json)?,
         Command::Completions { shell } => {

@@ -1,13 +1,15 @@
 //! Commands for a running node, over its HTTP port.
 
 mod moves;
+mod safety;
 
 use anyhow::{Context, bail};
 use comfy_table::Table;
 use serde_json::{Value, json};
 use slipring_node::Status;
 
-pub(crate) use moves::Changes;
+pub(crate) use moves::{Care, Changes};
+pub(crate) use safety::Waiting;
 
 /// A node to talk to.
 pub(crate) struct Client {
@@ -192,9 +194,7 @@ impl Client {
                 status.epoch,
                 status.partitions
             );
-            if status.moving > 0 {
-                println!("{} partitions move: slipring layout watch", status.moving);
-            }
+            safety::tell(&status.wholeness);
             for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
                 println!(
                     "bucket \"{}\" has {} of {} copies: add nodes",

@@ -56,7 +56,7 @@ fn node(node: NodeStatus) -> v1::NodeStatus {
 }
 
 fn own(own: OwnStatus) -> v1::OwnStatus {
-    let OwnStatus { epoch, replicas, primaries, keys, hints, in_flight } = own;
+    let OwnStatus { epoch, replicas, primaries, keys, hints, in_flight, .. } = own;
     v1::OwnStatus { epoch, replicas, primaries, keys, hints, in_flight }
 }
 

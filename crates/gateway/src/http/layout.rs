@@ -18,6 +18,9 @@ struct Wish {
     changes: Vec<Wanted>,
     #[serde(default)]
     epoch: Option<u64>,
+    /// Whether it is done even if copies are missing then, or acknowledged writes may be lost.
+    #[serde(default)]
+    force: bool,
 }
 
 /// What is to be different about one node.
@@ -44,8 +47,8 @@ pub(super) async fn plan(State(node): State<Node>, body: Bytes) -> Result<impl I
 }
 
 pub(super) async fn commit(State(node): State<Node>, body: Bytes) -> Result<impl IntoResponse, Failure> {
-    let (changes, expected_epoch) = changes(&node.layout(), &body)?;
-    node.propose(Command::Change { changes, expected_epoch }).await?;
+    let (changes, wish) = changes(&node.layout(), &body)?;
+    node.change(changes, wish.epoch, wish.force).await?;
     Ok(Json(progress(&node.layout())))
 }
 
@@ -66,20 +69,20 @@ fn progress(layout: &Layout) -> Value {
     })
 }
 
-fn changes(layout: &Layout, body: &[u8]) -> Result<(Vec<Change>, Option<u64>), Failure> {
+fn changes(layout: &Layout, body: &[u8]) -> Result<(Vec<Change>, Wish), Failure> {
     let wish: Wish = serde_json::from_slice(body)
         .map_err(|error| Failure::invalid(format!("the body is no list of changes: {error}")))?;
     let mut changes = Vec::new();
-    for wanted in wish.changes {
+    for wanted in &wish.changes {
         let node = find(layout, &wanted.node)?;
         let asked = [
             wanted.weight.map(NodeChange::Weight),
-            wanted.zone.map(NodeChange::Zone),
+            wanted.zone.clone().map(NodeChange::Zone),
             wanted.state.map(NodeChange::State),
         ];
         changes.extend(asked.into_iter().flatten().map(|change| Change { node, change }));
     }
-    Ok((changes, wish.epoch))
+    Ok((changes, wish))
 }
 
 /// The member of this name.

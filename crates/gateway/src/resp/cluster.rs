@@ -174,7 +174,7 @@ fn nodes(session: &Session, layout: &Layout) -> String {
 
 fn info(session: &Session, layout: &Layout) -> String {
     let (nodes, epoch) = (layout.nodes().len(), layout.epoch());
-    let state = if session.node.is_ready().is_ok() { "ok" } else { "fail" };
+    let state = if session.node.serves() { "ok" } else { "fail" };
     [
         "cluster_enabled:1".to_owned(),
         format!("cluster_state:{state}"),

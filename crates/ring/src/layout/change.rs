@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use slipring_model::{NodeId, PartitionId};
 
-use super::{Layout, NodeLoad, NodeState, Refused, Role};
+use super::{Holders, Layout, NodeLoad, NodeState, Refused, Role};
 
 /// Something that is to be different about one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,13 +68,37 @@ pub struct PlannedMove {
 }
 
 impl Layout {
+    /// The layout that these changes would make; its moves have the session `u64::MAX`.
+    ///
+    /// # Errors
+    /// Why they would be refused.
+    pub fn with(&self, changes: &[Change]) -> Result<Self, Refused> {
+        let mut next = self.clone();
+        next.change(u64::MAX, changes)?;
+        Ok(next)
+    }
+
+    /// How many copies the buckets ask for that no node which `is_up` holds or is to hold.
+    #[must_use]
+    pub fn missing_copies(&self, is_up: impl Fn(NodeId) -> bool) -> u64 {
+        let up: BTreeSet<NodeId> = self.nodes.keys().copied().filter(|node| is_up(*node)).collect();
+        let missing = |(id, bucket): (&slipring_model::BucketId, &super::BucketEntry)| {
+            let wanted = u64::from(bucket.policy.replicas);
+            let held = |partition| {
+                let target = self.holders(*id, PartitionId(partition)).map_or(&[][..], Holders::target);
+                target.iter().filter(|replica| up.contains(&replica.node)).count() as u64
+            };
+            (0..self.partition_count()).map(|partition| wanted.saturating_sub(held(partition))).sum::<u64>()
+        };
+        self.buckets.iter().map(missing).sum()
+    }
+
     /// What these changes would move; nothing changes.
     ///
     /// # Errors
     /// Why they would be refused.
     pub fn plan(&self, changes: &[Change]) -> Result<Plan, Refused> {
-        let mut next = self.clone();
-        next.change(u64::MAX, changes)?;
+        let next = self.with(changes)?;
         let moves = next.moves().filter(|(id, _)| id.session == u64::MAX);
         let nodes = |replicas: &[super::Replica]| replicas.iter().map(|replica| replica.node).collect();
         let planned = moves.map(|(id, holders)| PlannedMove {

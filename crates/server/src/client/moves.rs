@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use slipring_node::Proposal;
 use slipring_ring::NodeState;
 
-use super::{Client, table};
+use super::{Client, Waiting, table};
 
 /// How often a node is asked how far its cluster is.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -35,6 +35,14 @@ pub(crate) struct Changes {
     /// A dead node whose data is given up; may be repeated.
     #[arg(long, value_name = "NODE")]
     lost: Vec<String>,
+}
+
+/// What the operator means in spite of an objection.
+#[derive(clap::Args)]
+pub(crate) struct Care {
+    /// Do it even if copies would be missing then, or acknowledged writes may be lost.
+    #[arg(long)]
+    force: bool,
 }
 
 /// How far the cluster is.
@@ -127,14 +135,25 @@ impl Client {
         Ok(())
     }
 
-    pub(crate) fn commit(&self, changes: &Changes, epoch: Option<u64>) -> anyhow::Result<()> {
-        self.change(&json!({ "changes": changes.to_json()?, "epoch": epoch }))
+    pub(crate) fn commit(
+        &self,
+        changes: &Changes,
+        epoch: Option<u64>,
+        care: &Care,
+        waiting: &Waiting,
+    ) -> anyhow::Result<()> {
+        self.change(json!({ "changes": changes.to_json()?, "epoch": epoch }), care, waiting)
     }
 
     /// Changes one node's state.
-    pub(crate) fn set_state(&self, node: &str, state: NodeState, waits: bool) -> anyhow::Result<()> {
-        self.change(&json!({ "changes": [{ "node": node, "state": state }] }))?;
-        if waits { self.watch() } else { Ok(()) }
+    pub(crate) fn set_state(
+        &self,
+        node: &str,
+        state: NodeState,
+        care: &Care,
+        waiting: &Waiting,
+    ) -> anyhow::Result<()> {
+        self.change(json!({ "changes": [{ "node": node, "state": state }] }), care, waiting)
     }
 
     pub(crate) fn revert(&self) -> anyhow::Result<()> {
@@ -168,9 +187,20 @@ impl Client {
         )
     }
 
-    fn change(&self, body: &Value) -> anyhow::Result<()> {
+    fn change(&self, mut body: Value, care: &Care, waiting: &Waiting) -> anyhow::Result<()> {
+        if let Some(fields) = body.as_object_mut().filter(|_| care.force) {
+            fields.insert("force".to_owned(), json!(true));
+        }
         let answer = self.ask_json("POST", "/v1/layout/changes", Some(body.to_string().as_bytes()))?;
-        self.tell(&answer)
+        self.tell(&answer)?;
+        if !waiting.wait {
+            return Ok(());
+        }
+        self.watch()?;
+        match self.ok_to_stop(waiting)? {
+            true => Ok(()),
+            false => bail!("the cluster is not whole after {} s", waiting.timeout),
+        }
     }
 
     fn progress(&self) -> anyhow::Result<Progress> {

@@ -1,0 +1,76 @@
+//! Asking whether a node may be stopped, and waiting until it may.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use slipring_node::Wholeness;
+
+use super::Client;
+
+/// How often a node is asked.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// How often people are told what is waited for.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Whether to return at once.
+#[derive(clap::Args)]
+pub(crate) struct Waiting {
+    /// Return when nothing moves and no partition lacks a copy that it could have.
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// With --wait: fail when that takes more seconds than these.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(super) timeout: u64,
+}
+
+/// Says whether one node may be stopped, and why not.
+pub(super) fn tell(wholeness: &Wholeness) {
+    if wholeness.is_whole {
+        println!("whole: one node may be stopped");
+        return;
+    }
+    println!("not whole, so no node should be stopped:");
+    wholeness.reasons.iter().for_each(|reason| println!("  {reason}"));
+}
+
+impl Client {
+    /// Says whether one node may be stopped now; waits until one may, if asked to.
+    pub(crate) fn ok_to_stop(&self, waiting: &Waiting) -> anyhow::Result<bool> {
+        let began = Instant::now();
+        let mut told = began;
+        loop {
+            let is_over = !waiting.wait || began.elapsed() >= Duration::from_secs(waiting.timeout);
+            match self.wholeness() {
+                Ok(wholeness) if wholeness.is_whole || is_over => {
+                    match self.is_json {
+                        true => println!("{}", serde_json::to_string(&wholeness)?),
+                        false => tell(&wholeness),
+                    }
+                    return Ok(wholeness.is_whole);
+                }
+                // A node that has just been started answers soon.
+                Err(error) if is_over => return Err(error),
+                waited => {
+                    if told.elapsed() >= TELL_EVERY {
+                        told = Instant::now();
+                        let reason = waited.map_or_else(
+                            |error| error.to_string(),
+                            |wholeness| wholeness.reasons.into_iter().next().unwrap_or_default(),
+                        );
+                        eprintln!("slipring: waiting: {reason}");
+                    }
+                }
+            }
+            std::thread::sleep(INTERVAL);
+        }
+    }
+
+    fn wholeness(&self) -> anyhow::Result<Wholeness> {
+        let answer = self.ask("GET", "/v1/cluster/ok-to-stop", None)?;
+        match serde_json::from_slice(&answer.body) {
+            Ok(wholeness) => Ok(wholeness),
+            Err(_) if answer.status >= 300 => bail!(answer.error()),
+            Err(error) => Err(error).context("the node is of another version"),
+        }
+    }
+}

@@ -9,10 +9,6 @@ use slipring_ring::{Change, Layout, NodeChange, NodeState};
 
 use crate::core::Core;
 
-/// How each objection ends.
-const ADVICE: &str =
-    "nothing was changed. `slipring layout plan` shows what would come of it; --force does it all the same";
-
 impl Core {
     /// Why some changes should not be made without the operator's word; nothing when they do no harm.
     ///
@@ -24,8 +20,7 @@ impl Core {
             layout.with(changes).map_err(|error| Error::new(ErrorKind::Conflict, error.to_string()))?;
         Ok(answers_though_lost(changes, is_up)
             .or_else(|| loses_writes(layout, &next))
-            .or_else(|| misses_copies(layout, &next, is_up))
-            .map(|objection| format!("{objection}; {ADVICE}")))
+            .or_else(|| misses_copies(layout, &next, is_up)))
     }
 }
 

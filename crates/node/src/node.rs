@@ -24,6 +24,9 @@ use crate::scan::ScanPage;
 use crate::status::Status;
 use crate::view::{BucketView, Place, View};
 
+/// How the objection to a change ends.
+const ADVICE: &str =
+    "nothing was changed. `slipring layout plan` shows what would come of it; --force does it all the same";
 /// How often a change is checked anew because the layout has changed meanwhile, and the rest before that.
 const CHANGE_ATTEMPTS_MAX: usize = 20;
 const CHANGE_REST: Duration = Duration::from_millis(50);
@@ -230,7 +233,7 @@ impl Node {
         for _ in 0..CHANGE_ATTEMPTS_MAX {
             let layout = self.layout();
             if let Some(objection) = self.core.objection(&layout, &changes)? {
-                return Err(Error::new(ErrorKind::Conflict, objection));
+                return Err(Error::new(ErrorKind::Conflict, format!("{objection}; {ADVICE}")));
             }
             // What was checked is what must be changed.
             let checked = expected_epoch.or(Some(layout.epoch()));

@@ -24,11 +24,11 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// A peer that could not be reached for so long after this node's start is not waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The connections with one peer so far, and the one since which all has been compared.
+/// The connections with one peer so far, and how many there had been when all was compared.
 #[derive(Clone, Copy, Debug, Default)]
 struct Meetings {
     connected: u64,
-    compared: u64,
+    compared: Option<u64>,
 }
 
 /// With whom this node is in step.
@@ -58,14 +58,17 @@ impl Recovery {
     /// All that is shared with a peer has been compared since the connection of this number came about.
     fn compared(&self, peer: NodeId, connected: u64) {
         let mut peers = self.peers.lock();
-        let meetings = peers.entry(peer).or_default();
-        meetings.compared = meetings.compared.max(connected);
+        peers.entry(peer).or_default().compared = Some(connected);
+    }
+
+    /// Forgets peers that are no members; one that becomes a member is compared with then.
+    fn forget_others(&self, view: &View) {
+        self.peers.lock().retain(|peer, _| view.layout.nodes().contains_key(peer));
     }
 
     /// Whether all that is shared with a peer has been compared since the two were last connected.
     fn is_in_step(&self, peer: NodeId) -> bool {
-        let meetings = self.peers.lock().get(&peer).copied().unwrap_or_default();
-        meetings.connected > 0 && meetings.compared == meetings.connected
+        self.peers.lock().get(&peer).is_some_and(|meetings| meetings.compared == Some(meetings.connected))
     }
 }
 
@@ -82,6 +85,7 @@ impl Core {
             let Some(view) = self.view().filter(|view| is_open && self.has_registered(view)) else {
                 continue;
             };
+            self.recovery.forget_others(&view);
             for peer in self.out_of_step(&view).into_iter().filter(|peer| self.is_reachable(*peer)) {
                 let connected = self.recovery.connected(peer);
                 if self.compare_with_peer(&view, peer).await {
@@ -116,12 +120,12 @@ impl Core {
         own.is_some_and(|entry| (entry.incarnation, entry.boot) == (self.incarnation, self.boot))
     }
 
-    /// The members that share partitions with this node and have not been compared with since the two were last
-    /// connected, or never were.
+    /// The members that share partitions with this node and cannot be reached, or have not been compared with since
+    /// the two were last connected.
     pub(crate) fn out_of_step(&self, view: &View) -> Vec<NodeId> {
         let others = view.layout.nodes().keys().filter(|node| **node != self.me);
-        let mut behind: Vec<NodeId> =
-            others.filter(|node| !self.recovery.is_in_step(**node)).copied().collect();
+        let is_in_step = |node: NodeId| self.recovery.is_in_step(node) && self.is_reachable(node);
+        let mut behind: Vec<NodeId> = others.copied().filter(|node| !is_in_step(*node)).collect();
         if behind.is_empty() {
             return behind;
         }

@@ -101,12 +101,9 @@ impl Members<'_> {
                 reasons.push(format!("node {name} works with layout {}, and {newest} is known", own.epoch));
             }
             let behind = own.out_of_step.iter().filter(|peer| self.own(**peer).is_some());
-            reasons.extend(behind.map(|peer| {
-                format!(
-                    "node {name} has not compared its copies with node {} since it reached it",
-                    peer.short()
-                )
-            }));
+            reasons.extend(
+                behind.map(|peer| format!("node {name} is not in step with node {} yet", peer.short())),
+            );
             if own.hints > 0 {
                 reasons.push(format!("node {name} keeps {} hints for others", own.hints));
             }
@@ -131,7 +128,7 @@ fn short(layout: &Layout, members: &Members<'_>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use slipring_model::{ClusterId, StorageId};
+    use slipring_model::{ClusterId, StorageId, Versions};
     use slipring_ring::{Addresses, Command, NodeEntry, NodeState, Role};
 
     use super::*;
@@ -148,6 +145,7 @@ mod tests {
             raft_id: u64::from(n),
             addresses: Addresses::default(),
             role: Role { zone: "z".to_owned(), weight: 100, state: NodeState::Active },
+            versions: Versions::UNTOLD,
         }
     }
 

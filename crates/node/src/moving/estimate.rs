@@ -26,6 +26,9 @@ pub struct Proposal {
     pub bytes: u64,
     /// How long that would take, guessed: each node that takes over works for itself.
     pub seconds: u64,
+    /// Why it is not done unless it is forced.
+    #[serde(default)]
+    pub objection: Option<String>,
 }
 
 impl Core {
@@ -49,7 +52,8 @@ impl Core {
         }
         let slowest: u64 = by_node.values().copied().max().unwrap_or(0);
         let seconds = slowest.div_ceil(BYTES_PER_SECOND);
-        Ok(Proposal { plan, copies, bytes: by_node.values().sum(), seconds })
+        let objection = self.objection(&view.layout, changes)?;
+        Ok(Proposal { plan, copies, bytes: by_node.values().sum(), seconds, objection })
     }
 }
 

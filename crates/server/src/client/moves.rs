@@ -131,6 +131,9 @@ impl Client {
                 exposure.what, exposure.without_quorum, exposure.without_copy
             );
         }
+        if let Some(objection) = &proposal.objection {
+            println!("refused without --force: {objection}");
+        }
         println!("to do it: slipring layout commit --epoch {} with the same changes", plan.epoch);
         Ok(())
     }

@@ -11,6 +11,7 @@ mod outcome;
 mod position;
 mod quorum;
 mod time;
+mod versions;
 
 pub use bucket::{BucketId, BucketName, BucketPolicy};
 pub use causality::{Actor, Dot, VersionVector};
@@ -20,3 +21,4 @@ pub use outcome::{Error, ErrorKind};
 pub use position::{PartitionId, Position, SLOT_COUNT, Slot};
 pub use quorum::{InvalidQuorum, Quorum};
 pub use time::{Moment, Timestamp};
+pub use versions::Versions;

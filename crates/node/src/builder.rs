@@ -12,7 +12,7 @@ use slipring_model::ClusterId;
 use slipring_ring::{Addresses, Layout};
 use slipring_service::Service;
 use slipring_storage::{Engine, MemoryEngine, MetaStore};
-use slipring_transport::{Inbox, Transport};
+use slipring_transport::{AskError, Inbox, Transport};
 use slipring_wire::{Hello, Reply, Request};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -269,7 +269,7 @@ impl Builder {
 impl Core {
     fn hello(&self) -> Hello {
         Hello {
-            version: slipring_wire::PROTOCOL_VERSION,
+            versions: self.settings.versions,
             cluster: self.identity.membership.map(|membership| membership.cluster),
             node: self.me,
             storage: self.identity.storage,
@@ -289,6 +289,7 @@ impl Core {
             addresses: self.addresses.clone(),
             zone: self.settings.zone.clone(),
             weight: self.settings.weight,
+            versions: self.settings.versions,
         }
     }
 
@@ -385,6 +386,7 @@ impl Core {
                 _ => Err(refused(message)),
             },
             Ok(_) => Err(refused("it answered out of turn".to_owned())),
+            Err(AskError::Refused { reason, .. }) => Err(refused(reason)),
             Err(error) => {
                 tracing::info!(address, %error, "a seed cannot be reached yet");
                 Ok(None)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use slipring_consensus::ProposeError;
-use slipring_model::{ClusterId, Error, ErrorKind, NodeId, StorageId};
+use slipring_model::{ClusterId, Error, ErrorKind, NodeId, StorageId, Versions};
 use slipring_ring::{Addresses, Applied, Command, Layout, NodeEntry, NodeState, Role};
 use slipring_wire::Reply;
 
@@ -28,6 +28,8 @@ pub(crate) struct Descriptor {
     pub(crate) addresses: Addresses,
     pub(crate) zone: String,
     pub(crate) weight: u32,
+    #[serde(default)]
+    pub(crate) versions: Versions,
 }
 
 /// What it is told.
@@ -50,6 +52,7 @@ impl Descriptor {
             raft_id,
             addresses: self.addresses.clone(),
             role: Role { zone: self.zone.clone(), weight: self.weight, state: NodeState::Active },
+            versions: self.versions,
         }
     }
 }

@@ -100,6 +100,7 @@ impl Core {
             incarnation: self.incarnation,
             boot: self.boot,
             addresses: self.addresses.clone(),
+            versions: self.settings.versions,
         };
         loop {
             match self.propose_to_group(command.clone()).await {

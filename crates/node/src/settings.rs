@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use slipring_membership::Settings as MembershipSettings;
-use slipring_model::limits;
+use slipring_model::{Versions, limits};
+use slipring_wire::PROTOCOL_VERSIONS;
 
 /// A node's settings; every time is in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,10 @@ pub struct Settings {
     pub weight: u32,
     /// How fast failures of other nodes are seen, and what that costs. The same on all nodes.
     pub membership: MembershipSettings,
+    /// The versions of the protocol between nodes that this one speaks. Not an operator's to set: those of the build,
+    /// but where several builds in one cluster are imitated.
+    #[serde(skip)]
+    pub versions: Versions,
 }
 
 impl Default for Settings {
@@ -51,6 +56,7 @@ impl Default for Settings {
             zone: "default".to_owned(),
             weight: 100,
             membership: MembershipSettings::lan(),
+            versions: PROTOCOL_VERSIONS,
         }
     }
 }
@@ -77,6 +83,9 @@ impl Settings {
             Some((name, value, low, high)) => Err(format!("{name} = {value} must lie in {low}..={high}")),
             None if self.zone.is_empty() || self.zone.len() > 64 => {
                 Err("zone must have 1 to 64 bytes".to_owned())
+            }
+            None if !self.versions.is_range() => {
+                Err(format!("versions {} must go from the oldest to the newest", self.versions))
             }
             None => self.membership.validate().map_err(|error| error.to_string()),
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use slipring_model::{ClusterId, Error, NodeId};
+use slipring_model::{ClusterId, Error, NodeId, Versions};
 use slipring_ring::{Addresses, NodeState};
 use slipring_wire::{Reply, Request};
 
@@ -25,6 +25,9 @@ pub struct Status {
     pub node: NodeId,
     /// The layout it works with.
     pub epoch: u64,
+    /// The newest version of the protocol that every member speaks.
+    #[serde(default)]
+    pub level: u8,
     /// How many partitions the ring has.
     pub partitions: u16,
     /// Every member.
@@ -60,6 +63,9 @@ pub struct NodeStatus {
     pub state: NodeState,
     /// Its latest start that the cluster has agreed on.
     pub incarnation: u64,
+    /// The versions of the protocol that it spoke at that start.
+    #[serde(default)]
+    pub versions: Versions,
     /// Whether the telling node can reach it.
     pub is_connected: bool,
     /// How the telling node believes it to be; nothing of itself, and nothing where no gossip runs.
@@ -87,8 +93,8 @@ pub struct OwnStatus {
     /// Whether the cluster has agreed to its start; nodes of the first version do not tell.
     #[serde(default)]
     pub is_agreed: Option<bool>,
-    /// Members whose copies it has not compared with its own since the two were last connected; nodes of the first
-    /// version do not tell.
+    /// Members that it shares partitions with and cannot reach, or has not compared its copies with since the two
+    /// were last connected; nodes of the first version do not tell.
     #[serde(default)]
     pub out_of_step: Vec<NodeId>,
 }
@@ -122,6 +128,7 @@ impl Core {
             weight: entry.role.weight,
             state: entry.role.state,
             incarnation: entry.incarnation,
+            versions: entry.versions,
             is_connected: self.is_reachable(*id),
             seen: self.gossip.member(*id, now),
             own,
@@ -136,6 +143,7 @@ impl Core {
             cluster: view.layout.cluster(),
             node: self.me,
             epoch: view.epoch(),
+            level: view.layout.level(),
             partitions: view.layout.partition_count(),
             nodes: nodes.collect(),
             buckets: buckets.collect(),

@@ -14,7 +14,7 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use slipring_model::{BucketId, BucketName, BucketPolicy, ClusterId, NodeId, PartitionId, limits};
+use slipring_model::{BucketId, BucketName, BucketPolicy, ClusterId, NodeId, PartitionId, Versions, limits};
 
 pub use change::{Change, Exposure, NodeChange, Plan, PlannedMove};
 pub use command::{Applied, Command, Refused};
@@ -110,6 +110,13 @@ impl Layout {
     #[must_use]
     pub fn partition_count(&self) -> u16 {
         1 << self.bits
+    }
+
+    /// The newest version of the protocol that every member speaks. What came with a later one must not be proposed
+    /// yet: some member could not read it. Asked before proposing only: members may differ in it for a while.
+    #[must_use]
+    pub fn level(&self) -> u8 {
+        self.nodes.values().map(|entry| entry.versions.newest).min().unwrap_or(Versions::UNTOLD.newest)
     }
 
     /// The members.

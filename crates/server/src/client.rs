@@ -189,11 +189,19 @@ impl Client {
         if !self.is_json {
             let leader = status.layout_leader.map_or_else(|| "nobody".to_owned(), |leader| leader.short());
             println!(
-                "cluster {}, layout {}, {} partitions, layout group led by {leader}",
+                "cluster {}, layout {}, {} partitions, protocol {}, layout group led by {leader}",
                 status.cluster.short(),
                 status.epoch,
-                status.partitions
+                status.partitions,
+                status.level
             );
+            for node in status.nodes.iter().filter(|node| node.versions.newest > status.level) {
+                println!(
+                    "node {} speaks protocol {} already: upgrade the others",
+                    node.id.short(),
+                    node.versions.newest
+                );
+            }
             safety::tell(&status.wholeness);
             for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
                 println!(

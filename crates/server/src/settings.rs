@@ -165,6 +165,7 @@ impl Settings {
             zone: self.zone.clone(),
             weight: self.weight,
             membership: self.membership()?,
+            ..slipring_node::Settings::default()
         })
     }
 

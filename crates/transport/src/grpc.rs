@@ -23,6 +23,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use client::Failed;
+
 use crate::link::Link;
 use crate::transport::{AskError, Inbox, SendError, Transport};
 
@@ -101,6 +103,20 @@ fn source(address: IpAddr) -> Option<IpAddr> {
     (!is_plain && !address.is_unspecified()).then_some(address)
 }
 
+/// Why two nodes cannot talk; either side tells the other.
+fn strangers(one: &Hello, other: &Hello) -> String {
+    let (older, newer) =
+        if one.versions.newest < other.versions.newest { (one, other) } else { (other, one) };
+    format!(
+        "node {} speaks versions {} of the protocol and node {} speaks {}: upgrade the first by way of a release that \
+         speaks versions of both",
+        older.node.short(),
+        older.versions,
+        newer.node.short(),
+        newer.versions,
+    )
+}
+
 impl Shared {
     fn hello(&self, is_question: bool) -> Hello {
         Hello { cluster: self.cluster.get().copied(), is_question, ..self.hello.clone() }
@@ -110,17 +126,22 @@ impl Shared {
         self.cluster.get().copied().unwrap_or_default()
     }
 
-    /// Whether a connection with a node that says this of itself may stand.
-    fn check(&self, peer: &Hello) -> Result<(), String> {
+    /// The version to use with a node that says this of itself, if a connection with it may stand.
+    fn check(&self, peer: &Hello) -> Result<u8, Failed> {
         match (self.cluster.get(), peer.cluster) {
-            (Some(ours), Some(theirs)) if *ours != theirs => Err(format!(
+            (Some(ours), Some(theirs)) if *ours != theirs => Err(Failed::Refused(format!(
                 "node {} belongs to cluster {}, this one to {}",
                 peer.node.short(),
                 theirs.short(),
                 ours.short()
-            )),
-            _ if peer.node == self.hello.node => Err("the node at that address is this one".to_owned()),
-            _ => Ok(()),
+            ))),
+            _ if peer.node == self.hello.node => {
+                Err(Failed::Unreachable("the node at that address is this one".to_owned()))
+            }
+            _ => {
+                let agreed = self.hello.versions.agree(peer.versions);
+                agreed.ok_or_else(|| Failed::Refused(strangers(&self.hello, peer)))
+            }
         }
     }
 
@@ -221,7 +242,8 @@ impl Transport for GrpcTransport {
             let asking = client::ask(&shared, &address, request);
             match tokio::time::timeout(deadline, asking).await {
                 Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(reason)) => Err(AskError::Unreachable { address, reason }),
+                Ok(Err(Failed::Refused(reason))) => Err(AskError::Refused { address, reason }),
+                Ok(Err(Failed::Unreachable(reason))) => Err(AskError::Unreachable { address, reason }),
                 Err(_) => Err(AskError::TimedOut { address }),
             }
         })

@@ -21,6 +21,8 @@ pub(crate) struct Link {
     pub(crate) peer: Hello,
     /// Whether this node dialled.
     pub(crate) is_ours: bool,
+    /// The version of the protocol that the two have agreed on.
+    pub(crate) version: u8,
     queue: Mutex<Queue>,
     /// Messages of the peer handled here and not yet credited.
     handled: AtomicU32,
@@ -43,10 +45,11 @@ pub(crate) struct Outgoing {
 }
 
 impl Link {
-    pub(crate) fn new(peer: Hello, is_ours: bool) -> Self {
+    pub(crate) fn new(peer: Hello, is_ours: bool, version: u8) -> Self {
         Self {
             peer,
             is_ours,
+            version,
             queue: Mutex::default(),
             handled: AtomicU32::new(0),
             is_closed: AtomicBool::new(false),
@@ -133,13 +136,13 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use slipring_model::{NodeId, StorageId};
-    use slipring_wire::{PROTOCOL_VERSION, Reply};
+    use slipring_wire::{PROTOCOL_VERSION, PROTOCOL_VERSIONS, Reply};
 
     use super::*;
 
     fn link() -> Link {
         let peer = Hello {
-            version: PROTOCOL_VERSION,
+            versions: PROTOCOL_VERSIONS,
             cluster: None,
             node: NodeId::default(),
             storage: StorageId::default(),
@@ -148,7 +151,7 @@ mod tests {
             peer_address: String::new(),
             is_question: false,
         };
-        Link::new(peer, true)
+        Link::new(peer, true, PROTOCOL_VERSION)
     }
 
     fn message(id: u64) -> Message {

@@ -78,6 +78,14 @@ pub enum AskError {
         /// What happened.
         reason: String,
     },
+    /// Whoever answers there will have nothing to do with this node, or this node with it.
+    #[error("{address} cannot be talked with: {reason}")]
+    Refused {
+        /// Where.
+        address: String,
+        /// Why.
+        reason: String,
+    },
     /// No answer came in time.
     #[error("{address} did not answer in time")]
     TimedOut {

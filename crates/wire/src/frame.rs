@@ -6,14 +6,17 @@
 //! Invariant: decoding is total: any bytes give a frame or a typed error.
 
 use bytes::{Buf, Bytes};
-use serde::{Deserialize, Serialize};
-use slipring_model::{ClusterId, NodeId, StorageId, limits};
+use slipring_model::{ClusterId, NodeId, StorageId, Versions, limits};
 use thiserror::Error;
 
 use crate::{Message, Reply, Request};
 
-/// The version this build speaks. Peers of another version are refused.
-pub const PROTOCOL_VERSION: u8 = 2;
+/// The newest version of the protocol that this build speaks.
+pub const PROTOCOL_VERSION: u8 = PROTOCOL_VERSIONS.newest;
+/// The versions that this build speaks.
+pub const PROTOCOL_VERSIONS: Versions = Versions { oldest: 2, newest: 2 };
+/// How greetings are laid out, whatever versions they tell of: fields are only ever added at the end.
+const GREETING: u8 = 2;
 
 const REQUEST: u8 = 0;
 const REPLY: u8 = 1;
@@ -34,10 +37,10 @@ pub struct Frame {
 }
 
 /// What a node says of itself before anything else.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// [`PROTOCOL_VERSION`] of the sender.
-    pub version: u8,
+    /// The versions that the sender speaks; the two use the newest that both do.
+    pub versions: Versions,
     /// Its cluster; absent while it belongs to none.
     pub cluster: Option<ClusterId>,
     /// Its id.
@@ -57,11 +60,16 @@ pub struct Hello {
 /// Bytes that are no frame.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
-    /// The sender speaks another version.
+    /// A frame is not of the version that the two have agreed on, or a greeting of no known form.
     #[error(
-        "the peer speaks protocol version {0}, this node speaks {PROTOCOL_VERSION}: upgrade the older of the two"
+        "the peer speaks version {theirs} of the protocol where {expected} was expected: upgrade the older of the two"
     )]
-    Version(u8),
+    Version {
+        /// What came.
+        theirs: u8,
+        /// What should have come.
+        expected: u8,
+    },
     /// The bytes end too early, or a length does not fit.
     #[error("the frame is malformed")]
     Malformed,
@@ -81,11 +89,17 @@ impl Frame {
         Self { cluster, credit, messages, unknown: Vec::new() }
     }
 
-    /// The bytes of this frame.
+    /// The bytes of this frame in the newest version.
     #[must_use]
     pub fn encode(&self) -> Bytes {
+        self.encode_as(PROTOCOL_VERSION)
+    }
+
+    /// The bytes of this frame in the version that two nodes have agreed on. All versions so far are laid out alike.
+    #[must_use]
+    pub fn encode_as(&self, version: u8) -> Bytes {
         let mut out = Vec::with_capacity(HEADER_BYTES + self.messages.len() * 64);
-        out.push(PROTOCOL_VERSION);
+        out.push(version);
         out.extend_from_slice(&self.cluster.0);
         out.extend_from_slice(&self.credit.to_le_bytes());
         for message in &self.messages {
@@ -100,17 +114,25 @@ impl Frame {
         out.into()
     }
 
-    /// Reads a frame.
+    /// Reads a frame of the newest version.
     ///
     /// # Errors
     /// [`DecodeError`] for anything that [`Frame::encode`] does not write.
-    pub fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        Self::decode_as(PROTOCOL_VERSION, bytes)
+    }
+
+    /// Reads a frame of the version that two nodes have agreed on.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything that [`Frame::encode_as`] does not write.
+    pub fn decode_as(version: u8, mut bytes: Bytes) -> Result<Self, DecodeError> {
         if bytes.len() > limits::FRAME_BYTES_MAX {
             return Err(DecodeError::TooLarge);
         }
         match bytes.first() {
-            Some(&PROTOCOL_VERSION) => {}
-            Some(other) => return Err(DecodeError::Version(*other)),
+            Some(theirs) if *theirs == version => {}
+            Some(theirs) => return Err(DecodeError::Version { theirs: *theirs, expected: version }),
             None => return Err(DecodeError::Malformed),
         }
         if bytes.len() < HEADER_BYTES {
@@ -198,23 +220,39 @@ impl Hello {
     /// The bytes of this greeting.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let body = postcard::to_allocvec(self).expect("a greeting is plain data");
-        [&[PROTOCOL_VERSION][..], &body].concat().into()
+        let told = (
+            (self.versions.newest, self.cluster, self.node, self.storage, self.incarnation, self.boot),
+            (&self.peer_address, self.is_question),
+            self.versions.oldest,
+        );
+        let body = postcard::to_allocvec(&told).expect("a greeting is plain data");
+        [&[GREETING][..], &body].concat().into()
     }
 
-    /// Reads a greeting.
+    /// Reads a greeting; what a later one adds at its end is passed over.
     ///
     /// # Errors
-    /// [`DecodeError`] when it is of another version or no greeting at all.
+    /// [`DecodeError`] when it is of another form or no greeting at all.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         match bytes.split_first() {
-            Some((&PROTOCOL_VERSION, body)) if body.len() <= 1024 => {
-                postcard::from_bytes(body).map_err(|_| DecodeError::Malformed)
-            }
-            Some((&PROTOCOL_VERSION, _)) => Err(DecodeError::TooLarge),
-            Some((other, _)) => Err(DecodeError::Version(*other)),
+            Some((&GREETING, body)) if body.len() <= 1024 => Self::read(body),
+            Some((&GREETING, _)) => Err(DecodeError::TooLarge),
+            Some((other, _)) => Err(DecodeError::Version { theirs: *other, expected: GREETING }),
             None => Err(DecodeError::Malformed),
         }
+    }
+
+    fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        type Told = ((u8, Option<ClusterId>, NodeId, StorageId, u64, u64), (String, bool));
+        let (told, rest): (Told, &[u8]) =
+            postcard::take_from_bytes(body).map_err(|_| DecodeError::Malformed)?;
+        let ((newest, cluster, node, storage, incarnation, boot), (peer_address, is_question)) = told;
+        // Who does not tell the oldest speaks one version.
+        let versions = Versions { oldest: rest.first().copied().unwrap_or(newest), newest };
+        if !versions.is_range() {
+            return Err(DecodeError::Malformed);
+        }
+        Ok(Self { versions, cluster, node, storage, incarnation, boot, peer_address, is_question })
     }
 }
 
@@ -324,7 +362,60 @@ mod tests {
 
     #[test]
     fn another_version_is_named() {
-        assert_eq!(Frame::decode(Bytes::from_static(&[9, 9])), Err(DecodeError::Version(9)));
-        assert_eq!(Hello::decode(&[9]), Err(DecodeError::Version(9)));
+        let (theirs, expected) = (9, PROTOCOL_VERSION);
+        assert_eq!(
+            Frame::decode(Bytes::from_static(&[9, 9])),
+            Err(DecodeError::Version { theirs, expected })
+        );
+        assert_eq!(Hello::decode(&[9]), Err(DecodeError::Version { theirs, expected: GREETING }));
+        let older = Frame::new(ClusterId::default(), 0, Vec::new()).encode_as(8);
+        assert!(Frame::decode_as(8, older.clone()).is_ok());
+        assert_eq!(
+            Frame::decode_as(theirs, older),
+            Err(DecodeError::Version { theirs: 8, expected: theirs })
+        );
+    }
+
+    fn hello(versions: Versions) -> Hello {
+        Hello {
+            versions,
+            cluster: Some(ClusterId([3; 16])),
+            node: NodeId([4; 32]),
+            storage: StorageId([5; 16]),
+            incarnation: 6,
+            boot: 7,
+            peer_address: "host:1".to_owned(),
+            is_question: true,
+        }
+    }
+
+    #[test]
+    fn greetings_tell_a_range_and_those_of_before_and_after_are_read() {
+        let told = hello(Versions { oldest: 3, newest: 4 });
+        assert_eq!(Hello::decode(&told.encode()), Ok(told.clone()));
+        let mut later = told.encode().to_vec();
+        later.extend_from_slice(b"added later");
+        assert_eq!(Hello::decode(&later), Ok(told.clone()));
+        // Version 2 told no range: its greeting ended before the oldest version.
+        let before = told.encode();
+        let one = Hello::decode(&before[..before.len() - 1]).map(|hello| hello.versions);
+        assert_eq!(one, Ok(Versions { oldest: 4, newest: 4 }));
+        let reversed = hello(Versions { oldest: 4, newest: 3 });
+        assert_eq!(Hello::decode(&reversed.encode()), Err(DecodeError::Malformed));
+    }
+
+    #[test]
+    fn a_greeting_of_version_2_is_laid_out_as_ever() {
+        // What a node of the first release of version 2 says.
+        let mut bytes = vec![2, 2, 1];
+        bytes.extend_from_slice(&[3; 16]);
+        bytes.extend_from_slice(&[4; 32]);
+        bytes.extend_from_slice(&[5; 16]);
+        bytes.extend_from_slice(&[6, 7, 6]);
+        bytes.extend_from_slice(b"host:1");
+        bytes.push(1);
+        let told = hello(Versions { oldest: 2, newest: 2 });
+        assert_eq!(Hello::decode(&bytes), Ok(told.clone()));
+        assert!(told.encode().starts_with(&bytes), "who reads only that reads it still");
     }
 }

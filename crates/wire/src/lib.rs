@@ -6,5 +6,5 @@
 mod frame;
 mod message;
 
-pub use frame::{DecodeError, Frame, Hello, PROTOCOL_VERSION};
+pub use frame::{DecodeError, Frame, Hello, PROTOCOL_VERSION, PROTOCOL_VERSIONS};
 pub use message::{Message, Reply, Request};

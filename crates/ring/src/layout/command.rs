@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use slipring_model::{BucketId, BucketName, BucketPolicy, NodeId, StorageId, limits};
+use slipring_model::{BucketId, BucketName, BucketPolicy, NodeId, StorageId, Versions, limits};
 use thiserror::Error;
 
 use super::{Addresses, BucketEntry, Change, Layout, MoveId, NodeEntry};
@@ -30,6 +30,9 @@ pub enum Command {
         boot: u64,
         /// Where it can be reached now.
         addresses: Addresses,
+        /// The versions of the protocol that it speaks.
+        #[serde(default)]
+        versions: Versions,
     },
     /// A bucket is made.
     CreateBucket {
@@ -138,8 +141,8 @@ impl Layout {
         let mut next = self.clone();
         let applied = match command {
             Command::AddNode { node, entry } => next.add_node(index, *node, entry)?,
-            Command::UpdateNode { node, storage, incarnation, boot, addresses } => {
-                next.update_node(*node, *storage, (*incarnation, *boot), addresses)?
+            Command::UpdateNode { node, storage, incarnation, boot, addresses, versions } => {
+                next.update_node(*node, *storage, (*incarnation, *boot), (addresses, *versions))?
             }
             Command::CreateBucket { name, policy } => next.create_bucket(index, name, policy)?,
             Command::DeleteBucket { name } => next.delete_bucket(index, name)?,
@@ -204,7 +207,7 @@ impl Layout {
         node: NodeId,
         storage: StorageId,
         (incarnation, boot): (u64, u64),
-        addresses: &Addresses,
+        (addresses, versions): (&Addresses, Versions),
     ) -> Result<Applied, Refused> {
         let entry = self.nodes.get_mut(&node).ok_or(Refused::UnknownNode { node })?;
         if entry.storage != storage {
@@ -215,7 +218,7 @@ impl Layout {
         }
         if (entry.incarnation, entry.boot) != (incarnation, boot) {
             (entry.incarnation, entry.boot) = (incarnation, boot);
-            entry.addresses = addresses.clone();
+            (entry.addresses, entry.versions) = (addresses.clone(), versions);
             self.epoch += 1;
         }
         Ok(Applied::Done)

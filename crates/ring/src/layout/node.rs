@@ -1,7 +1,7 @@
 //! Members: who they are, and what part of the ring is to be theirs.
 
 use serde::{Deserialize, Serialize};
-use slipring_model::{Mutant, StorageId};
+use slipring_model::{Mutant, StorageId, Versions};
 
 /// Where a node can be reached; each `host:port`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,9 @@ pub struct NodeEntry {
     pub addresses: Addresses,
     /// What it is to hold.
     pub role: Role,
+    /// The versions of the protocol that it spoke at that start.
+    #[serde(default)]
+    pub versions: Versions,
 }
 
 impl NodeEntry {

@@ -17,6 +17,7 @@ fn entry(byte: u8, zone: &str) -> NodeEntry {
         raft_id: 0,
         addresses: Addresses::default(),
         role: Role { zone: zone.to_owned(), weight: 100, state: NodeState::Active },
+        versions: Versions::UNTOLD,
     }
 }
 
@@ -188,17 +189,49 @@ fn an_older_start_of_a_node_is_refused() {
         incarnation,
         boot: 7 * incarnation,
         addresses: Addresses::default(),
+        versions: Versions::UNTOLD,
     };
     assert_eq!(layout.apply(2, &update(3, 1)), Ok(Applied::Done));
     assert_eq!(layout.apply(3, &update(2, 1)), Err(Refused::RolledBack { registered: 3, incarnation: 2 }));
     assert_eq!(layout.apply(4, &update(4, 9)), Err(Refused::OtherStorage { node: node(1) }));
     assert_eq!(layout.epoch(), 2);
     assert_eq!(layout.apply(5, &update(3, 1)), Ok(Applied::Done), "told again");
-    let Command::UpdateNode { node: who, storage, incarnation, addresses, .. } = update(3, 1) else {
+    let Command::UpdateNode { node: who, storage, incarnation, addresses, versions, .. } = update(3, 1)
+    else {
         panic!("an update");
     };
-    let copied = Command::UpdateNode { node: who, storage, incarnation, boot: 1, addresses };
+    let copied = Command::UpdateNode { node: who, storage, incarnation, boot: 1, addresses, versions };
     assert_eq!(layout.apply(6, &copied), Err(Refused::RolledBack { registered: 3, incarnation: 3 }));
+}
+
+#[test]
+fn the_level_is_what_every_member_speaks_and_those_that_do_not_tell_speak_the_first() {
+    let mut layout = founded();
+    join(&mut layout, 2, 2);
+    let update = |byte: u8, newest| Command::UpdateNode {
+        node: node(byte),
+        storage: StorageId([byte; 16]),
+        incarnation: 1 + u64::from(newest),
+        boot: 1,
+        addresses: Addresses::default(),
+        versions: Versions { oldest: 2, newest },
+    };
+    assert_eq!(layout.level(), 2);
+    layout.apply(3, &update(1, 3)).expect("it started");
+    assert_eq!(layout.level(), 2, "the other cannot read more");
+    layout.apply(4, &update(2, 4)).expect("it started");
+    assert_eq!(layout.level(), 3);
+    // A document and a command of nodes that knew no versions.
+    let mut document = serde_json::to_value(&layout).expect("plain data");
+    let nodes = document["nodes"].as_object_mut().expect("nodes");
+    nodes.values_mut().for_each(|entry| drop(entry.as_object_mut().expect("an entry").remove("versions")));
+    let read: Layout = serde_json::from_value(document).expect("it is read");
+    assert_eq!((read.level(), read.epoch()), (2, layout.epoch()));
+    let mut command = serde_json::to_value(update(1, 9)).expect("plain data");
+    command["UpdateNode"].as_object_mut().expect("fields").remove("versions");
+    let read: Command = serde_json::from_value(command).expect("it is read");
+    layout.apply(5, &read).expect("it started");
+    assert_eq!(layout.level(), 2, "it was started as an older one");
 }
 
 #[test]

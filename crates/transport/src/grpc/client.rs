@@ -11,9 +11,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 use tonic::client::Grpc;
 use tonic::transport::Endpoint;
+use tonic::{Code, Streaming};
 
 use super::codec::Plain;
 use super::{Shared, stream};
@@ -23,6 +23,20 @@ use crate::link::Link;
 pub(super) const PATH: &str = "/slipring.peer.v1.Peer/Connect";
 /// HTTP/2 windows: large enough that one frame never waits for the next window.
 pub(super) const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// Why there is no stream.
+pub(super) enum Failed {
+    /// Nobody answers, or not as a peer does. It may later.
+    Unreachable(String),
+    /// One of the two will have nothing to do with the other.
+    Refused(String),
+}
+
+impl From<String> for Failed {
+    fn from(reason: String) -> Self {
+        Self::Unreachable(reason)
+    }
+}
 
 /// A stream that the other side has greeted.
 struct Opened {
@@ -35,13 +49,21 @@ struct Opened {
 pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: NodeId, hastened: Arc<Notify>) {
     let (first, longest) = shared.settings.redial;
     let mut rest = first;
+    let mut refused = String::new();
     loop {
         if !shared.is_connected(peer)
             && let Some(address) = shared.address(peer)
         {
             match dial(&shared, peer, &address).await {
                 Ok(()) => rest = first,
-                Err(reason) => {
+                Err(Failed::Refused(reason)) => {
+                    if reason != refused {
+                        tracing::warn!(peer = %peer.short(), address, reason, "a peer cannot be talked with");
+                        refused = reason;
+                    }
+                    rest = (rest * 2).min(longest);
+                }
+                Err(Failed::Unreachable(reason)) => {
                     tracing::debug!(peer = %peer.short(), address, reason, "a peer cannot be dialled");
                     rest = (rest * 2).min(longest);
                 }
@@ -55,34 +77,39 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: NodeId, hastened: A
 }
 
 /// Opens a connection to a peer and runs it to its end.
-async fn dial(shared: &Shared, peer: NodeId, address: &str) -> Result<(), String> {
+async fn dial(shared: &Shared, peer: NodeId, address: &str) -> Result<(), Failed> {
     let opening = open(shared, address, false);
     let opened =
         timeout(shared.settings.connect, opening).await.map_err(|_| "no answer in time".to_owned())??;
     if opened.hello.node != peer {
-        return Err(format!("node {} answers there", opened.hello.node.short()));
+        return Err(format!("node {} answers there", opened.hello.node.short()).into());
     }
-    shared.check(&opened.hello)?;
-    let link = Arc::new(Link::new(opened.hello, true));
+    let version = shared.check(&opened.hello)?;
+    let link = Arc::new(Link::new(opened.hello, true, version));
     stream::run(shared, &link, opened.outgoing, opened.incoming).await;
     Ok(())
 }
 
 /// Asks one question of whoever answers at an address.
-pub(super) async fn ask(shared: &Shared, address: &str, request: Request) -> Result<(Hello, Reply), String> {
+pub(super) async fn ask(shared: &Shared, address: &str, request: Request) -> Result<(Hello, Reply), Failed> {
     let mut opened = open(shared, address, true).await?;
+    let version = shared.check(&opened.hello)?;
     let frame = Frame::new(shared.cluster(), 0, vec![Message::Request { id: 1, request }]);
-    opened.outgoing.send(Ok(frame.encode())).await.map_err(|_| "it closed the connection".to_owned())?;
+    opened
+        .outgoing
+        .send(Ok(frame.encode_as(version)))
+        .await
+        .map_err(|_| "it closed the connection".to_owned())?;
     let answer = opened.incoming.message().await.map_err(|status| status.message().to_owned())?;
     let bytes = answer.ok_or_else(|| "it closed the connection".to_owned())?;
-    let frame = Frame::decode(bytes).map_err(|error| error.to_string())?;
+    let frame = Frame::decode_as(version, bytes).map_err(|error| error.to_string())?;
     match frame.messages.into_iter().next() {
         Some(Message::Reply { id: 1, reply }) => Ok((opened.hello, reply)),
-        _ => Err("it answered out of turn".to_owned()),
+        _ => Err("it answered out of turn".to_owned().into()),
     }
 }
 
-async fn open(shared: &Shared, address: &str, is_question: bool) -> Result<Opened, String> {
+async fn open(shared: &Shared, address: &str, is_question: bool) -> Result<Opened, Failed> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| error.to_string())?
         .tcp_nodelay(true)
@@ -100,9 +127,12 @@ async fn open(shared: &Shared, address: &str, is_question: bool) -> Result<Opene
     let frames = ReceiverStream::new(frames).filter_map(Result::ok);
     let opened = grpc.streaming(tonic::Request::new(frames), PathAndQuery::from_static(PATH), Plain).await;
     let mut incoming: Streaming<Bytes> = opened.map_err(|status| status.message().to_owned())?.into_inner();
-    let hello = incoming.message().await.map_err(|status| status.message().to_owned())?;
+    let hello = incoming.message().await.map_err(|status| match status.code() {
+        Code::PermissionDenied => Failed::Refused(status.message().to_owned()),
+        _ => Failed::Unreachable(status.message().to_owned()),
+    })?;
     let hello = hello.ok_or_else(|| "it closed the connection".to_owned())?;
-    let hello = Hello::decode(&hello).map_err(|error| error.to_string())?;
+    let hello = Hello::decode(&hello).map_err(|error| Failed::Refused(error.to_string()))?;
     Ok(Opened { hello, outgoing, incoming })
 }
 

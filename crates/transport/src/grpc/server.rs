@@ -19,7 +19,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::client::{PATH, WINDOW_BYTES};
+use super::client::{Failed, PATH, WINDOW_BYTES};
 use super::codec::Plain;
 use super::{Shared, stream};
 use crate::link::Link;
@@ -96,15 +96,19 @@ async fn greet(
     mut incoming: Streaming<Bytes>,
 ) {
     let hello = match timeout(shared.settings.connect, incoming.message()).await {
-        Ok(Ok(Some(bytes))) => Hello::decode(&bytes).map_err(|error| error.to_string()),
+        Ok(Ok(Some(bytes))) => Hello::decode(&bytes).map_err(|error| Failed::Refused(error.to_string())),
         _ => return,
     };
-    let hello = match hello.and_then(|hello| shared.check(&hello).map(|()| hello)) {
-        Ok(hello) => hello,
-        Err(reason) => {
+    let (hello, version) = match hello.and_then(|hello| Ok((shared.check(&hello)?, hello))) {
+        Ok((version, hello)) => (hello, version),
+        Err(failed) => {
+            let (code, reason) = match failed {
+                Failed::Refused(reason) => (Code::PermissionDenied, reason),
+                Failed::Unreachable(reason) => (Code::Unavailable, reason),
+            };
             tracing::warn!(reason, "a connection was refused");
             // The other side may be gone already.
-            let _ = outgoing.send(Err(Status::new(Code::PermissionDenied, reason))).await;
+            let _ = outgoing.send(Err(Status::new(code, reason))).await;
             return;
         }
     };
@@ -112,24 +116,24 @@ async fn greet(
         return;
     }
     if hello.is_question {
-        return answer(&shared, &hello, outgoing, incoming).await;
+        return answer(&shared, (&hello, version), outgoing, incoming).await;
     }
-    let link = Arc::new(Link::new(hello, false));
+    let link = Arc::new(Link::new(hello, false, version));
     stream::run(&shared, &link, outgoing, incoming).await;
 }
 
 async fn answer(
     shared: &Shared,
-    hello: &Hello,
+    (hello, version): (&Hello, u8),
     outgoing: mpsc::Sender<Result<Bytes, Status>>,
     mut incoming: Streaming<Bytes>,
 ) {
     let Ok(Ok(Some(bytes))) = timeout(shared.settings.connect, incoming.message()).await else { return };
-    let Ok(frame) = Frame::decode(bytes) else { return };
+    let Ok(frame) = Frame::decode_as(version, bytes) else { return };
     if let Some(Message::Request { id, request }) = frame.messages.into_iter().next() {
         let reply = shared.inbox.asked(hello, request).await;
         let frame = Frame::new(shared.cluster(), 0, vec![Message::Reply { id, reply }]);
         // Whoever asked may have stopped waiting.
-        let _ = outgoing.send(Ok(frame.encode())).await;
+        let _ = outgoing.send(Ok(frame.encode_as(version))).await;
     }
 }

@@ -48,7 +48,7 @@ async fn write(shared: &Shared, link: &Link, outgoing: mpsc::Sender<Result<Bytes
                 Frame::new(shared.cluster(), link.take_credit(), Vec::new())
             }
         };
-        match timeout(shared.settings.silence, outgoing.send(Ok(frame.encode()))).await {
+        match timeout(shared.settings.silence, outgoing.send(Ok(frame.encode_as(link.version)))).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return "the peer closed it".to_owned(),
             Err(_) => return "the peer takes nothing any more".to_owned(),
@@ -64,7 +64,7 @@ async fn read(shared: &Shared, link: &Link, mut incoming: Streaming<Bytes>) -> S
             Ok(Err(status)) => return status.message().to_owned(),
             Err(_) => return "the peer is silent".to_owned(),
         };
-        let frame = match Frame::decode(bytes) {
+        let frame = match Frame::decode_as(link.version, bytes) {
             Ok(frame) => frame,
             Err(error) => return error.to_string(),
         };

@@ -6,7 +6,7 @@ mod seeds;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use slipring_model::{BucketId, ClusterId, ErrorKind, NodeId, StorageId};
-use slipring_wire::{Frame, Hello, Message, PROTOCOL_VERSION, Reply, Request};
+use slipring_wire::{Frame, Hello, Message, PROTOCOL_VERSIONS, Reply, Request};
 
 /// Frames with one message of many kinds, one with all of them, and a greeting.
 fn examples() -> Vec<Bytes> {
@@ -40,7 +40,7 @@ fn examples() -> Vec<Bytes> {
     let messages: Vec<Message> = requests.into_iter().chain(replies).collect();
     let cluster = ClusterId([5; 16]);
     let hello = Hello {
-        version: PROTOCOL_VERSION,
+        versions: PROTOCOL_VERSIONS,
         cluster: Some(cluster),
         node: NodeId([1; 32]),
         storage: StorageId([2; 16]),

@@ -56,7 +56,7 @@ impl Observations {
 
 #[cfg(test)]
 pub(super) mod samples {
-    use slipring_model::{ClusterId, NodeId, StorageId};
+    use slipring_model::{ClusterId, NodeId, StorageId, Versions};
     use slipring_ring::{Addresses, Command, NodeEntry, NodeState, Role};
 
     use super::*;
@@ -70,6 +70,7 @@ pub(super) mod samples {
             raft_id: 1,
             addresses: Addresses::default(),
             role: Role { zone: zone.to_owned(), weight: 100, state: NodeState::Active },
+            versions: Versions::UNTOLD,
         };
         let mut layout = Layout::found(ClusterId::default(), 4, (NodeId([1; 32]), entry));
         for index in 1..epoch {

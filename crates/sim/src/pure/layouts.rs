@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
-use slipring_model::{BucketId, BucketPolicy, ClusterId, NodeId, PartitionId, StorageId};
+use slipring_model::{BucketId, BucketPolicy, ClusterId, NodeId, PartitionId, StorageId, Versions};
 use slipring_ring::{
     Addresses, Change, Command, Holders, Layout, NodeChange, NodeEntry, NodeState, Replica, Role,
 };
@@ -171,6 +171,7 @@ fn entry(storage: u8, incarnation: u64) -> NodeEntry {
         raft_id: 0,
         addresses: Addresses::default(),
         role: Role { zone: (storage % 3).to_string(), weight: 100, state: NodeState::Active },
+        versions: Versions::UNTOLD,
     }
 }
 
@@ -184,8 +185,8 @@ fn draw(rng: &mut Rng, layout: &Layout) -> Command {
         0..=2 => Command::AddNode { node, entry: entry(storage, 1) },
         3 => {
             let incarnation = rng.u64(..20);
-            let NodeEntry { storage, addresses, .. } = entry(storage, 1);
-            Command::UpdateNode { node, storage, incarnation, boot: incarnation, addresses }
+            let NodeEntry { storage, addresses, versions, .. } = entry(storage, 1);
+            Command::UpdateNode { node, storage, incarnation, boot: incarnation, addresses, versions }
         }
         4 | 5 => {
             let policy = BucketPolicy { replicas: rng.u8(..6), ..BucketPolicy::durable() };

@@ -59,3 +59,49 @@ fn misses_copies(layout: &Layout, next: &Layout, is_up: impl Fn(NodeId) -> bool)
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wholeness::tests::{layout, node};
+
+    fn changed(layout: &Layout, nodes: &[u8], state: NodeState) -> Layout {
+        let change = |n: &u8| Change { node: node(*n), change: NodeChange::State(state) };
+        layout.with(&nodes.iter().map(change).collect::<Vec<_>>()).expect("it is possible")
+    }
+
+    #[test]
+    fn a_drain_is_objected_to_when_too_few_that_answer_would_be_left() {
+        let drain = |nodes: u8, down: &[u8]| {
+            let before = layout(nodes);
+            let is_up = |id: NodeId| !down.iter().any(|n| node(*n) == id);
+            misses_copies(&before, &changed(&before, &[1], NodeState::Drained), is_up).is_some()
+        };
+        assert!(!drain(4, &[]), "three are left for three copies");
+        assert!(drain(3, &[]) && drain(2, &[]), "one copy fewer, whether or not there were enough");
+        assert!(drain(4, &[4]), "of the three that are left one is down");
+        assert!(!drain(3, &[1]), "the one that is down held nothing that counts");
+    }
+
+    #[test]
+    fn giving_up_is_objected_to_when_only_the_lost_may_have_acknowledged_a_write() {
+        let give_up = |nodes: u8, lost: &[u8]| {
+            let before = layout(nodes);
+            loses_writes(&before, &changed(&before, lost, NodeState::Lost)).is_some()
+        };
+        assert!(!give_up(3, &[1]) && !give_up(2, &[1]), "every write is on another one, too");
+        assert!(give_up(3, &[1, 2]), "two of three were a quorum");
+        let before = changed(&layout(3), &[1], NodeState::Lost);
+        assert!(
+            loses_writes(&before, &changed(&before, &[2], NodeState::Lost)).is_some(),
+            "one after the other"
+        );
+    }
+
+    #[test]
+    fn a_node_that_answers_is_not_given_up_by_accident() {
+        let change = Change { node: node(1), change: NodeChange::State(NodeState::Lost) };
+        assert!(answers_though_lost(std::slice::from_ref(&change), |_| true).is_some());
+        assert!(answers_though_lost(&[change], |_| false).is_none());
+    }
+}

@@ -92,7 +92,7 @@ impl Core {
                     self.recovery.compared(peer, connected);
                 }
             }
-            if !self.recovery.is_over.load(Ordering::Acquire) && self.awaited(&view).is_none() {
+            if !self.recovery.is_over.load(Ordering::Acquire) && self.check_caught_up().is_ok() {
                 tracing::info!("this node has caught up since its start");
                 self.recovery.is_over.store(true, Ordering::Release);
             }
@@ -114,10 +114,11 @@ impl Core {
         true
     }
 
-    /// Whether a view is as new as this node's start.
+    /// Whether a view is as new as this node's start, or there is nobody to have made a newer one.
     fn has_registered(&self, view: &View) -> bool {
         let own = view.layout.nodes().get(&self.me);
-        own.is_some_and(|entry| (entry.incarnation, entry.boot) == (self.incarnation, self.boot))
+        view.layout.nodes().len() == 1
+            || own.is_some_and(|entry| (entry.incarnation, entry.boot) == (self.incarnation, self.boot))
     }
 
     /// The members that share partitions with this node and cannot be reached, or have not been compared with since
@@ -148,13 +149,16 @@ impl Core {
         if self.recovery.is_over.load(Ordering::Acquire) {
             return Ok(());
         }
-        match self.view().and_then(|view| self.awaited(&view)) {
+        let Some(view) = self.view().filter(|view| self.has_registered(view)) else {
+            return Err("this node does not know the newest layout yet".to_owned());
+        };
+        match self.awaited(&view) {
+            None => Ok(()),
             Some(peer) if self.is_reachable(peer) => Err(format!(
                 "this node's copies have not been compared with those of node {} since its start",
                 peer.short()
             )),
             Some(peer) => Err(format!("node {} has not been reached since this node's start", peer.short())),
-            None => Err("this node does not know the newest layout yet".to_owned()),
         }
     }
 }

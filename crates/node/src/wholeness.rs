@@ -127,13 +127,13 @@ fn short(layout: &Layout, members: &Members<'_>) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use slipring_model::{ClusterId, StorageId, Versions};
     use slipring_ring::{Addresses, Command, NodeEntry, NodeState, Role};
 
     use super::*;
 
-    fn node(n: u8) -> NodeId {
+    pub(crate) fn node(n: u8) -> NodeId {
         NodeId([n; 32])
     }
 
@@ -150,7 +150,7 @@ mod tests {
     }
 
     /// A cluster of so many nodes, every partition arrived.
-    fn layout(nodes: u8) -> Layout {
+    pub(crate) fn layout(nodes: u8) -> Layout {
         let mut layout = Layout::found(ClusterId::default(), 4, (node(1), entry(1)));
         for n in 2..=nodes {
             let joined = layout.apply(u64::from(n) * 2, &Command::AddNode { node: node(n), entry: entry(n) });

@@ -407,13 +407,9 @@ mod tests {
     #[test]
     fn a_greeting_of_version_2_is_laid_out_as_ever() {
         // What a node of the first release of version 2 says.
-        let mut bytes = vec![2, 2, 1];
-        bytes.extend_from_slice(&[3; 16]);
-        bytes.extend_from_slice(&[4; 32]);
-        bytes.extend_from_slice(&[5; 16]);
-        bytes.extend_from_slice(&[6, 7, 6]);
-        bytes.extend_from_slice(b"host:1");
-        bytes.push(1);
+        let (cluster, node, storage) = ("03".repeat(16), "04".repeat(32), "05".repeat(16));
+        let text = format!("\x02\x02\x01\x20{cluster}\x40{node}\x20{storage}\x06\x07\x06host:1\x01");
+        let bytes = text.into_bytes();
         let told = hello(Versions { oldest: 2, newest: 2 });
         assert_eq!(Hello::decode(&bytes), Ok(told.clone()));
         assert!(told.encode().starts_with(&bytes), "who reads only that reads it still");

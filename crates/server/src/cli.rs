@@ -219,7 +219,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<bool> {
             client.commit(&changes, epoch, &care, &waiting)?;
         }
         Command::Layout(LayoutCommand::Revert) => client.revert()?,
-        Command::Layout(LayoutCommand::Watch) => client.watch()?,
+        Command::Layout(LayoutCommand::Watch) => client.watch(None)?,
         Command::Drain { name, care, waiting } => {
             client.set_state(&name, NodeState::Drained, &care, &waiting)?;
         }

@@ -1,6 +1,6 @@
 //! Commands that change who holds what, and that watch it move.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -164,8 +164,8 @@ impl Client {
         self.tell(&answer)
     }
 
-    /// Shows the moves under way until they are over.
-    pub(crate) fn watch(&self) -> anyhow::Result<()> {
+    /// Shows the moves under way until they are over, but not past the deadline.
+    pub(crate) fn watch(&self, deadline: Option<Instant>) -> anyhow::Result<()> {
         let mut progress = self.progress()?;
         let mut most = progress.moving;
         let bar = if self.is_json { ProgressBar::hidden() } else { ProgressBar::new(most) };
@@ -176,6 +176,10 @@ impl Client {
             bar.set_length(most);
             bar.set_position(most - progress.moving);
             bar.set_message(format!("epoch {}", progress.epoch));
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                bar.abandon();
+                bail!("{} partitions still move; `slipring status` says what is missing", progress.moving);
+            }
             std::thread::sleep(INTERVAL);
             progress = self.progress()?;
         }
@@ -196,11 +200,9 @@ impl Client {
         }
         let answer = self.ask_json("POST", "/v1/layout/changes", Some(body.to_string().as_bytes()))?;
         self.tell(&answer)?;
-        if !waiting.wait {
-            return Ok(());
-        }
-        self.watch()?;
-        match self.ok_to_stop(waiting)? {
+        let Some(deadline) = waiting.deadline() else { return Ok(()) };
+        self.watch(Some(deadline))?;
+        match self.wait_until_whole(Some(deadline))? {
             true => Ok(()),
             false => bail!("the cluster is not whole after {} s", waiting.timeout),
         }

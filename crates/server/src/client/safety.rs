@@ -9,6 +9,8 @@ use super::Client;
 
 /// How often a node is asked.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// Seconds that are as good as no limit.
+const FOREVER: u64 = 10 * 365 * 24 * 3_600;
 /// How often people are told what is waited for.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -21,6 +23,13 @@ pub(crate) struct Waiting {
     /// With --wait: fail when that takes more seconds than these.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub(super) timeout: u64,
+}
+
+impl Waiting {
+    /// Until when to wait; nothing when this is not to wait at all.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.wait.then(|| Instant::now() + Duration::from_secs(self.timeout.min(FOREVER)))
+    }
 }
 
 /// Says whether one node may be stopped, and why not.
@@ -36,10 +45,14 @@ pub(super) fn tell(wholeness: &Wholeness) {
 impl Client {
     /// Says whether one node may be stopped now; waits until one may, if asked to.
     pub(crate) fn ok_to_stop(&self, waiting: &Waiting) -> anyhow::Result<bool> {
-        let began = Instant::now();
-        let mut told = began;
+        self.wait_until_whole(waiting.deadline())
+    }
+
+    /// Says whether the cluster is whole; waits until it is, but not past the deadline.
+    pub(super) fn wait_until_whole(&self, deadline: Option<Instant>) -> anyhow::Result<bool> {
+        let mut told = Instant::now();
         loop {
-            let is_over = !waiting.wait || began.elapsed() >= Duration::from_secs(waiting.timeout);
+            let is_over = deadline.is_none_or(|deadline| Instant::now() >= deadline);
             match self.wholeness() {
                 Ok(wholeness) if wholeness.is_whole || is_over => {
                     match self.is_json {

@@ -57,5 +57,5 @@ fn copy(
     })?;
     // No fault of a run touches bytes that are stored.
     let damage = damaged.map(|key| Violation::new("no_damage", format!("node {host}: {bucket:?}/{key}")));
-    Ok(damage.map_or(Ok(Copy { host, bucket, partition, records }), Err))
+    Ok(damage.map_or(Ok(Copy { host, bucket: bucket.name(), partition, records }), Err))
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use slipring_model::{ClusterId, NodeId, StorageId};
+use slipring_model::{ClusterId, NodeId, StorageId, Versions};
 use slipring_ring::{
     Addresses, Change, Command, Layout, NodeChange, NodeEntry, NodeState, Placement, Request, Role, solve,
 };
@@ -92,6 +92,7 @@ fn entry(number: u16) -> NodeEntry {
         boot: 1,
         raft_id: 0,
         addresses: Addresses { peer: port(7946), redis: port(6379), http: port(7379) },
+        versions: Versions::default(),
         role: Role { zone: zone(number), weight: 100, state: NodeState::Active },
     }
 }

@@ -63,7 +63,7 @@ fn overdue(
 
 #[cfg(test)]
 mod tests {
-    use slipring_model::{ClusterId, StorageId};
+    use slipring_model::{ClusterId, StorageId, Versions};
     use slipring_ring::{Addresses, NodeEntry, Role};
 
     use super::*;
@@ -81,6 +81,7 @@ mod tests {
             boot: 1,
             raft_id: u64::from(number),
             addresses: Addresses::default(),
+            versions: Versions::default(),
             role: Role { zone: "a".to_owned(), weight: 100, state: NodeState::Active },
         }
     }

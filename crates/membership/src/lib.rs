@@ -4,10 +4,14 @@
 //! socket, no clock and no entropy of its own. What it offers is a **view for routing**: whom to ask first, whom
 //! to leave alone for now. Liveness never changes placement, quorums or ownership; those lie in the layout.
 //!
+//! [`founding`] is another machine, of nodes that belong to no cluster yet: which of them founds one.
+//!
 //! Source: Das, Gupta, Motivala, "SWIM" (DSN 2002); Dadgar, Phillips, Currey, "Lifeguard" (DSN-W 2018).
 
 mod member;
 mod settings;
+
+pub mod founding;
 
 mod awareness;
 mod broadcasts;

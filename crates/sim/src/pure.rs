@@ -5,8 +5,9 @@
 //! hold of a machine is checked whenever it has been given an input, what must hold of replicas when a client is
 //! answered and, after everything has been delivered and exchanged, at the end. Reading order: `game` moves,
 //! `replica` stores, `request` is what a coordinator has under way, `referee` knows what was promised.
-//! `layouts` is a game of its own about the layout document.
+//! `layouts` is a game of its own about the layout document, `forming` one about who founds a cluster.
 
+mod forming;
 mod game;
 mod layouts;
 mod machines;
@@ -16,6 +17,7 @@ mod replica;
 mod request;
 mod settlement;
 
+pub use forming::{Formed, FoundingMachine, Starter, play as play_forming};
 pub use game::{Rules, Score, play};
 pub use layouts::play as play_layouts;
 pub use machines::{Machines, Product, ReadMachine, WriteMachine};

@@ -3,9 +3,13 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use slipring_model::{NodeId, Quorum};
+use slipring_membership::founding::{Attempt, Effect, Founding, Input, Standing};
+use slipring_model::{Moment, NodeId, Quorum};
 use slipring_replication::{Comparison, PageEntry, ReadEffect, ReadInput, WriteEffect, WriteInput};
-use slipring_sim::pure::{Machines, Product, ReadMachine, Rules, Score, WriteMachine, play, play_layouts};
+use slipring_sim::pure::{
+    Formed, FoundingMachine, Machines, Product, ReadMachine, Rules, Score, WriteMachine, play, play_forming,
+    play_layouts,
+};
 
 /// How many games a test plays, or as many as the environment asks for.
 fn games(default: u64) -> u64 {
@@ -48,6 +52,83 @@ fn layouts_stay_the_same_on_all_nodes() {
         .map(|seed| play_layouts(seed, 300).unwrap_or_else(|violation| panic!("seed {seed}: {violation}")))
         .sum();
     assert!(changes > 600, "{changes}");
+}
+
+/// Founding with a machine that is as it should be.
+fn sound(node: NodeId, incarnation: u64, expected: u32, kept: Option<Attempt>) -> Box<dyn FoundingMachine> {
+    Box::new(Founding::new(node, incarnation, expected, kept))
+}
+
+#[test]
+fn at_most_one_node_founds_and_all_end_in_its_cluster() {
+    let (mut total, mut early) = (Formed::default(), 0);
+    let games = games(3_000);
+    for seed in 0..games {
+        let formed = play_forming(seed, 400, &sound).unwrap_or_else(|found| panic!("seed {seed}: {found}"));
+        total.attempts += formed.attempts;
+        total.deaths += formed.deaths;
+        early += u64::from(formed.is_early);
+    }
+    println!("{total:?}, {early} of {games} before all was well");
+    assert!(total.attempts > games / 10 && total.deaths > games && early > games / 10 && early < games);
+}
+
+/// What is wrong with a machine that founds.
+#[derive(Clone, Copy, Debug)]
+enum Haste {
+    /// It founds when it has seen enough nodes, before any has promised anything.
+    FoundsOnSight,
+    /// It promises to whoever asks, also while it is bound.
+    FollowsEverybody,
+    /// It forgets its promises when it dies.
+    Forgets,
+}
+
+struct Hasty {
+    machine: Founding,
+    haste: Haste,
+    asked: Option<Attempt>,
+}
+
+impl FoundingMachine for Hasty {
+    fn handle(&mut self, now: Moment, input: Input, effects: &mut Vec<Effect>) {
+        let own = self.machine.standing();
+        if let Input::Heard(told) = input
+            && told.is_attempting
+        {
+            let Standing { node: founder, incarnation, round, .. } = told;
+            self.asked = Some(Attempt { founder, incarnation, round });
+        }
+        self.machine.handle(now, input, effects);
+        let is_mine = |effect: &Effect| matches!(effect, Effect::Persist(of) if of.founder == own.node);
+        if matches!(self.haste, Haste::FoundsOnSight) && effects.iter().any(is_mine) {
+            effects.push(Effect::Found);
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        let standing = self.machine.standing();
+        match self.haste {
+            Haste::FollowsEverybody => Standing { promised: self.asked.or(standing.promised), ..standing },
+            _ => standing,
+        }
+    }
+}
+
+#[test]
+fn haste_is_found_within_some_games() {
+    for haste in [Haste::FoundsOnSight, Haste::FollowsEverybody, Haste::Forgets] {
+        let start = |node, incarnation, expected, kept: Option<Attempt>| {
+            let kept = kept.filter(|_| !matches!(haste, Haste::Forgets));
+            let machine = Founding::new(node, incarnation, expected, kept);
+            let hasty: Box<dyn FoundingMachine> = Box::new(Hasty { machine, haste, asked: None });
+            hasty
+        };
+        let two = |seed| play_forming(seed, 400, &start).err().filter(|found| found.checker == "one_founder");
+        let found = (0..30_000).find_map(|seed| two(seed).map(|found| (seed, found)));
+        let (seed, violation) = found.unwrap_or_else(|| panic!("{haste:?} was not found"));
+        println!("{haste:?} was found by seed {seed}: {violation}");
+    }
 }
 
 /// What is wrong with the machines.

@@ -43,6 +43,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "model",
             "ring",
+            "membership",
             "service",
             "replication",
             "wire",

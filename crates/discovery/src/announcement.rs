@@ -11,6 +11,7 @@ use crate::source::{Source, Withdrawn};
 
 /// A task that keeps an address announced.
 pub(crate) struct Announcement {
+    address: String,
     withdraw: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -20,11 +21,17 @@ impl Announcement {
     pub(crate) fn begin(name: &str, source: Arc<dyn Source>, address: &str) -> Self {
         let (withdraw, withdrawn) = watch::channel(false);
         let (name, address) = (name.to_owned(), address.to_owned());
+        let announced = address.clone();
         let task =
             tokio::spawn(
                 async move { run(&name, source.as_ref(), &address, &Withdrawn::new(withdrawn)).await },
             );
-        Self { withdraw, task }
+        Self { address: announced, withdraw, task }
+    }
+
+    /// Whether this is the address that it announces.
+    pub(crate) fn is_of(&self, address: &str) -> bool {
+        self.address == address
     }
 
     /// Withdraws the address; returns when that is done, or cannot be.

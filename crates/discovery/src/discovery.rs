@@ -17,7 +17,7 @@ pub trait Discovery: Send + Sync + 'static {
 
     /// Tells others of this peer address (`host:port`) from now on, until [`withdraw`](Self::withdraw).
     ///
-    /// Returns at once; where nothing can be told, nothing happens.
+    /// Returns at once; where nothing can be told, or that is announced already, nothing happens.
     fn announce(&self, address: &str) {
         let _ = address;
     }

@@ -138,8 +138,12 @@ impl Discovery for Sources {
 
     fn announce(&self, address: &str) {
         let able = self.remote.iter().filter(|remote| remote.source.can_announce());
+        let mut announcements = self.announcements.lock();
+        if announcements.iter().any(|announcement| announcement.is_of(address)) {
+            return;
+        }
         let begun = able.map(|remote| Announcement::begin(&remote.name, Arc::clone(&remote.source), address));
-        self.announcements.lock().extend(begun);
+        announcements.extend(begun);
     }
 
     fn withdraw(&self) -> BoxFuture<'_, ()> {

@@ -79,6 +79,7 @@ impl Core {
                 Request::Layout(bytes) => core.answer_group(from, bytes).await,
                 Request::Roots { bucket, roots } => core.compare_roots(bucket, &roots),
                 Request::Join(descriptor) => core.admit_node(&descriptor).await,
+                Request::Introduce(introduction) => core.meet(&introduction),
                 Request::Status => Ok(Reply::Status(core.status_here_json())),
                 _ => Err(Error::new(ErrorKind::Internal, "a short request was put off")),
             };
@@ -243,6 +244,11 @@ fn needs_copies(request: &Request) -> bool {
         | Request::Roots { .. }
         | Request::Digests { .. }
         | Request::Pull { .. } => true,
-        Request::Layout(_) | Request::Join(_) | Request::Status | Request::Goodbye | Request::Moves => false,
+        Request::Layout(_)
+        | Request::Join(_)
+        | Request::Introduce(_)
+        | Request::Status
+        | Request::Goodbye
+        | Request::Moves => false,
     }
 }

@@ -1,32 +1,31 @@
 //! Putting a node together and starting it: found a cluster, join one, or go on in the one it belongs to.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use slipring_consensus::LayoutGroup;
 use slipring_discovery::{Discovery, StaticSeeds};
 use slipring_membership::ClusterKey;
 use slipring_model::ClusterId;
-use slipring_ring::{Addresses, Layout};
+use slipring_ring::Addresses;
 use slipring_service::Service;
 use slipring_storage::{Engine, MemoryEngine, MetaStore};
-use slipring_transport::{AskError, Inbox, Transport};
-use slipring_wire::{Hello, Reply, Request};
+use slipring_transport::{Inbox, Transport};
+use slipring_wire::Hello;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::{Clock, Entropy, SystemClock};
 use crate::core::Core;
-use crate::follow::PeerCourier;
-use crate::forming::{Admission, Descriptor};
+use crate::forming::{Acquaintance, Means as FormingMeans};
 use crate::gossip::{ClusterSecret, Datagrams, Gossip, Means};
 use crate::handler::{Erased, Handler};
 use crate::health::Health;
 use crate::hints::HintLog;
-use crate::identity::{Identity, Membership};
+use crate::identity::Identity;
 use crate::inbox::Receiver;
 use crate::metrics::Metrics;
 use crate::moving::Moving;
@@ -39,10 +38,6 @@ use crate::sync::{DiskWaits, Syncer};
 
 /// How often requests' timers are looked at: the grain of every time-out.
 const TICK: Duration = Duration::from_millis(10);
-/// How long a seed has to answer one request to join.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Rests between rounds over the seeds, doubled from the first to the last.
-const JOIN_RESTS_MS: (u64, u64) = (50, 1_000);
 
 /// Why a node did not start. Nothing of it is left running.
 #[derive(Debug, Error)]
@@ -69,13 +64,34 @@ pub enum StartError {
     /// A stored bucket cannot be opened.
     #[error("{0}")]
     Buckets(#[from] slipring_model::Error),
-    /// A member refused this node.
+    /// Every member that answered refused this node.
     #[error("the cluster at {address} refused this node: {reason}")]
     Refused {
         /// Whom was asked.
         address: String,
         /// What it said.
         reason: String,
+    },
+    /// Nodes that start at once expect different numbers of each other.
+    #[error(
+        "{other} expects {theirs} nodes and this node {ours}: start all nodes with the same number, or join a cluster \
+         that is there"
+    )]
+    Mismatch {
+        /// Who does.
+        other: String,
+        /// How many it expects.
+        theirs: u32,
+        /// How many this one expects.
+        ours: u32,
+    },
+    /// Members of two clusters were found; this node has joined neither.
+    #[error("{first} and {second} are not of one cluster: name only nodes of the cluster to join")]
+    TwoClusters {
+        /// A member of one.
+        first: String,
+        /// A member of the other.
+        second: String,
     },
     /// The transport cannot start.
     #[error("peers cannot be reached: {0}")]
@@ -98,6 +114,7 @@ pub struct Builder {
     entropy: Entropy,
     disk_waits: DiskWaits,
     seeds: Box<dyn Discovery>,
+    expected: Option<NonZeroU32>,
     handlers: BTreeMap<&'static str, Arc<dyn Handler>>,
     group: slipring_consensus::Settings,
     datagrams: Option<Arc<dyn Datagrams>>,
@@ -125,6 +142,7 @@ impl Node {
             entropy: Entropy::System,
             disk_waits: DiskWaits::OnThread,
             seeds: Box::new(StaticSeeds::default()),
+            expected: None,
             handlers: BTreeMap::new(),
             group: slipring_consensus::Settings::default(),
             datagrams: None,
@@ -146,6 +164,15 @@ impl Builder {
     #[must_use]
     pub fn join(mut self, seeds: impl Discovery) -> Self {
         self.seeds = Box::new(seeds);
+        self
+    }
+
+    /// Expects so many nodes to start at once, this one included: unless one of those that it finds is a member of a
+    /// cluster already, one founds when all of them are there, and the others join it. At most one does as long as
+    /// fewer than twice as many start. Announces this node where it joins. Without meaning once it has joined.
+    #[must_use]
+    pub fn expect(mut self, nodes: Option<NonZeroU32>) -> Self {
+        self.expected = nodes;
         self
     }
 
@@ -201,17 +228,17 @@ impl Builder {
     /// Starts the node: it serves when this returns.
     ///
     /// # Errors
-    /// [`StartError`]; joining goes on trying while seeds cannot be reached, and ends when one refuses.
+    /// [`StartError`]; joining goes on trying while seeds cannot be reached, and ends when all that answer refuse.
     pub async fn start(self) -> Result<Node, StartError> {
         self.settings.validate().map_err(StartError::Settings)?;
         let identity = Identity::begin(&self.meta, &self.entropy)?;
         let moving = Moving::open(&self.meta)?;
-        let new_cluster = ClusterId(self.entropy.bytes());
-        let new_key = ClusterKey(self.entropy.bytes());
+        let (cluster, key) = (ClusterId(self.entropy.bytes()), ClusterKey(self.entropy.bytes()));
         let gossip_seed = u64::from_le_bytes(self.entropy.bytes());
         let (seeds, transport, datagrams) = (self.seeds, self.transport, self.datagrams);
         let group =
             slipring_consensus::Settings { seed: u64::from_le_bytes(self.entropy.bytes()), ..self.group };
+        let means = FormingMeans { cluster, key, group, expected: self.expected };
         let core = Arc::new_cyclic(|handle| Core {
             handle: handle.clone(),
             me: identity.node,
@@ -228,6 +255,7 @@ impl Builder {
             view: ArcSwapOption::empty(),
             adopted: watch::Sender::new(0),
             moving,
+            acquaintance: Acquaintance::default(),
             muster: Muster::default(),
             recovery: Recovery::default(),
             gossip: Gossip::default(),
@@ -249,7 +277,7 @@ impl Builder {
         let transport = transport(core.hello(), receiver)?;
         core.transport.get_or_init(|| Arc::clone(&transport));
         let mut tasks = vec![tokio::spawn(Arc::clone(&core).run_ticker())];
-        let started = core.enter_cluster(seeds.as_ref(), (new_cluster, new_key), group).await;
+        let started = core.enter_cluster(seeds.as_ref(), means).await;
         tasks.extend(core.spawn_tasks(started.is_ok()));
         if let Some(datagrams) = datagrams.filter(|_| started.is_ok()) {
             tasks.extend(core.spawn_gossip(Means { datagrams, seed: gossip_seed }));
@@ -277,120 +305,6 @@ impl Core {
             boot: self.boot,
             peer_address: self.addresses.peer.clone(),
             is_question: false,
-        }
-    }
-
-    fn descriptor(&self) -> Descriptor {
-        Descriptor {
-            node: self.me,
-            storage: self.identity.storage,
-            incarnation: self.incarnation,
-            boot: self.boot,
-            addresses: self.addresses.clone(),
-            zone: self.settings.zone.clone(),
-            weight: self.settings.weight,
-            versions: self.settings.versions,
-        }
-    }
-
-    /// Goes on in the node's cluster, joins one, or founds one; works with a layout when it returns.
-    async fn enter_cluster(
-        self: &Arc<Self>,
-        seeds: &dyn Discovery,
-        new: (ClusterId, ClusterKey),
-        settings: slipring_consensus::Settings,
-    ) -> Result<(), StartError> {
-        let membership = match self.identity.membership {
-            Some(membership) => membership,
-            None if seeds.is_empty() => self.found(new)?,
-            None => self.join(seeds).await?,
-        };
-        let known = Membership::admitted_to(&self.meta)?.ok_or(StartError::DamagedIdentity)?;
-        self.cluster.get_or_init(|| membership.cluster);
-        if let Some(key) = Membership::cluster_key(&self.meta)? {
-            self.cluster_key.get_or_init(|| key);
-        }
-        if let Some(transport) = self.transport.get() {
-            transport.set_cluster(membership.cluster);
-        }
-        let group = self.start_group(membership, &known, settings).await?;
-        let agreed = group.layout().borrow().clone();
-        self.group.get_or_init(|| group);
-        self.adopt(&agreed.unwrap_or_else(|| Arc::new(known)));
-        match self.stop.borrow().clone() {
-            Some(reason) => Err(StartError::Group(reason)),
-            None => Ok(()),
-        }
-    }
-
-    fn found(&self, (cluster, key): (ClusterId, ClusterKey)) -> Result<Membership, StartError> {
-        let membership = Membership { cluster, raft_id: FOUNDER };
-        let founder = (self.me, self.descriptor().entry(FOUNDER));
-        let key = Some(&key).filter(|_| self.secret.is_none());
-        membership.keep(&self.meta, &Layout::found(cluster, self.settings.partition_bits, founder), key)?;
-        Ok(membership)
-    }
-
-    async fn start_group(
-        self: &Arc<Self>,
-        membership: Membership,
-        known: &Layout,
-        settings: slipring_consensus::Settings,
-    ) -> Result<LayoutGroup, StartError> {
-        let database = self.meta.database();
-        let me = (self.me, membership.raft_id);
-        let courier = Arc::new(PeerCourier(Arc::downgrade(self)));
-        let failed = |error: slipring_consensus::Error| StartError::Group(error.to_string());
-        let is_agreed = LayoutGroup::has_state(&database).map_err(failed)?;
-        if !is_agreed && membership.raft_id == FOUNDER {
-            return LayoutGroup::found(database, settings, me, known.clone(), courier).await.map_err(failed);
-        }
-        LayoutGroup::resume(database, settings, me, courier).await.map_err(failed)
-    }
-
-    /// Asks the seeds in turn, those that there are in each round, until one admits this node or refuses it.
-    async fn join(&self, seeds: &dyn Discovery) -> Result<Membership, StartError> {
-        let descriptor = serde_json::to_vec(&self.descriptor()).expect("a descriptor is plain data");
-        let mut rest_ms = JOIN_RESTS_MS.0;
-        loop {
-            for address in seeds.candidates().await {
-                // Discovery may have heard of this node itself.
-                if address == self.addresses.peer {
-                    continue;
-                }
-                if let Some(admission) = self.ask_to_join(&address, descriptor.clone()).await? {
-                    let membership = Membership { cluster: admission.cluster, raft_id: admission.raft_id };
-                    let key = admission.cluster_key.map(ClusterKey);
-                    membership.keep(&self.meta, &admission.layout, key.as_ref())?;
-                    return Ok(membership);
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(rest_ms)).await;
-            rest_ms = (rest_ms * 2).min(JOIN_RESTS_MS.1);
-        }
-    }
-
-    /// One seed's answer; `None` when it should be asked again later.
-    async fn ask_to_join(&self, address: &str, descriptor: Vec<u8>) -> Result<Option<Admission>, StartError> {
-        let Some(transport) = self.transport.get() else { return Ok(None) };
-        let refused = |reason: String| StartError::Refused { address: address.to_owned(), reason };
-        match transport.ask(address.to_owned(), Request::Join(descriptor.into()), JOIN_TIMEOUT).await {
-            Ok((_, Reply::Joined(json))) => serde_json::from_slice(&json)
-                .map(Some)
-                .map_err(|error| refused(format!("its answer cannot be read: {error}"))),
-            Ok((_, Reply::Failed { kind, message })) => match kind {
-                slipring_model::ErrorKind::Unavailable | slipring_model::ErrorKind::OutcomeUnknown => {
-                    tracing::info!(address, message, "cannot join yet");
-                    Ok(None)
-                }
-                _ => Err(refused(message)),
-            },
-            Ok(_) => Err(refused("it answered out of turn".to_owned())),
-            Err(AskError::Refused { reason, .. }) => Err(refused(reason)),
-            Err(error) => {
-                tracing::info!(address, %error, "a seed cannot be reached yet");
-                Ok(None)
-            }
         }
     }
 
@@ -424,6 +338,3 @@ impl Core {
         }
     }
 }
-
-/// The founder's number in the layout group.
-const FOUNDER: u64 = 1;

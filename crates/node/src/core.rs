@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::forming::Acquaintance;
 use crate::gossip::{ClusterSecret, Gossip};
 use crate::handler::Handler;
 use crate::health::Health;
@@ -53,6 +54,7 @@ pub(crate) struct Core {
     /// The epoch whose fences all stand here.
     pub(crate) adopted: watch::Sender<u64>,
     pub(crate) moving: Moving,
+    pub(crate) acquaintance: Acquaintance,
     pub(crate) muster: Muster,
     pub(crate) recovery: Recovery,
     pub(crate) gossip: Gossip,

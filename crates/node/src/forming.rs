@@ -1,125 +1,111 @@
-//! Founding a cluster, joining one, and admitting a node that asks.
+//! How a node comes into a cluster: it founds one, joins one, or finds out with others which of them founds.
 //!
-//! A node that is admitted is a member at once and holds nothing yet: what is to be its share moves to it.
+//! Nodes introduce themselves to each other before anything else (`introduction`), so that it is known who is a member
+//! of what before anybody asks to be admitted (`admission`). `joining` asks until a member admits this node; `starting`
+//! feeds the machine that decides who founds, when several nodes start at once.
 
+mod admission;
+mod introduction;
+mod joining;
+mod starting;
+mod waiting;
+
+use slipring_consensus::LayoutGroup;
+use slipring_discovery::Discovery;
+use slipring_membership::ClusterKey;
+use slipring_model::{ClusterId, limits};
+use slipring_ring::Layout;
+
+use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use slipring_consensus::ProposeError;
-use slipring_model::{ClusterId, Error, ErrorKind, NodeId, StorageId, Versions};
-use slipring_ring::{Addresses, Applied, Command, Layout, NodeEntry, NodeState, Role};
-use slipring_wire::Reply;
-
+use crate::builder::StartError;
 use crate::core::Core;
-use crate::failure::unavailable;
+use crate::follow::PeerCourier;
+use crate::identity::Membership;
 
-/// How long one step of an admission may take.
-pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) use admission::proposal_failed;
+pub(crate) use introduction::Acquaintance;
 
-/// What a node that asks to join says of itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Descriptor {
-    pub(crate) node: NodeId,
-    pub(crate) storage: StorageId,
-    pub(crate) incarnation: u64,
-    pub(crate) boot: u64,
-    pub(crate) addresses: Addresses,
-    pub(crate) zone: String,
-    pub(crate) weight: u32,
-    #[serde(default)]
-    pub(crate) versions: Versions,
-}
+/// The founder's number in the layout group.
+const FOUNDER: u64 = 1;
 
-/// What it is told.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Admission {
+/// What a node founds with, should it found.
+pub(crate) struct Means {
     pub(crate) cluster: ClusterId,
-    pub(crate) raft_id: u64,
-    pub(crate) layout: Layout,
-    /// The key that the founder drew; none where each node gets the cluster's key from its operator.
-    #[serde(default)]
-    pub(crate) cluster_key: Option<[u8; 32]>,
-}
-
-impl Descriptor {
-    pub(crate) fn entry(&self, raft_id: u64) -> NodeEntry {
-        NodeEntry {
-            storage: self.storage,
-            incarnation: self.incarnation,
-            boot: self.boot,
-            raft_id,
-            addresses: self.addresses.clone(),
-            role: Role { zone: self.zone.clone(), weight: self.weight, state: NodeState::Active },
-            versions: self.versions,
-        }
-    }
+    pub(crate) key: ClusterKey,
+    pub(crate) group: slipring_consensus::Settings,
+    /// How many nodes start at once; none when this one founds only where it has nobody to ask.
+    pub(crate) expected: Option<NonZeroU32>,
 }
 
 impl Core {
-    /// Admits a node to the cluster.
-    pub(crate) async fn admit_node(&self, descriptor: &Bytes) -> Result<Reply, Error> {
-        let descriptor: Descriptor = serde_json::from_slice(descriptor).map_err(|error| {
-            Error::new(ErrorKind::Invalid, format!("the request to join cannot be read: {error}"))
-        })?;
-        let admission = self.admit(&descriptor).await?;
-        let bytes = serde_json::to_vec(&admission).expect("an admission is plain data");
-        Ok(Reply::Joined(bytes.into()))
-    }
-
-    async fn admit(&self, descriptor: &Descriptor) -> Result<Admission, Error> {
-        let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
-        if let Some(entry) = view.layout.nodes().get(&descriptor.node) {
-            if entry.storage != descriptor.storage {
-                let message = "a member has this key but another data directory; it was lost or copied, so the \
-                               node must be replaced, not joined";
-                return Err(Error::new(ErrorKind::Conflict, message));
-            }
-            return Ok(self.admission(entry.raft_id, &view.layout));
-        }
-        let command = Command::AddNode { node: descriptor.node, entry: descriptor.entry(0) };
-        match self.propose_to_group(command).await.map_err(proposal_failed)? {
-            Applied::Node { raft_id } => {
-                let layout = self.layout_with(descriptor.node).await?;
-                Ok(self.admission(raft_id, &layout))
-            }
-            _ => Err(Error::new(ErrorKind::Internal, "the layout group answered out of turn")),
-        }
-    }
-
-    fn admission(&self, raft_id: u64, layout: &Layout) -> Admission {
-        let cluster_key = self.key_to_hand_over();
-        Admission { cluster: layout.cluster(), raft_id, layout: layout.clone(), cluster_key }
-    }
-
-    /// The layout once `node` is a member.
-    async fn layout_with(&self, node: NodeId) -> Result<Arc<Layout>, Error> {
-        let mut layouts =
-            self.group.get().ok_or_else(|| unavailable("the layout group has not started"))?.layout();
-        let is_in = |layout: &Option<Arc<Layout>>| {
-            layout.as_ref().is_some_and(|layout| layout.nodes().contains_key(&node))
+    /// Goes on in the node's cluster, joins one, or founds one; works with a layout when it returns.
+    pub(crate) async fn enter_cluster(
+        self: &Arc<Self>,
+        seeds: &dyn Discovery,
+        means: Means,
+    ) -> Result<(), StartError> {
+        let membership = match self.identity.membership {
+            Some(membership) => membership,
+            None => self.first_membership(seeds, &means).await?,
         };
-        match tokio::time::timeout(STEP_TIMEOUT, layouts.wait_for(is_in)).await {
-            Ok(Ok(layout)) => layout.clone().ok_or_else(|| unavailable("the layout is not known here yet")),
-            _ => Err(unavailable("the new layout did not arrive here in time; ask to join again")),
+        let known = Membership::admitted_to(&self.meta)?.ok_or(StartError::DamagedIdentity)?;
+        self.cluster.get_or_init(|| membership.cluster);
+        if let Some(key) = Membership::cluster_key(&self.meta)? {
+            self.cluster_key.get_or_init(|| key);
+        }
+        if let Some(transport) = self.transport.get() {
+            transport.set_cluster(membership.cluster);
+        }
+        let group = self.start_group(membership, &known, means.group).await?;
+        let agreed = group.layout().borrow().clone();
+        self.group.get_or_init(|| group);
+        self.adopt(&agreed.unwrap_or_else(|| Arc::new(known)));
+        match self.stop.borrow().clone() {
+            Some(reason) => Err(StartError::Group(reason)),
+            None => Ok(()),
         }
     }
 
-    pub(crate) async fn propose_to_group(&self, command: Command) -> Result<Applied, ProposeError> {
-        let Some(group) = self.group.get() else {
-            return Err(ProposeError::Unavailable("the layout group has not started here yet".to_owned()));
-        };
-        group.propose(command, STEP_TIMEOUT).await
+    async fn first_membership(&self, seeds: &dyn Discovery, means: &Means) -> Result<Membership, StartError> {
+        match means.expected.map(NonZeroU32::get) {
+            None | Some(1) if seeds.is_empty() => self.found(means),
+            None => self.join(seeds).await,
+            Some(expected) if seeds.is_empty() => Err(StartError::Settings(format!(
+                "{expected} nodes are expected, and nothing says where to find them: name a source to join"
+            ))),
+            Some(expected) if expected as usize > limits::NODES_MAX => Err(StartError::Settings(format!(
+                "expect = {expected} must lie in 1..={}",
+                limits::NODES_MAX
+            ))),
+            Some(expected) => self.start_with_others(seeds, expected, means).await,
+        }
     }
-}
 
-/// The layout group's refusal, as a client is told.
-pub(crate) fn proposal_failed(error: ProposeError) -> Error {
-    let kind = match &error {
-        ProposeError::Refused(_) => ErrorKind::Conflict,
-        ProposeError::Unavailable(_) => ErrorKind::Unavailable,
-        ProposeError::Unknown(_) => ErrorKind::OutcomeUnknown,
-    };
-    Error::new(kind, error.to_string())
+    fn found(&self, means: &Means) -> Result<Membership, StartError> {
+        let membership = Membership { cluster: means.cluster, raft_id: FOUNDER };
+        let founder = (self.me, self.descriptor().entry(FOUNDER));
+        let key = Some(&means.key).filter(|_| self.secret.is_none());
+        let layout = Layout::found(means.cluster, self.settings.partition_bits, founder);
+        membership.keep(&self.meta, &layout, key)?;
+        Ok(membership)
+    }
+
+    async fn start_group(
+        self: &Arc<Self>,
+        membership: Membership,
+        known: &Layout,
+        settings: slipring_consensus::Settings,
+    ) -> Result<LayoutGroup, StartError> {
+        let database = self.meta.database();
+        let me = (self.me, membership.raft_id);
+        let courier = Arc::new(PeerCourier(Arc::downgrade(self)));
+        let failed = |error: slipring_consensus::Error| StartError::Group(error.to_string());
+        let is_agreed = LayoutGroup::has_state(&database).map_err(failed)?;
+        if !is_agreed && membership.raft_id == FOUNDER {
+            return LayoutGroup::found(database, settings, me, known.clone(), courier).await.map_err(failed);
+        }
+        LayoutGroup::resume(database, settings, me, courier).await.map_err(failed)
+    }
 }

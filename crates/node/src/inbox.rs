@@ -59,9 +59,11 @@ impl Inbox for Receiver {
         Box::pin(async move {
             let answer = match (core, request) {
                 (Some(core), Request::Join(descriptor)) => core.admit_node(&descriptor).await,
+                (Some(core), Request::Introduce(introduction)) => core.meet(&introduction),
                 (None, _) => Err(crate::failure::unavailable("the node is stopping")),
                 _ => {
-                    let message = "only a request to join may come from a node that is no member";
+                    let message =
+                        "only an introduction or a request to join may come from a node that is no member";
                     Err(slipring_model::Error::new(ErrorKind::Invalid, message))
                 }
             };

@@ -1,11 +1,14 @@
 //! Settings: from flags, else the environment, else a TOML file, else the default; each knows where it is from.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use serde::{Deserialize, Serialize};
+use slipring_model::limits;
 use slipring_node::{ClusterSecret, MembershipSettings};
 
 /// The variable that may hold the cluster's key itself.
@@ -56,6 +59,9 @@ settings! {
     data: PathBuf = PathBuf::from("slipring-data"), "SLIPRING_DATA";
     /// Whose cluster to join: host:port or a source such as dns://name:port; may be repeated. Without any, a new one is founded.
     join: Vec<String> = Vec::new(), "SLIPRING_JOIN";
+    /// How many nodes start at once, the same on all: when that many have found each other where they join, one of them
+    /// founds a cluster and the others join it. Without meaning once a node belongs to a cluster.
+    expect: Expected = Expected::default(), "SLIPRING_EXPECT";
     /// A source to tell of this node without joining anybody, such as etcd://host:port/prefix; may be repeated.
     announce: Vec<String> = Vec::new(), "SLIPRING_ANNOUNCE";
     /// The address to listen on. Other than loopback only with --insecure.
@@ -110,6 +116,23 @@ settings! {
     log: String = "info,openraft=error".to_owned(), "SLIPRING_LOG";
     /// How to log: text or json.
     log_format: String = "text".to_owned(), "SLIPRING_LOG_FORMAT";
+}
+
+/// How many nodes expect each other, if any do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Expected(pub(crate) Option<NonZeroU32>);
+
+impl FromStr for Expected {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number =
+            text.parse().ok().filter(|number: &NonZeroU32| number.get() as usize <= limits::NODES_MAX);
+        number
+            .map(|number| Self(Some(number)))
+            .ok_or_else(|| format!("must lie in 1..={}", limits::NODES_MAX))
+    }
 }
 
 /// One setting, its value, and where it comes from.
@@ -213,6 +236,14 @@ impl Settings {
                  127.0.0.1, or say --insecure true when the network is yours alone"
             );
         }
+        if let Some(expected) = self.expect.0.filter(|expected| expected.get() > 1)
+            && self.join.iter().all(|source| source.trim().is_empty())
+        {
+            bail!(
+                "expect = {expected}, but nothing says where the other nodes are: name sources with --join, the same for \
+                 all nodes"
+            );
+        }
         let is_place = |text: &str| {
             text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
         };
@@ -284,6 +315,28 @@ mod tests {
             let error = resolve(&["x", "--config", &path]).expect_err("refused").to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn nodes_are_expected_in_numbers_and_where_they_can_be_found() {
+        let expected = |arguments: &[&str]| resolve(arguments).map(|(settings, _)| settings.expect.0);
+        assert_eq!(expected(&["x"]).expect("settings"), None);
+        assert_eq!(expected(&["x", "--expect", "1"]).expect("settings"), NonZeroU32::new(1));
+        let three = expected(&["x", "--expect", "3", "--join", "a:1"]).expect("settings");
+        assert_eq!(three, NonZeroU32::new(3));
+        let error = expected(&["x", "--expect", "3"]).expect_err("refused").to_string();
+        assert!(error.contains("--join"), "{error}");
+        for wrong in ["0", "1001", "-1", "all"] {
+            let error = Probe::command().try_get_matches_from(["x", "--expect", wrong]).expect_err("refused");
+            assert!(error.to_string().contains("1..=1000"), "{error}");
+        }
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = file.path().display().to_string();
+        std::fs::write(file.path(), "expect = 3\njoin = [\"a:1\"]\n").expect("written");
+        assert_eq!(expected(&["x", "--config", &path]).expect("settings"), NonZeroU32::new(3));
+        std::fs::write(file.path(), "expect = 0\n").expect("written");
+        let error = expected(&["x", "--config", &path]).expect_err("refused").to_string();
+        assert!(error.contains("expect"), "{error}");
     }
 
     #[test]

@@ -69,7 +69,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     let seeds = Arc::new(Sources::read(&settings.join).context("join")?);
     let boards = Sources::read_for_announcing(&settings.announce).context("announce")?;
     if !seeds.is_empty() {
-        eprintln!("slipring: asking {} to join their cluster", settings.join.join(" "));
+        say_where(settings);
     }
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -83,15 +83,20 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
         .datagrams(Arc::new(UdpDatagrams::new(ports.gossip)?))
         .secret(secret);
     let starting = async {
-        let node = builder.service(&KV).join(Arc::clone(&seeds)).start().await?;
+        let node = builder.service(&KV).join(Arc::clone(&seeds)).expect(settings.expect.0).start().await?;
         await_agreement(&node).await;
         await_share(&node).await;
         Ok::<_, StartError>(node)
     };
-    let node = tokio::select! {
-        node = starting => node?,
-        _ = stop.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+    let started = tokio::select! {
+        started = starting => started.map(Some),
+        _ = stop.recv() => Ok(None),
+        _ = interrupt.recv() => Ok(None),
+    };
+    let Ok(Some(node)) = started else {
+        // Nodes that expect each other are announced before they start to serve.
+        seeds.withdraw().await;
+        return started.map(drop).map_err(Into::into);
     };
     let (stopping, is_stopping) = watch::channel(false);
     let redis = tokio::spawn(slipring_gateway::resp::serve(ports.redis, node.clone(), is_stopping.clone()));
@@ -119,6 +124,14 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     match reason {
         Some(reason) => anyhow::bail!(reason),
         None => Ok(()),
+    }
+}
+
+fn say_where(settings: &Settings) {
+    let places = settings.join.join(" ");
+    match settings.expect.0 {
+        Some(expected) => eprintln!("slipring: looking for {expected} nodes, or a cluster, at {places}"),
+        None => eprintln!("slipring: asking {places} to join their cluster"),
     }
 }
 

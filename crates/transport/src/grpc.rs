@@ -135,7 +135,8 @@ impl Shared {
                 theirs.short(),
                 ours.short()
             ))),
-            _ if peer.node == self.hello.node => {
+            // A question may come from this node itself: discovery does not know who asks.
+            _ if peer.node == self.hello.node && !peer.is_question => {
                 Err(Failed::Unreachable("the node at that address is this one".to_owned()))
             }
             _ => {

@@ -185,7 +185,7 @@ impl Message {
                 Request::Store { key, cell, .. } => key.len() + cell.len(),
                 Request::Fetch { key, .. } | Request::Digest { key, .. } => key.len(),
                 Request::Execute { request, .. } => request.len(),
-                Request::Layout(bytes) | Request::Join(bytes) => bytes.len(),
+                Request::Layout(bytes) | Request::Join(bytes) | Request::Introduce(bytes) => bytes.len(),
                 Request::Digests { entries, .. } | Request::Pull { entries, .. } => {
                     entries.iter().map(|(key, _)| key.len() + 12).sum()
                 }
@@ -198,6 +198,7 @@ impl Message {
                 Reply::Executed(bytes)
                 | Reply::Layout(bytes)
                 | Reply::Joined(bytes)
+                | Reply::Introduced(bytes)
                 | Reply::Status(bytes) => bytes.len(),
                 Reply::Keys { keys, .. } => keys.iter().map(|key| key.len() + 4).sum(),
                 Reply::Digests { missing, cells } => {

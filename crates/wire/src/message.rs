@@ -132,6 +132,8 @@ pub enum Request {
     },
     /// Which partitions the asked node has taken over. Answer: `TakenOver`.
     Moves,
+    /// What a node that belongs to no cluster says of itself, as JSON. Answer: `Introduced`.
+    Introduce(Bytes),
 }
 
 /// What a peer may answer.
@@ -196,4 +198,6 @@ pub enum Reply {
     TakenOver(Vec<(u8, u16, u64)>),
     /// The cluster goes on without the asker: it must stop.
     Removed,
+    /// What the answerer says of itself, as JSON.
+    Introduced(Bytes),
 }

@@ -3,6 +3,7 @@
 //! A process is a tokio runtime of its own with paused time and a seeded scheduler. Ending it drops the
 //! runtime with all its tasks, wherever they were.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -75,8 +76,8 @@ impl Host {
         self.lives
     }
 
-    /// Starts a process; `seeds` are asked when the host belongs to no cluster yet.
-    pub(crate) fn start(&mut self, network: &Arc<Network>, seeds: Vec<String>) {
+    /// Starts a process; `seeds` are asked, and so many hosts expected, when it belongs to no cluster yet.
+    pub(crate) fn start(&mut self, network: &Arc<Network>, seeds: Vec<String>, expected: Option<NonZeroU32>) {
         self.lives += 1;
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(self.lives);
         network.power_on(self.index);
@@ -88,7 +89,7 @@ impl Host {
             .build()
             .expect("a runtime without sockets needs nothing of the system");
         let memory = Arc::new(MemoryEngine::new());
-        let starting = self.starting(seed, network, seeds, Arc::clone(&memory));
+        let starting = self.starting(seed, network, (seeds, expected), Arc::clone(&memory));
         let started = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&started);
         runtime.spawn(async move {
@@ -102,7 +103,7 @@ impl Host {
         &self,
         seed: u64,
         network: &Arc<Network>,
-        seeds: Vec<String>,
+        (seeds, expected): (Vec<String>, Option<NonZeroU32>),
         memory: Arc<MemoryEngine>,
     ) -> impl Future<Output = Result<Node, String>> + Send + use<> {
         let disk: Arc<dyn Engine> = Arc::new(self.disk.clone());
@@ -122,6 +123,7 @@ impl Host {
             let node = Node::builder(settings(), meta, disk, addresses, Box::new(transport))
                 .service(&KV)
                 .join(seeds)
+                .expect(expected)
                 .clock(clock)
                 .entropy(Entropy::seeded(seed))
                 .disk_waits(DiskWaits::Inline { delay_ms: sync_delay_ms })

@@ -7,6 +7,7 @@
 
 pub mod check;
 mod copies;
+pub mod forming;
 mod guest;
 mod history;
 mod host;

@@ -138,8 +138,18 @@ pub(crate) fn run_with(seed: u64, options: &Options, guest: Option<&GuestFactory
         plan
     });
     Mutant::plant(options.mutant);
-    let mut world = World::new(seed, (hosts, plan.hosts(hosts)), guest.map(|guest| guest()));
-    let phases = catch_unwind(AssertUnwindSafe(|| world.run_phases(&plan, options.storm_ms)));
+    let world = World::new(seed, (hosts, plan.hosts(hosts)), guest.map(|guest| guest()));
+    run_world(world, plan, |world, plan| world.run_phases(plan, options.storm_ms))
+}
+
+/// Runs a world through its phases and reports.
+pub(crate) fn run_world(
+    mut world: World,
+    plan: Plan,
+    phases: impl FnOnce(&mut World, &Plan) -> Result<(), Violation>,
+) -> Report {
+    let (seed, hosts) = (world.seed, world.founders);
+    let phases = catch_unwind(AssertUnwindSafe(|| phases(&mut world, &plan)));
     let verdict = phases.unwrap_or_else(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str);
         let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");

@@ -3,6 +3,7 @@
 //! Nothing crosses the network in less than a tick, so the order of hosts within one does not matter to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub(crate) struct World {
     /// How many hosts form the cluster; the rest may join.
     pub(crate) founders: usize,
     pub(crate) operator: Operator,
+    /// How many hosts expect each other and found together; host 0 founds alone when absent.
+    pub(crate) expected: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy)]
@@ -105,6 +108,7 @@ impl World {
             observations: Observations::default(),
             founders,
             operator: Operator::default(),
+            expected: None,
         }
     }
 
@@ -116,7 +120,8 @@ impl World {
 
     /// Starts a host's process.
     pub(crate) fn start(&mut self, host: usize) {
-        let is_founder = host == 0 && self.host(0).lives() == 0;
+        let expected = self.expected;
+        let is_founder = expected.is_none() && host == 0 && self.host(0).lives() == 0;
         let others = (0..self.founders).filter(|other| *other != host);
         let seeds = if is_founder { Vec::new() } else { others.map(address).collect() };
         if self.host(host).process.is_none() {
@@ -124,7 +129,7 @@ impl World {
             let network = Arc::clone(&self.network);
             let host = self.host(host);
             host.disk.fail_with(None);
-            host.start(&network, seeds);
+            host.start(&network, seeds, expected);
             let (index, life) = (host.index, host.lives());
             self.journal.note(format_args!("host {index} starts for the {life}. time"));
         }
@@ -132,15 +137,12 @@ impl World {
 
     /// Lets faults and clients loose for so long.
     pub(crate) fn storm(&mut self, plan: &Plan, for_ms: u64) -> Result<(), Violation> {
-        let begin = self.journal.now_ms();
-        plan.faults.iter().for_each(|(at, fault)| self.decide(begin + at, Event::Fault(*fault)));
         if plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::RollBack { .. })) {
             self.hosts.iter_mut().for_each(Host::copy_disks);
         }
         self.is_storming = true;
-        while self.journal.now_ms() < begin + for_ms {
-            self.tick()?;
-        }
+        let begin = self.journal.now_ms();
+        self.suffer(plan, for_ms)?;
         if let Some(wakes_ms) = plan.wakes_ms() {
             self.rest(begin + wakes_ms)?;
             self.run_until(AWAKE_MS, |_| false)?;
@@ -163,6 +165,21 @@ impl World {
         self.workload.rest(false);
         self.rested_ms += self.journal.now_ms() - begin;
         Ok(())
+    }
+
+    /// Lets faults loose for so long.
+    pub(crate) fn suffer(&mut self, plan: &Plan, for_ms: u64) -> Result<(), Violation> {
+        let begin = self.journal.now_ms();
+        plan.faults.iter().for_each(|(at, fault)| self.decide(begin + at, Event::Fault(*fault)));
+        while self.journal.now_ms() < begin + for_ms {
+            self.tick()?;
+        }
+        Ok(())
+    }
+
+    /// Starts a host's process so much later.
+    pub(crate) fn start_in(&mut self, host: usize, ms: u64) {
+        self.decide(self.journal.now_ms() + ms, Event::Start { host });
     }
 
     /// Ends every fault and starts whoever is down.

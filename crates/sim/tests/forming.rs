@@ -1,0 +1,55 @@
+//! Hosts that start at once: whatever goes wrong meanwhile, they end in one cluster.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use slipring_sim::forming::{Forming, run};
+
+/// How many seeds a test runs, or as many as the environment asks for.
+fn seeds(default: u64) -> u64 {
+    std::env::var("SLIPRING_FORMINGS").ok().and_then(|asked| asked.parse().ok()).unwrap_or(default)
+}
+
+fn run_all(seeds: u64, forming: impl Fn(u64) -> Forming) -> BTreeMap<&'static str, u64> {
+    let mut counts = BTreeMap::new();
+    for seed in 0..seeds {
+        let report = run(seed, forming(seed));
+        assert_eq!(report.verdict, Ok(()), "{}", report.story());
+        report.counts.into_iter().for_each(|(what, times)| *counts.entry(what).or_default() += times);
+    }
+    println!("{seeds} seeds: {counts:?}");
+    counts
+}
+
+#[test]
+fn hosts_that_expect_each_other_form_one_cluster() {
+    // Every third time there are more than are expected, and the others just join.
+    let hosts = |seed: u64| if seed.is_multiple_of(3) { 7 } else { 5 };
+    let expected = NonZeroU32::new(5);
+    let counts = run_all(seeds(30), |seed| Forming { hosts: hosts(seed), expected, storm_ms: 6_000 });
+    for what in ["process deaths", "power losses", "ways cut", "pauses", "members before all was well"] {
+        assert!(counts.get(what).is_some_and(|times| *times > 0), "no {what} in {counts:?}");
+    }
+}
+
+#[test]
+fn without_faults_all_are_members_soon() {
+    let expected = NonZeroU32::new(5);
+    let counts = run_all(5, |_| Forming { hosts: 5, expected, storm_ms: 0 });
+    assert!(counts.contains_key("members before all was well"));
+}
+
+#[test]
+fn twenty_that_join_one_at_once_all_become_members() {
+    run_all(seeds(4), |seed| {
+        let storm_ms = if seed == 0 { 0 } else { 6_000 };
+        Forming { hosts: 21, expected: None, storm_ms }
+    });
+}
+
+#[test]
+fn the_same_seed_forms_the_same_cluster() {
+    let forming = Forming { hosts: 5, expected: NonZeroU32::new(5), storm_ms: 6_000 };
+    assert_eq!(run(1, forming).fingerprint, run(1, forming).fingerprint);
+    assert_ne!(run(1, forming).fingerprint, run(2, forming).fingerprint);
+}

@@ -18,6 +18,9 @@ const FORMING_MS: u64 = 60_000;
 /// Within how long all hosts are started the first time.
 const STARTING_MS: u64 = 2_500;
 
+/// How long a fault lasts at most.
+const LASTING_MS_MAX: u64 = 14_000;
+
 /// Who starts, and what goes wrong.
 #[derive(Clone, Copy, Debug)]
 pub struct Forming {
@@ -40,9 +43,14 @@ pub fn run(seed: u64, forming: Forming) -> Report {
 
 fn draw(seed: u64, forming: Forming) -> Plan {
     let mut rng = Rng::with_seed(seed ^ 0x666f_726d_696e_6700);
-    let mut faults: Vec<(u64, Fault)> = (0..rng.usize(2..12))
-        .map(|_| (rng.u64(..forming.storm_ms), fault(&mut rng, forming.hosts)))
-        .collect();
+    // Most strike while it is open who founds, and the longest last until the others have given up on a silent host.
+    let at = |rng: &mut Rng| match rng.u8(..4) {
+        0 => rng.u64(..forming.storm_ms),
+        _ => rng.u64(..STARTING_MS + 1_000),
+    };
+    let count = rng.usize(2..12);
+    let mut faults: Vec<(u64, Fault)> =
+        (0..count).map(|_| (at(&mut rng), fault(&mut rng, forming.hosts))).collect();
     faults.sort_by_key(|(at, _)| *at);
     Plan { faults }
 }
@@ -50,7 +58,7 @@ fn draw(seed: u64, forming: Forming) -> Plan {
 fn fault(rng: &mut Rng, hosts: usize) -> Fault {
     let host = rng.usize(..hosts);
     let other = (host + rng.usize(1..hosts)) % hosts;
-    let (for_ms, down_ms) = (rng.u64(100..8_000), rng.u64(50..8_000));
+    let (for_ms, down_ms) = (rng.u64(100..LASTING_MS_MAX), rng.u64(50..LASTING_MS_MAX));
     match rng.u8(..12) {
         0..=3 => Fault::Kill { host, down_ms, loses_power: rng.bool() },
         4 => Fault::KillAll { down_ms, loses_power: rng.bool() },

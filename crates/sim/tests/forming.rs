@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::ops::Range;
 
 use slipring_sim::forming::{Forming, run};
 
@@ -10,23 +11,25 @@ fn seeds(default: u64) -> u64 {
     std::env::var("SLIPRING_FORMINGS").ok().and_then(|asked| asked.parse().ok()).unwrap_or(default)
 }
 
-fn run_all(seeds: u64, forming: impl Fn(u64) -> Forming) -> BTreeMap<&'static str, u64> {
+fn run_all(seeds: Range<u64>, forming: impl Fn(u64) -> Forming) -> BTreeMap<&'static str, u64> {
     let mut counts = BTreeMap::new();
-    for seed in 0..seeds {
+    for seed in seeds.clone() {
         let report = run(seed, forming(seed));
         assert_eq!(report.verdict, Ok(()), "{}", report.story());
         report.counts.into_iter().for_each(|(what, times)| *counts.entry(what).or_default() += times);
     }
-    println!("{seeds} seeds: {counts:?}");
+    println!("seeds {seeds:?}: {counts:?}");
     counts
 }
 
 #[test]
 fn hosts_that_expect_each_other_form_one_cluster() {
-    // Every third time there are more than are expected, and the others just join.
-    let hosts = |seed: u64| if seed.is_multiple_of(3) { 7 } else { 5 };
+    // Most times there are more than are expected, and the others just join.
+    let hosts = |seed: u64| 5 + 2 * (seed % 3) as usize;
     let expected = NonZeroU32::new(5);
-    let counts = run_all(seeds(30), |seed| Forming { hosts: hosts(seed), expected, storm_ms: 6_000 });
+    // Of these, 85 catches a node that founds before all have promised to follow it.
+    let counts =
+        run_all(66..66 + seeds(24), |seed| Forming { hosts: hosts(seed), expected, storm_ms: 18_000 });
     for what in ["process deaths", "power losses", "ways cut", "pauses", "members before all was well"] {
         assert!(counts.get(what).is_some_and(|times| *times > 0), "no {what} in {counts:?}");
     }
@@ -35,13 +38,13 @@ fn hosts_that_expect_each_other_form_one_cluster() {
 #[test]
 fn without_faults_all_are_members_soon() {
     let expected = NonZeroU32::new(5);
-    let counts = run_all(5, |_| Forming { hosts: 5, expected, storm_ms: 0 });
+    let counts = run_all(0..5, |_| Forming { hosts: 5, expected, storm_ms: 0 });
     assert!(counts.contains_key("members before all was well"));
 }
 
 #[test]
 fn twenty_that_join_one_at_once_all_become_members() {
-    run_all(seeds(4), |seed| {
+    run_all(0..seeds(3), |seed| {
         let storm_ms = if seed == 0 { 0 } else { 6_000 };
         Forming { hosts: 21, expected: None, storm_ms }
     });

@@ -1,3 +1,5 @@
+//! The machine by itself: who founds, whom to follow, what ends a promise.
+
 use super::*;
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use slipring_model::{ClusterId, NodeId, StorageId};
 use slipring_transport::{GrpcTransport, Inbox, Settings, Transport};
-use slipring_wire::{Hello, Message, PROTOCOL_VERSION, Reply, Request};
+use slipring_wire::{Hello, Message, PROTOCOL_VERSIONS, Reply, Request};
 use tokio::net::TcpListener;
 
 const OURS: ClusterId = ClusterId([1; 16]);
@@ -56,7 +56,7 @@ async fn side(number: u8, cluster: Option<ClusterId>) -> Side {
     let address = listener.local_addr().expect("it is bound").to_string();
     let node = NodeId([number; 32]);
     let hello = Hello {
-        version: PROTOCOL_VERSION,
+        versions: PROTOCOL_VERSIONS,
         cluster,
         node,
         storage: StorageId::default(),

@@ -212,5 +212,33 @@ mod tests {
         for bad in ["", "Users", "a/b", &"x".repeat(65)] {
             assert_eq!(bad.parse::<BucketName>(), Err(InvalidName));
         }
+        let name: BucketName = "users".parse().expect("a name");
+        assert_eq!((name.to_string(), String::from(name)), ("users".to_owned(), "users".to_owned()));
+        assert!(InvalidName.to_string().contains("64"), "the error says what would do");
+    }
+
+    #[test]
+    fn an_impossible_promise_is_refused() {
+        let durable = BucketPolicy::durable;
+        let impossible = [
+            BucketPolicy { replicas: 0, ..durable() },
+            BucketPolicy { replicas: limits::REPLICAS_MAX + 1, ..durable() },
+            BucketPolicy { read_acks: Some(4), ..durable() },
+            BucketPolicy { write_acks: Some(0), ..durable() },
+            BucketPolicy { engine: EngineKind::Memory, ..durable() },
+            BucketPolicy { durability: Durability::None, ..durable() },
+        ];
+        for policy in impossible {
+            assert!(policy.validate().is_err(), "{policy:?}");
+        }
+        let most =
+            BucketPolicy { replicas: limits::REPLICAS_MAX, durability: Durability::Fsync, ..durable() };
+        assert_eq!(most.validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_cache_asks_one_of_two() {
+        let cache = BucketPolicy::cache();
+        assert_eq!((cache.replicas, cache.quorum(2)), (2, Quorum { n: 2, r: 1, w: 1 }));
     }
 }

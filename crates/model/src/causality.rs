@@ -112,4 +112,12 @@ mod tests {
         both.join(&right);
         assert!(both.descends(&left) && both.descends(&right) && !left.descends(&right));
     }
+
+    #[test]
+    fn the_latest_dot_of_each_actor_is_kept_in_order() {
+        let seen: VersionVector = [dot(2, 5), dot(1, 3), dot(2, 4)].into_iter().collect();
+        assert_eq!(seen.iter().collect::<Vec<_>>(), [dot(1, 3), dot(2, 5)]);
+        assert_eq!((seen.len(), seen.is_empty()), (2, false));
+        assert!(VersionVector::default().is_empty());
+    }
 }

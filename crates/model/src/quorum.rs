@@ -56,6 +56,7 @@ mod tests {
         for (r, w) in [(0, 1), (1, 0), (4, 1), (1, 4)] {
             assert_eq!(Quorum::new(3, r, w), Err(InvalidQuorum));
         }
+        assert!(InvalidQuorum.to_string().contains("between 1 and"), "the error says what would do");
         assert_eq!([1, 2, 3, 4, 5].map(Quorum::majority), [1, 2, 2, 3, 3]);
     }
 }

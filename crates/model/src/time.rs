@@ -58,5 +58,14 @@ mod tests {
         let stored = Timestamp::from_unix_ms(90);
         assert!(Timestamp::next(10, Timestamp(0), stored) > stored);
         assert_eq!(Timestamp::next(100, Timestamp(0), stored), Timestamp::from_unix_ms(100));
+        assert_eq!(Timestamp::next(90, stored, Timestamp(0)).unix_ms(), 90, "the counter is not time");
+    }
+
+    #[test]
+    fn moments_saturate_at_both_ends() {
+        let later = Moment(7).after(Duration::from_micros(5));
+        assert_eq!((later, later.since(Moment(7))), (Moment(12), Duration::from_micros(5)));
+        assert_eq!(Moment(7).since(later), Duration::ZERO);
+        assert_eq!(later.after(Duration::MAX), Moment(u64::MAX));
     }
 }

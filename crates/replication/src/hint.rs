@@ -57,4 +57,9 @@ mod tests {
         assert_eq!(Hint::from_record_key(&key), Some(hint));
         assert_eq!(Hint::from_record_key(&key[..35]), None);
     }
+
+    #[test]
+    fn hints_lie_by_their_target() {
+        assert_eq!(Hint::position(NodeId([7; 32])), Position(0x0707_0707_0707_0707));
+    }
 }

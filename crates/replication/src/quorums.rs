@@ -94,6 +94,7 @@ mod tests {
         assert!(met(&[1, 3, 4]) && met(&[1, 2, 4, 5]));
         assert!(!met(&[1, 2]) && !met(&[4, 5]) && !met(&[1, 4]) && !met(&[1, 2, 3]));
         assert_eq!(joint.nodes().len(), 5);
+        assert_eq!(Quorums::joint(set(&[1, 2, 3], 2), set(&[3, 4, 5, 6, 7], 3)).needed(), 3);
         let one = Quorums::of(set(&[1, 2, 3], 2));
         assert!(one.is_met(|node| node != NodeId([2; 32])) && !one.is_met(|node| node == NodeId([2; 32])));
     }

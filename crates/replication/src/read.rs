@@ -204,7 +204,7 @@ impl ReadCoordinator {
     /// Asks as many more as make a quorum with those that are counted on, first those who help most.
     fn ask(&mut self, is_counted_on: impl Fn(&Progress) -> bool, effects: &mut Vec<ReadEffect>) {
         let mut asked: SmallVec<[NodeId; 3]> = SmallVec::new();
-        loop {
+        for _ in 0..self.others.len() {
             let counted = |node: NodeId| {
                 let is_counted =
                     |(other, progress): &(NodeId, Progress)| *other == node && is_counted_on(progress);

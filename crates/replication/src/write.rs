@@ -106,7 +106,7 @@ impl WriteCoordinator {
         // Who comes back later comes back without what it held.
         self.acked.retain(|node| nodes.contains(node));
         for to in nodes {
-            let is_known = to == self.me || self.acked.contains(&to) || before.contains(&to);
+            let is_known = to == self.me || before.contains(&to);
             if !is_known {
                 self.waiting.push(to);
                 effects.push(WriteEffect::Send { to });
@@ -273,6 +273,31 @@ mod tests {
                 WriteEffect::Finish,
             ]
         );
+    }
+
+    #[test]
+    fn a_refusal_leaves_its_hint_at_once_and_only_where_nothing_was_acknowledged() {
+        let inputs =
+            [WriteInput::Acked { from: B }, WriteInput::Failed { from: B }, WriteInput::Failed { from: C }];
+        assert_eq!(play(2, &inputs), [WriteEffect::StoreHint { intended: C }]);
+    }
+
+    #[test]
+    fn who_does_not_know_the_outcome_is_told_how_many_replicas_hold_it() {
+        let twice = [WriteInput::Acked { from: B }, WriteInput::Acked { from: B }];
+        let rest = [WriteInput::Persisted, WriteInput::DeadlinePassed];
+        let effects = play(3, &[twice, rest].concat());
+        let settled = WriteEffect::Settle(WriteOutcome::Unknown { acks: 2 });
+        assert_eq!(effects, [WriteEffect::StoreHint { intended: C }, settled, WriteEffect::Finish]);
+    }
+
+    #[test]
+    fn the_cell_is_sent_again_only_to_who_has_not_acknowledged_it() {
+        let mut machine = WriteCoordinator::new(A, of(&[A, B, C], 3));
+        let mut effects = Vec::new();
+        machine.handle(WriteInput::Acked { from: B }, &mut effects);
+        [A, B, C, D].into_iter().for_each(|to| machine.resend(to, &mut effects));
+        assert_eq!(effects, [WriteEffect::Send { to: C }]);
     }
 
     #[test]

@@ -127,6 +127,39 @@ fn too_few_answers_are_said_so() {
 }
 
 #[test]
+fn a_late_answer_is_made_up_for_by_as_few_as_can_be() {
+    let [d, e] = [NodeId([4; 32]), NodeId([5; 32])];
+    let mut machine = ReadCoordinator::new(A, of(&[A, B, C, d, e], 3), None, [B, C, d, e]);
+    let mut effects = Vec::new();
+    machine.handle(ReadInput::Started, &mut effects);
+    machine.handle(ReadInput::Digested { from: B, digest: None }, &mut effects);
+    machine.handle(ReadInput::Dawdled, &mut effects);
+    assert_eq!(effects, [B, C, d].map(|to| ReadEffect::Digest { to }), "this node, B and D are three");
+    machine.handle(ReadInput::DeadlinePassed, &mut effects);
+    assert_eq!(effects.last(), Some(&ReadEffect::Settle(ReadOutcome::TooFew { answers: 2 })));
+}
+
+#[test]
+fn who_was_not_asked_cannot_fail_for_another() {
+    assert_eq!(play(None, &[ReadInput::Failed { from: C }]), [ReadEffect::Digest { to: B }]);
+}
+
+#[test]
+fn what_a_replica_is_known_to_hold_is_awaited() {
+    let ((own, own_digest), (_, their_digest)) = (cell(1), cell(2));
+    let effects = play(
+        Some((own, own_digest)),
+        &[
+            ReadInput::Digested { from: B, digest: Some(their_digest) },
+            ReadInput::Dawdled,
+            ReadInput::Digested { from: C, digest: Some(own_digest) },
+        ],
+    );
+    let asked = [ReadEffect::Digest { to: B }, ReadEffect::Fetch { to: B }, ReadEffect::Digest { to: C }];
+    assert_eq!(effects, asked, "a quorum agrees, and B holds more");
+}
+
+#[test]
 fn damaged_bytes_count_as_a_failure() {
     let effects = play(
         None,

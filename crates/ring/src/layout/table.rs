@@ -75,7 +75,7 @@ impl Holders {
 
     /// The target is these nodes, from `since` on unless it was before; copies that stay keep their assignment,
     /// others get `index`.
-    fn aim(&mut self, nodes: &[NodeId], index: u64, since: u64) {
+    pub(super) fn aim(&mut self, nodes: &[NodeId], index: u64, since: u64) {
         let assign = |(nth, node): (usize, &NodeId)| {
             let kept = self.of(*node);
             kept.unwrap_or_else(|| new_replica(*node, index, nth))
@@ -168,7 +168,7 @@ impl Layout {
 fn new_replica(node: NodeId, index: u64, nth: usize) -> Replica {
     const { assert!(limits::REPLICAS_MAX < 8) };
     let index = if Mutant::ReuseAssignment.is_planted() { 0 } else { index };
-    Replica { node, assignment: index << 3 | nth as u64 }
+    Replica { node, assignment: (index << 3) + nth as u64 }
 }
 
 fn new_holders(nodes: &[NodeId], index: u64, since: u64) -> Holders {

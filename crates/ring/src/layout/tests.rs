@@ -181,6 +181,142 @@ fn a_plan_tells_what_would_move_and_changes_nothing() {
 }
 
 #[test]
+fn each_change_raises_the_epoch_by_one_and_marks_what_it_moved() {
+    let mut layout = of_four();
+    let mut epoch = layout.epoch();
+    let mut raises = |layout: &mut Layout, index, command: &Command| {
+        layout.apply(index, command).expect("possible");
+        epoch += 1;
+        assert_eq!(layout.epoch(), epoch, "{command:?}");
+        // Whoever knows an older layout must hear of what changed, and of nothing else.
+        layout.tables.values().flatten().filter(|holders| holders.since == epoch).count()
+    };
+    let name: BucketName = "one".parse().expect("a name");
+    let policy = BucketPolicy { replicas: 1, ..BucketPolicy::durable() };
+    assert_eq!(raises(&mut layout, 60, &Command::CreateBucket { name: name.clone(), policy }), 256);
+    assert_eq!(raises(&mut layout, 61, &Command::DeleteBucket { name }), 0);
+    let heavier = raises(&mut layout, 62, &change(1, NodeChange::Weight(200)));
+    let moves: Vec<MoveId> = layout.moves().map(|(id, _)| id).collect();
+    assert!(heavier > 0 && heavier == moves.len());
+    let some: Vec<MoveId> = moves.into_iter().take(20).collect();
+    assert_eq!(raises(&mut layout, 63, &Command::Arrived { moves: some }), 20);
+    assert!(raises(&mut layout, 64, &Command::Revert) >= heavier - 20, "what turned back has changed, too");
+}
+
+#[test]
+fn a_node_that_is_lost_stays_lost() {
+    let state = |layout: &Layout| layout.nodes().get(&node(4)).map(|entry| entry.role.state);
+    let mut layout = of_four();
+    layout.apply(60, &change(1, NodeChange::Weight(300))).expect("heavier");
+    layout.apply(61, &change(4, NodeChange::State(NodeState::Lost))).expect("lost");
+    let epoch = layout.epoch();
+    let again = layout.apply(62, &change(4, NodeChange::State(NodeState::Lost)));
+    assert_eq!(again, Ok(Applied::Changed { epoch }), "told twice");
+    let back = layout.apply(63, &change(4, NodeChange::State(NodeState::Active)));
+    assert!(matches!(back, Err(Refused::Impossible(_))), "{back:?}");
+    layout.apply(64, &Command::Revert).expect("reverted");
+    assert_eq!(state(&layout), Some(NodeState::Lost));
+}
+
+#[test]
+fn a_move_keeps_its_session_until_it_is_aimed_elsewhere_or_back() {
+    let replicas =
+        |nodes: &[u8]| nodes.iter().map(|byte| Replica { node: node(*byte), assignment: 8 }).collect();
+    let ids = |nodes: &[u8]| nodes.iter().map(|byte| node(*byte)).collect::<Vec<_>>();
+    let aimed = |next: Option<&[u8]>, at: &[u8]| {
+        let next = next.map(|nodes| Move { replicas: replicas(nodes), session: 60 });
+        let mut holders = Holders { replicas: replicas(&[1, 2]), next, since: 5 };
+        holders.aim(&ids(at), 70, 9);
+        let nodes =
+            |replicas: &[Replica]| replicas.iter().map(|replica| replica.node.0[0]).collect::<Vec<_>>();
+        let session = holders.next.as_ref().map(|next| next.session);
+        (nodes(&holders.replicas), nodes(holders.target()), session, holders.since)
+    };
+    let same = |nodes: &[u8]| nodes.to_vec();
+    assert_eq!(aimed(None, &[2, 1]), (same(&[2, 1]), same(&[2, 1]), None, 5), "another order is no move");
+    assert_eq!(aimed(None, &[2, 3]), (same(&[1, 2]), same(&[2, 3]), Some(70), 9));
+    assert_eq!(aimed(Some(&[2, 3]), &[3, 2]), (same(&[1, 2]), same(&[3, 2]), Some(60), 5));
+    assert_eq!(aimed(Some(&[2, 3]), &[3, 4]), (same(&[1, 2]), same(&[3, 4]), Some(70), 9));
+    assert_eq!(aimed(Some(&[2, 3]), &[2, 1]), (same(&[2, 1]), same(&[2, 1]), None, 9), "aimed back");
+}
+
+#[test]
+fn who_joins_again_is_the_same_member_and_an_impostor_is_not() {
+    let mut layout = founded();
+    join(&mut layout, 20, 2);
+    let before = layout.clone();
+    let add = |entry| Command::AddNode { node: node(2), entry };
+    assert_eq!(layout.apply(30, &add(entry(2, "a"))), Ok(Applied::Node { raft_id: 20 }));
+    assert_eq!(layout.apply(31, &add(entry(9, "a"))), Err(Refused::OtherStorage { node: node(2) }));
+    assert_eq!(layout, before);
+}
+
+#[test]
+fn a_change_planned_for_another_epoch_is_refused_unless_it_is_done_already() {
+    let mut layout = of_four();
+    let epoch = layout.epoch();
+    let heavier = |expected| Command::Change {
+        changes: vec![Change { node: node(1), change: NodeChange::Weight(300) }],
+        expected_epoch: Some(expected),
+    };
+    assert_eq!(layout.apply(60, &heavier(epoch - 1)), Err(Refused::Moved { epoch }));
+    assert_eq!(layout.apply(61, &heavier(epoch)), Ok(Applied::Changed { epoch: epoch + 1 }));
+    assert_eq!(layout.apply(62, &heavier(epoch)), Ok(Applied::Changed { epoch: epoch + 1 }), "told twice");
+}
+
+#[test]
+fn a_full_cluster_takes_no_more() {
+    let mut layout = founded();
+    for index in layout.nodes.len()..limits::NODES_MAX {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&(index as u64).to_le_bytes());
+        let role = Role { weight: 0, ..entry(0, "a").role };
+        layout.nodes.insert(NodeId(id), NodeEntry { role, ..entry(0, "a") });
+    }
+    let added = layout.apply(20, &Command::AddNode { node: node(2), entry: entry(2, "a") });
+    assert!(matches!(added, Err(Refused::Impossible(_))), "{added:?}");
+    let name = |number: usize| format!("b{number}").parse::<BucketName>().expect("a name");
+    for number in layout.buckets.len()..limits::BUCKETS_MAX {
+        let bucket = BucketEntry { name: name(number), policy: BucketPolicy::durable() };
+        layout.buckets.insert(BucketId(number as u32), bucket);
+    }
+    let create = Command::CreateBucket { name: name(0), policy: BucketPolicy::durable() };
+    assert!(matches!(layout.apply(21, &create), Err(Refused::Impossible(_))));
+    let missing = Command::DeleteBucket { name: name(0) };
+    assert_eq!(layout.apply(22, &missing), Err(Refused::NoSuchBucket { name: name(0) }));
+}
+
+#[test]
+fn what_single_failures_would_take_away_is_counted() {
+    let exposed = |layout: &Layout| -> Vec<(String, u64, u64)> {
+        let all = layout.exposures().into_iter();
+        all.map(|found| (found.what, found.without_quorum, found.without_copy)).collect()
+    };
+    let named = |byte: u8| format!("node {}", node(byte).short());
+    let of = |zones: [&str; 3], count: u8| {
+        let mut layout = founded();
+        layout.nodes.get_mut(&node(1)).expect("the founder").role.zone = zones[0].to_owned();
+        for (byte, zone) in (2..=count).zip(&zones[1..]) {
+            let command = Command::AddNode { node: node(byte), entry: entry(byte, zone) };
+            layout.apply(u64::from(byte) * 10, &command).expect("joins");
+            assert!(
+                layout.under_replicated() == if byte == 2 { 512 } else { 256 },
+                "nothing has arrived yet"
+            );
+            arrive(&mut layout, u64::from(byte) * 10 + 1);
+        }
+        layout
+    };
+    let alone = of(["a", "", ""], 1);
+    assert_eq!(exposed(&alone), [(named(1), 512, 512), ("zone a".to_owned(), 512, 512)]);
+    let two = of(["", "", ""], 2);
+    assert_eq!(exposed(&two), [(named(1), 256, 0), (named(2), 256, 0)], "the cache asks for one copy");
+    let three = of(["a", "a", "b"], 3);
+    assert_eq!(exposed(&three), [("zone a".to_owned(), 256, 0)]);
+    assert_eq!([alone, two, three].map(|layout| layout.under_replicated()), [512, 256, 0]);
+}
+
+#[test]
 fn an_older_start_of_a_node_is_refused() {
     let mut layout = founded();
     let update = |incarnation, storage| Command::UpdateNode {

@@ -94,6 +94,11 @@ impl Place {
         self.is_held_by(one) && self.is_held_by(other)
     }
 
+    /// Whether what was read of this node's copy under the layout `epoch` counts under this one.
+    pub(crate) fn still_counts(&self, epoch: u64) -> bool {
+        self.since <= epoch && self.mine.is_some()
+    }
+
     /// Who holds the partition or is to hold it, in preference order.
     pub(crate) fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
         let next = self.next.iter().flat_map(|next| &next.replicas);
@@ -149,3 +154,6 @@ fn places(layout: &Layout, me: NodeId, bucket: &Bucket) -> Vec<Place> {
     let partitions = (0..layout.partition_count()).map(PartitionId);
     partitions.filter_map(|partition| layout.holders(bucket.id, partition)).map(place).collect()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -102,3 +102,92 @@ impl Partition {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use slipring_model::{Actor, BucketId, BucketPolicy, Dot, ErrorKind, Timestamp};
+    use slipring_service::{Cell, Change};
+    use slipring_storage::{Engine, MemoryEngine};
+
+    use super::*;
+
+    const LOW: Position = Position(7);
+    const HIGH: Position = Position(u64::MAX);
+
+    fn open(engine: &Arc<dyn Engine>) -> Bucket {
+        let name = "default".parse().expect("a name");
+        Bucket::open(BucketId(0), name, BucketPolicy::durable(), Arc::clone(engine), 1).expect("a bucket")
+    }
+
+    fn bucket() -> Bucket {
+        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+        open(&engine)
+    }
+
+    fn cell() -> Vec<u8> {
+        let change = Change::Put { value: "v".into(), expires_at: None, seen: None };
+        let dot = Dot { actor: Actor { assignment: 1, incarnation: 1 }, counter: 1 };
+        let mut bytes = Vec::new();
+        Cell::default().changed(&change, dot, Timestamp(1)).encode(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn what_an_older_layout_asks_for_is_refused() {
+        let bucket = bucket();
+        let merge = |position, epoch| bucket.merge(position, b"k", &cell(), epoch);
+        bucket.fence(PartitionId(0), Some(5));
+        assert!(matches!(merge(LOW, 4), Err(Refusal::Stale)));
+        assert!(merge(LOW, 5).is_ok() && merge(LOW, 6).is_ok());
+        assert!(merge(HIGH, 0).is_ok(), "the other partition has no fence");
+        bucket.fence(PartitionId(0), None);
+        assert!(matches!(merge(LOW, 6), Err(Refusal::Stale)), "where nothing is held, nothing is taken");
+    }
+
+    #[test]
+    fn a_partition_takes_nothing_while_it_is_emptied() {
+        let bucket = bucket();
+        let merge = |position| bucket.merge(position, b"k", &cell(), 1);
+        bucket.close(PartitionId(0), true);
+        assert!(bucket.is_closed(PartitionId(0)) && !bucket.is_closed(PartitionId(1)));
+        let Err(Refusal::Failed(error)) = merge(LOW) else { panic!("it took a cell") };
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        assert!(merge(HIGH).is_ok());
+        bucket.close(PartitionId(0), false);
+        assert!(merge(LOW).is_ok());
+    }
+
+    #[test]
+    fn a_partition_is_emptied_bit_by_bit_and_its_neighbour_keeps_everything() {
+        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+        let cell = cell();
+        let positions = (0..=WIPED_AT_ONCE as u64).map(Position).chain([HIGH]);
+        let at = |position| slipring_storage::RecordKey { bucket: BucketId(0), position, key: b"k" };
+        let writes: Vec<Write<'_>> =
+            positions.map(|position| Write { at: at(position), record: Some(&cell) }).collect();
+        engine.apply(&writes).expect("stored");
+        let bucket = open(&engine);
+        let [low, high] = [PartitionId(0), PartitionId(1)];
+        bucket.note_damage(LOW, b"k");
+        bucket.note_damage(HIGH, b"k");
+        let rest = || bucket.keys(LOW..=HIGH, 10, 0).expect("read").0.len();
+        assert!(!bucket.wipe_some(low, || false).expect("nothing fails"));
+        assert_eq!(bucket.live(low), WIPED_AT_ONCE as u64 + 1, "nobody wanted it");
+        assert!(bucket.wipe_some(low, || true).expect("wiped"));
+        assert_eq!((rest(), bucket.live(low)), (2, WIPED_AT_ONCE as u64 + 1), "one is left");
+        assert!(!bucket.wipe_some(low, || true).expect("wiped"));
+        assert_eq!((rest(), bucket.live(low), bucket.live(high)), (1, 0, 1));
+        assert!(!bucket.is_damaged_within(Position(0), LOW) && bucket.is_damaged_within(HIGH, HIGH));
+    }
+
+    #[test]
+    fn damage_counts_within_a_range_to_its_very_end() {
+        let bucket = bucket();
+        bucket.note_damage(LOW, b"k");
+        let within = |from, to| bucket.is_damaged_within(Position(from), Position(to));
+        assert!(within(0, 7) && within(7, 9));
+        assert!(!within(0, 6) && !within(8, 9));
+    }
+}

@@ -39,7 +39,7 @@ impl Core {
     pub(crate) fn still_holds(&self, view: &View, work: &Work) -> bool {
         let now = self.view.load();
         let place = now.as_ref().and_then(|now| now.place(work.bucket, work.position));
-        place.is_some_and(|(_, place)| place.since <= view.epoch() && place.mine.is_some())
+        place.is_some_and(|(_, place)| place.still_counts(view.epoch()))
     }
 
     /// Sends a write's cell to a replica again once this node works with the layout `epoch`.
@@ -94,4 +94,49 @@ fn regroup(view: &View, entry: &mut WriteEntry, effects: &mut Vec<WriteEffect>) 
         entry.machine.regroup(quorums, effects);
     }
     entry.epoch = view.epoch();
+}
+
+#[cfg(test)]
+mod tests {
+    use slipring_model::{BucketId, PartitionId};
+    use slipring_replication::WriteCoordinator;
+
+    use super::*;
+    use crate::view::tests::{create_bucket, join, node, settled, view_of};
+
+    #[test]
+    fn a_write_counts_the_quorums_of_a_move_that_began_after_it_and_no_earlier_one() {
+        let mut layout = settled(3);
+        join(&mut layout, 4);
+        create_bucket(&mut layout, "later");
+        let (id, holders) = layout.moves().find(|(id, _)| id.copies == 3).expect("a move");
+        let since = holders.since;
+        assert!(since < layout.epoch());
+        let position = PartitionId(id.partition).start(layout.bits());
+        let keys = (0..64_u8).map(|byte| vec![byte]);
+        let key = keys.into_iter().find(|key| Position::of(key).partition(1) == position.partition(1));
+        let key = bytes::Bytes::from(key.expect("one of 64"));
+        let view = view_of(&layout, 1);
+        let meet = |epoch| {
+            let before = view_of(&settled(3), 1);
+            let (_, place) = before.place(BucketId(0), position).expect("it is held");
+            let mut entry = WriteEntry {
+                machine: WriteCoordinator::new(node(1), place.write_quorums(None)),
+                bucket: BucketId(0),
+                key: key.clone(),
+                cell: bytes::Bytes::new(),
+                needed: 9,
+                write_acks: None,
+                epoch,
+                answer: None,
+            };
+            let mut effects = Vec::new();
+            regroup(&view, &mut entry, &mut effects);
+            (effects, entry.needed, entry.epoch)
+        };
+        let sent = vec![WriteEffect::Send { to: node(4) }];
+        assert_eq!(meet(since - 1), (sent, 2, layout.epoch()));
+        assert_eq!(meet(since), (vec![], 9, layout.epoch()), "it was begun under this move");
+        assert_eq!(meet(layout.epoch() + 1), (vec![], 9, layout.epoch() + 1), "it knows more than the view");
+    }
 }

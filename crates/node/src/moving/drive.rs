@@ -37,21 +37,14 @@ impl Core {
         }
     }
 
-    /// The moves that every next replica has taken over.
+    /// Asks every next replica which moves are over.
     async fn arrived(&self, layout: &Layout) -> Vec<MoveId> {
         let targets: BTreeSet<NodeId> = layout
             .moves()
             .flat_map(|(_, holders)| holders.target().iter().map(|replica| replica.node))
             .collect();
         let asking = targets.into_iter().map(|node| async move { (node, self.taken_over_by(node).await) });
-        let told: BTreeMap<NodeId, BTreeSet<MoveId>> =
-            futures::future::join_all(asking).await.into_iter().collect();
-        let has = |node: &NodeId, id: &MoveId| told.get(node).is_some_and(|moves| moves.contains(id));
-        layout
-            .moves()
-            .filter(|(id, holders)| holders.target().iter().all(|replica| has(&replica.node, id)))
-            .map(|(id, _)| id)
-            .collect()
+        arrived(layout, &futures::future::join_all(asking).await.into_iter().collect())
     }
 
     async fn taken_over_by(&self, node: NodeId) -> BTreeSet<MoveId> {
@@ -62,5 +55,35 @@ impl Core {
         };
         let Some(Reply::TakenOver(moves)) = reply else { return BTreeSet::new() };
         moves.into_iter().map(|(copies, partition, session)| MoveId { copies, partition, session }).collect()
+    }
+}
+
+/// The moves that every next replica has taken over, by what each has told.
+fn arrived(layout: &Layout, told: &BTreeMap<NodeId, BTreeSet<MoveId>>) -> Vec<MoveId> {
+    let has = |node: &NodeId, id: &MoveId| told.get(node).is_some_and(|moves| moves.contains(id));
+    layout
+        .moves()
+        .filter(|(id, holders)| holders.target().iter().all(|replica| has(&replica.node, id)))
+        .map(|(id, _)| id)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests::{join, node, settled};
+
+    #[test]
+    fn a_move_is_over_when_every_next_replica_has_said_so() {
+        let mut layout = settled(3);
+        join(&mut layout, 4);
+        let all: Vec<MoveId> = layout.moves().map(|(id, _)| id).collect();
+        let mut told: BTreeMap<NodeId, BTreeSet<MoveId>> =
+            (1..=4).map(|byte| (node(byte), all.iter().copied().collect())).collect();
+        assert_eq!(arrived(&layout, &told), all);
+        let late = *all.first().expect("something moves");
+        told.get_mut(&node(4)).expect("it was told").remove(&late);
+        assert_eq!(arrived(&layout, &told), all.get(1..).expect("the rest"));
+        assert!(all.len() > 1 && arrived(&layout, &BTreeMap::new()).is_empty());
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
-use slipring_model::PartitionId;
+use slipring_model::{Mutant, PartitionId};
 use slipring_ring::MoveId;
 use slipring_storage::MetaStore;
 use slipring_wire::Reply;
@@ -112,6 +112,13 @@ pub(super) struct Leftover {
     pub(super) now: Option<u64>,
 }
 
+impl Leftover {
+    /// Whether anything may lie here that must go first.
+    pub(super) fn has_data(&self) -> bool {
+        self.had.is_some() && !Mutant::KeepLeftovers.is_planted()
+    }
+}
+
 fn assignments(view: &View) -> Held {
     let of_bucket = |bucket: &BucketView| {
         let copies = bucket.bucket.policy.replicas;
@@ -121,4 +128,55 @@ fn assignments(view: &View) -> Held {
             .collect::<Vec<_>>()
     };
     view.buckets().flat_map(of_bucket).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use slipring_ring::NodeState;
+
+    use super::*;
+    use crate::view::tests::{arrive, give_state, settled, view_of};
+
+    fn store() -> (tempfile::TempDir, MetaStore) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let meta = MetaStore::open(&folder.path().join("meta")).expect("a store");
+        (folder, meta)
+    }
+
+    #[test]
+    fn what_is_held_is_remembered_until_it_is_noted_as_gone() {
+        let (_folder, meta) = store();
+        let mut layout = settled(3);
+        let held = view_of(&layout, 1);
+        let fresh = Moving::open(&meta).expect("open").leftovers(&held);
+        assert!(fresh.iter().any(|leftover| leftover.copies == 2) && !fresh.is_empty());
+        assert!(fresh.iter().all(|leftover| leftover.now.is_some() && !leftover.has_data()));
+        Moving::open(&meta).expect("open").settle(&meta, &fresh).expect("noted");
+        let again = Moving::open(&meta).expect("open");
+        assert_eq!(again.leftovers(&held), []);
+
+        give_state(&mut layout, 1, NodeState::Drained);
+        arrive(&mut layout);
+        let drained = view_of(&layout, 1);
+        let left = again.leftovers(&drained);
+        let gone = |leftover: &Leftover| Leftover { had: leftover.now, now: None, ..*leftover };
+        assert_eq!(left, fresh.iter().map(gone).collect::<Vec<_>>());
+        assert!(left.iter().all(Leftover::has_data));
+        again.settle(&meta, &left).expect("noted");
+        assert_eq!(again.leftovers(&drained), []);
+        assert_eq!(Moving::open(&meta).expect("open").leftovers(&held), fresh);
+    }
+
+    #[test]
+    fn moves_are_told_as_taken_over_while_they_are_under_way() {
+        let (_folder, meta) = store();
+        let moving = Moving::open(&meta).expect("open");
+        let [first, second] = [1, 2].map(|partition| MoveId { copies: 3, partition, session: 70 });
+        moving.finish(first);
+        assert!(moving.is_done(first) && !moving.is_done(second));
+        moving.finish(second);
+        assert_eq!(moving.taken_over(), Reply::TakenOver(vec![(3, 1, 70), (3, 2, 70)]));
+        moving.forget_others(&BTreeSet::from([second]));
+        assert!(!moving.is_done(first) && moving.is_done(second));
+    }
 }

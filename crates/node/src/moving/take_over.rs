@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use slipring_model::{Error, Mutant, NodeId, PartitionId, Position, limits};
+use slipring_model::{BucketPolicy, Error, Mutant, NodeId, PartitionId, Position, limits};
 use slipring_ring::{Holders, MoveId, NodeState};
 use slipring_wire::{Reply, Request};
 use tokio::sync::oneshot;
@@ -53,13 +53,8 @@ impl Core {
     async fn take_all_over(&self, view: &Arc<View>) -> bool {
         let under_way: BTreeSet<MoveId> = view.layout.moves().map(|(id, _)| id).collect();
         self.moving.forget_others(&under_way);
-        let mut mine: Vec<(MoveId, Holders)> = Vec::new();
-        for (id, holders) in view.layout.moves() {
-            let is_mine = holders.target().iter().any(|replica| replica.node == self.me);
-            if is_mine && !self.moving.is_done(id) {
-                mine.push((id, holders.clone()));
-            }
-        }
+        let mine = moving_to(view, self.me).filter(|(id, _)| !self.moving.is_done(*id));
+        let mine: Vec<(MoveId, Holders)> = mine.map(|(id, holders)| (id, holders.clone())).collect();
         let taking = mine.into_iter().map(|(id, holders)| self.try_to_take_over(view, id, holders));
         let all: Vec<bool> = futures::stream::iter(taking).buffer_unordered(AT_A_TIME).collect().await;
         all.into_iter().all(|is_done| is_done)
@@ -76,12 +71,12 @@ impl Core {
     }
 
     async fn take_over(&self, view: &Arc<View>, id: MoveId, holders: &Holders) -> Result<(), Error> {
-        let is_current = || self.is_under_way(view, id);
+        let is_current = || self.view().is_some_and(|now| is_under_way(&now, view, id));
         for bucket in of_spread(view, id.copies) {
             if bucket.bucket.is_closed(PartitionId(id.partition)) {
                 return Err(unavailable("what an earlier assignment left here is still being removed"));
             }
-            let (mut told, needed) = self.sources(view, bucket, holders);
+            let (mut told, needed) = sources(view, self.me, &bucket.bucket.policy, holders);
             let all = if Mutant::CopyFromNext.is_planted() { holders.target() } else { &holders.replicas };
             for source in all.iter().map(|replica| replica.node).filter(|node| *node != self.me) {
                 if !is_current() {
@@ -102,31 +97,6 @@ impl Core {
             self.metrics.partitions_taken_over.inc();
         }
         Ok(())
-    }
-
-    /// Whether a move is still the one of `view`.
-    fn is_under_way(&self, view: &View, id: MoveId) -> bool {
-        let Some(now) = self.view() else { return false };
-        let session = |view: &View| {
-            let bucket = of_spread(view, id.copies).next()?;
-            let holders = view.layout.holders(bucket.bucket.id, PartitionId(id.partition))?;
-            holders.next.as_ref().map(|next| next.session)
-        };
-        session(&now) == Some(id.session) && session(view) == Some(id.session)
-    }
-
-    /// How many sources need not be asked, and how many must tell: so many that one of them took part in each
-    /// acknowledged write and the rest could acknowledge or answer nothing by themselves. What lay with none but
-    /// replicas that were given up is lost; all the others must tell then.
-    fn sources(&self, view: &View, bucket: &BucketView, holders: &Holders) -> (usize, usize) {
-        let n = holders.replicas.len();
-        let left = holders.replicas.iter().filter(|replica| !is_given_up(view, replica.node)).count();
-        let quorum = bucket.bucket.policy.quorum(n as u8);
-        let least = usize::from(quorum.r.min(quorum.w)).clamp(1, n);
-        let least = if Mutant::AskOneSource.is_planted() { n } else { least };
-        let from = if Mutant::CopyFromNext.is_planted() { holders.target() } else { &holders.replicas };
-        let is_mine = from.iter().any(|replica| replica.node == self.me);
-        (usize::from(is_mine), (n + 1 - least).min(left))
     }
 
     /// Merges all that a replica has of a partition; `false` when it could not tell everything.
@@ -184,4 +154,107 @@ impl Core {
 fn is_given_up(view: &View, node: NodeId) -> bool {
     let entry = view.layout.nodes().get(&node);
     entry.is_none_or(|entry| entry.role.state == NodeState::Lost)
+}
+
+/// The moves that `me` is one of the next replicas of.
+fn moving_to(view: &View, me: NodeId) -> impl Iterator<Item = (MoveId, &Holders)> {
+    view.layout.moves().filter(move |(_, holders)| holders.target().iter().any(|replica| replica.node == me))
+}
+
+/// Whether a move of `view` is still the one of `now`.
+fn is_under_way(now: &View, view: &View, id: MoveId) -> bool {
+    let session = |view: &View| {
+        let bucket = of_spread(view, id.copies).next()?;
+        let holders = view.layout.holders(bucket.bucket.id, PartitionId(id.partition))?;
+        holders.next.as_ref().map(|next| next.session)
+    };
+    session(now) == Some(id.session) && session(view) == Some(id.session)
+}
+
+/// How many sources need not be asked, and how many must tell: so many that one of them took part in each
+/// acknowledged write and the rest could acknowledge or answer nothing by themselves. What lay with none but
+/// replicas that were given up is lost; all the others must tell then.
+fn sources(view: &View, me: NodeId, policy: &BucketPolicy, holders: &Holders) -> (usize, usize) {
+    let n = holders.replicas.len();
+    let left = holders.replicas.iter().filter(|replica| !is_given_up(view, replica.node)).count();
+    let quorum = policy.quorum(n as u8);
+    let least = usize::from(quorum.r.min(quorum.w)).clamp(1, n);
+    let least = if Mutant::AskOneSource.is_planted() { n } else { least };
+    let from = if Mutant::CopyFromNext.is_planted() { holders.target() } else { &holders.replicas };
+    let is_mine = from.iter().any(|replica| replica.node == me);
+    (usize::from(is_mine), (n + 1 - least).min(left))
+}
+
+#[cfg(test)]
+mod tests {
+    use slipring_model::BucketId;
+    use slipring_ring::Layout;
+
+    use super::*;
+    use crate::view::tests::{arrive, give_state, join, node, settled, view_of};
+
+    fn acks(replicas: u8, read_acks: u8, write_acks: u8) -> BucketPolicy {
+        let (read_acks, write_acks) = (Some(read_acks), Some(write_acks));
+        BucketPolicy { replicas, read_acks, write_acks, ..BucketPolicy::durable() }
+    }
+
+    fn holders(nodes: &[u8]) -> Holders {
+        let replica = |byte: &u8| slipring_ring::Replica { node: node(*byte), assignment: u64::from(*byte) };
+        Holders { replicas: nodes.iter().map(replica).collect(), next: None, since: 1 }
+    }
+
+    #[test]
+    fn so_many_must_tell_that_no_quorum_is_left_without_one_of_them() {
+        let view = view_of(&settled(5), 1);
+        let needed = |policy: &BucketPolicy, nodes: &[u8]| sources(&view, node(9), policy, &holders(nodes)).1;
+        for (n, r, w, told) in
+            [(3, 2, 2, 2), (3, 3, 1, 3), (3, 3, 3, 1), (5, 3, 3, 3), (5, 4, 2, 4), (1, 1, 1, 1)]
+        {
+            let nodes: Vec<u8> = (1..=n).collect();
+            assert_eq!(needed(&acks(n, r, w), &nodes), told, "{n} {r} {w}");
+        }
+        let mine = |me| sources(&view, node(me), &acks(3, 2, 2), &holders(&[1, 2, 3])).0;
+        assert_eq!((mine(2), mine(4)), (1, 0));
+    }
+
+    #[test]
+    fn what_is_lost_is_not_waited_for_but_all_others_are() {
+        let mut layout = settled(4);
+        give_state(&mut layout, 2, NodeState::Lost);
+        let view = view_of(&layout, 1);
+        let given_up = [1, 2, 9].map(|byte| is_given_up(&view, node(byte)));
+        assert_eq!(given_up, [false, true, true], "who is no member has nothing to tell either");
+        assert_eq!(sources(&view, node(4), &acks(3, 3, 1), &holders(&[1, 2, 3])), (0, 2));
+    }
+
+    #[test]
+    fn a_node_takes_over_what_moves_to_it_and_nothing_else() {
+        let mut layout = settled(4);
+        give_state(&mut layout, 1, NodeState::Drained);
+        let view = view_of(&layout, 1);
+        let mine = |byte| moving_to(&view, node(byte)).map(|(id, _)| id).collect::<BTreeSet<_>>();
+        assert!(mine(1).is_empty() && layout.is_moving());
+        for (id, holders) in layout.moves() {
+            let targets = (2..=4).filter(|byte| holders.target().iter().any(|to| to.node == node(*byte)));
+            assert!(targets.eq((2..=4).filter(|byte| mine(*byte).contains(&id))), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn a_move_is_under_way_until_it_has_arrived_or_was_aimed_elsewhere() {
+        let before = settled(3);
+        let mut moving = before.clone();
+        join(&mut moving, 4);
+        let id = moving.moves().map(|(id, _)| id).find(|id| id.copies == 3).expect("it moves");
+        let mut over = moving.clone();
+        arrive(&mut over);
+        let view = |layout: &Layout| view_of(layout, 1);
+        let holds = |layout: &Layout| layout.holders(BucketId(0), PartitionId(id.partition)).is_some();
+        assert!(holds(&before) && is_under_way(&view(&moving), &view(&moving), id));
+        assert!(!is_under_way(&view(&over), &view(&moving), id));
+        assert!(!is_under_way(&view(&moving), &view(&before), id));
+        assert!(!is_under_way(&view(&over), &view(&before), id));
+        let other = MoveId { session: id.session + 1, ..id };
+        assert!(!is_under_way(&view(&moving), &view(&moving), other));
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use slipring_model::{Error, Mutant};
+use slipring_model::Error;
 
 use crate::core::Core;
 use crate::failure::stored;
@@ -18,13 +18,9 @@ impl Core {
     /// Refuses requests on partitions of a coming view whose data here is of an earlier assignment. Where there
     /// is no such data the assignment is noted at once.
     pub(crate) fn close_leftovers(&self, view: &View) {
-        let leftovers = self.moving.leftovers(view);
-        let keeps = Mutant::KeepLeftovers.is_planted();
-        let (left, clean): (Vec<Leftover>, Vec<Leftover>) =
-            leftovers.into_iter().partition(|leftover| leftover.had.is_some() && !keeps);
-        for leftover in left.iter().filter(|leftover| leftover.now.is_some()) {
-            of_spread(view, leftover.copies).for_each(|bucket| bucket.bucket.close(leftover.partition, true));
-        }
+        let (left, clean): (Vec<_>, Vec<_>) =
+            self.moving.leftovers(view).into_iter().partition(Leftover::has_data);
+        close(view, &left);
         if !clean.is_empty()
             && let Err(error) = self.moving.settle(&self.meta, &clean)
         {
@@ -81,7 +77,33 @@ impl Core {
     }
 }
 
+/// Refuses requests on partitions that this node is to hold anew.
+fn close(view: &View, left: &[Leftover]) {
+    for leftover in left.iter().filter(|leftover| leftover.now.is_some()) {
+        of_spread(view, leftover.copies).for_each(|bucket| bucket.bucket.close(leftover.partition, true));
+    }
+}
+
 /// The buckets that use a table.
 pub(super) fn of_spread(view: &View, copies: u8) -> impl Iterator<Item = &BucketView> {
     view.buckets().filter(move |bucket| bucket.bucket.policy.replicas == copies)
+}
+
+#[cfg(test)]
+mod tests {
+    use slipring_model::PartitionId;
+
+    use super::*;
+    use crate::view::tests::{settled, view_of};
+
+    #[test]
+    fn only_what_is_to_be_held_anew_is_closed_and_only_in_its_own_table() {
+        let view = view_of(&settled(3), 1);
+        let left =
+            |partition, now| Leftover { copies: 3, partition: PartitionId(partition), had: Some(1), now };
+        close(&view, &[left(0, Some(2)), left(1, None)]);
+        let closed = |bucket: &BucketView| [0, 1].map(|at| bucket.bucket.is_closed(PartitionId(at)));
+        assert_eq!(view.buckets().map(closed).collect::<Vec<_>>(), [[true, false], [false, false]]);
+        assert_eq!(of_spread(&view, 2).count(), 1);
+    }
 }

@@ -116,3 +116,64 @@ impl<'c> Cells<'c> {
         self.change
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use slipring_model::{Actor, Dot, Timestamp};
+
+    use super::*;
+
+    fn at(counter: u64) -> Dot {
+        Dot { actor: Actor { assignment: 1, incarnation: 1 }, counter }
+    }
+
+    fn put(value: &'static str) -> Change {
+        Change::Put { value: Bytes::from_static(value.as_bytes()), expires_at: Some(100), seen: None }
+    }
+
+    #[test]
+    fn a_service_sees_the_cell_as_it_was_when_the_request_began() {
+        let change = put("7");
+        let cell = Cell::default().changed(&change, at(1), Timestamp(1));
+        let cells = Cells::new(&cell, 99);
+        assert_eq!(cells.value().map(|value| value.bytes.into_owned()), Some(b"7".to_vec()));
+        assert_eq!(cells.siblings().collect::<Vec<_>>(), [b"7"]);
+        assert_eq!((cells.sibling_count(), cells.context()), (1, &cell.context));
+        let over = Cells::new(&cell, 100);
+        assert_eq!((over.value(), over.siblings().count(), over.sibling_count()), (None, 0, 1));
+    }
+
+    #[test]
+    fn a_value_is_read_as_an_integer_or_said_not_to_be_one() {
+        let (seven, word) = (put("7"), put("seven"));
+        let seven = Cell::default().changed(&seven, at(1), Timestamp(1));
+        let nine = seven.clone().changed(&Change::Add(2), at(2), Timestamp(2));
+        let word = Cell::default().changed(&word, at(1), Timestamp(1));
+        let integer = |cell: &Cell<'_>, now| Cells::new(cell, now).integer();
+        assert_eq!((integer(&seven, 99), integer(&nine, 99)), (Ok(Some(7)), Ok(Some(9))));
+        assert_eq!((integer(&seven, 100), integer(&word, 99)), (Ok(None), Err(())));
+    }
+
+    #[test]
+    fn the_last_change_wins_and_a_deletion_of_nothing_is_none() {
+        let (empty, change) = (Cell::default(), put("7"));
+        let cell = Cell::default().changed(&change, at(1), Timestamp(1));
+        let made = |cell: &Cell<'_>, change: &dyn Fn(&mut Cells<'_>)| {
+            let mut cells = Cells::new(cell, 99);
+            cells.put("0", None);
+            change(&mut cells);
+            cells.into_change()
+        };
+        let seen = || cell.context.clone();
+        let wrote = Change::Put { value: "8".into(), expires_at: Some(5), seen: None };
+        assert_eq!(made(&cell, &|cells| cells.put("8", Some(5))), Some(wrote));
+        let wrote = Change::Put { value: "8".into(), expires_at: None, seen: Some(seen()) };
+        assert_eq!(made(&cell, &|cells| cells.put_having_seen(seen(), "8", None)), Some(wrote));
+        assert_eq!(made(&cell, &|cells| cells.add(3)), Some(Change::Add(3)));
+        assert_eq!(made(&cell, &|cells| cells.remove()), Some(Change::Remove { seen: None }));
+        let removed = Some(Change::Remove { seen: Some(seen()) });
+        assert_eq!(made(&cell, &|cells| cells.remove_having_seen(seen())), removed);
+        assert_eq!(made(&empty, &|cells| cells.remove()), None);
+        assert_eq!(made(&empty, &|cells| cells.remove_having_seen(seen())), None);
+    }
+}

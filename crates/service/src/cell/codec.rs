@@ -19,6 +19,7 @@ const TOMBSTONE: u8 = 2;
 const EXPIRED: u8 = 3;
 const HAS_EXPIRY: u8 = 0b100;
 const HAS_BASELINES: u8 = 0b1000;
+const TAG_MAX: u8 = 0b1111;
 
 /// Bytes that are not a cell of a known format. Nothing was read from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +97,7 @@ fn put_sibling(out: &mut Vec<u8>, sibling: &Sibling<'_>, with_contents: bool) {
     };
     let expiry = if sibling.expires_at.is_some() { HAS_EXPIRY } else { 0 };
     let baselines = if sibling.baselines.is_empty() { 0 } else { HAS_BASELINES };
-    out.push(kind | expiry | baselines);
+    out.push(kind + expiry + baselines);
     if let Some(at) = sibling.expires_at {
         put_number(out, at);
     }
@@ -122,7 +123,7 @@ fn take_sibling<'a>(input: &mut &'a [u8]) -> Result<Sibling<'a>, InvalidCell> {
     let dot = take_dot(input)?;
     let stamp = u64::from_le_bytes(take(input, 8)?.try_into().map_err(|_| InvalidCell)?);
     let tag = take_byte(input)?;
-    if tag & !(KIND | HAS_EXPIRY | HAS_BASELINES) != 0 {
+    if tag > TAG_MAX {
         return Err(InvalidCell);
     }
     let expires_at = if tag & HAS_EXPIRY == 0 { None } else { Some(take_number(input)?) };
@@ -171,7 +172,7 @@ fn take_number(input: &mut &[u8]) -> Result<u64, InvalidCell> {
         if part << shift >> shift != part {
             return Err(InvalidCell);
         }
-        number |= part << shift;
+        number += part << shift;
         if byte < 0x80 {
             return Ok(number);
         }

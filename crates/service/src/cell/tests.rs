@@ -166,6 +166,88 @@ fn increments_after_a_deletion_add_up_on_two_replicas() {
     assert_eq!(text(&increase(1).merge(increase(2)), 0).as_deref(), Some("2"));
 }
 
+fn expiring(value: &str, at: u64) -> Change {
+    Change::Put { value: value.to_owned().into(), expires_at: Some(at), seen: None }
+}
+
+#[test]
+fn a_write_comes_after_every_sibling() {
+    let left = write(&Cell::default(), &put("a"), dot(1, 1), 20);
+    let right = write(&Cell::default(), &put("b"), dot(2, 1), 10);
+    assert_eq!(left.merge(right).last_stamp(), Timestamp(20));
+}
+
+#[test]
+fn a_cell_is_bare_when_nothing_of_it_can_be_read_again() {
+    let value = write(&Cell::default(), &expiring("a", 100), dot(1, 1), 1);
+    let deleted = write(&value, &Change::Remove { seen: None }, dot(1, 2), 2);
+    let sum = write(&Cell::default(), &Change::Add(1), dot(2, 1), 1);
+    let expired = value.clone().expired(100).expect("expired");
+    let bare = [Cell::default(), deleted.clone(), expired, value, sum.clone()].map(|cell| cell.is_bare());
+    assert_eq!(bare, [true, true, true, false, false]);
+    assert!(!deleted.merge(sum).is_bare(), "an increment that the deletion had not seen is left");
+}
+
+#[test]
+fn a_value_is_gone_from_its_very_millisecond_on_however_it_is_looked_at() {
+    let cell = write(&Cell::default(), &expiring("41", 100), dot(1, 1), 1);
+    let grown = write(&cell, &Change::Add(1), dot(2, 1), 2);
+    let value = grown.value(99).expect("not yet");
+    assert_eq!((value.expires_at, value.kind), (Some(100), ValueKind::Counter(42)));
+    let dropped = grown.clone().expired(100).expect("expired");
+    assert_eq!((grown.value(100), dropped.value(100), dropped.value(50)), (None, None, None));
+    assert_eq!([99, 100].map(|now| cell.values(now).count()), [1, 0]);
+    assert_eq!([99, 100].map(|now| cell.is_expired(now)), [false, true]);
+    assert!(dropped.is_expired(50) && !write(&cell, &put("b"), dot(1, 2), 2).is_expired(100));
+}
+
+#[test]
+fn only_what_redis_takes_for_an_integer_is_one() {
+    for (text, number) in [("0", 0), ("-1", -1), ("10", 10), ("9223372036854775807", i64::MAX)] {
+        assert_eq!(integer(text.as_bytes()), Some(number), "{text}");
+    }
+    for text in ["", "+1", "01", "-0", "-01", " 1", "1.0", "9223372036854775808"] {
+        assert_eq!(integer(text.as_bytes()), None, "{text}");
+    }
+}
+
+#[test]
+fn only_what_a_cell_wrote_is_a_cell() {
+    let left = write(&Cell::default(), &put("a"), dot(1, 1), 1);
+    let both = left.clone().merge(write(&Cell::default(), &put("b"), dot(2, 1), 1));
+    let bytes = |siblings: Vec<Sibling<'static>>| {
+        let mut bytes = Vec::new();
+        Cell { siblings, context: both.context.clone() }.encode(&mut bytes);
+        bytes
+    };
+    let [first, second] = <[Sibling<'_>; 2]>::try_from(both.siblings.clone()).expect("two");
+    let good = bytes(vec![first.clone(), second.clone()]);
+    assert_eq!(Cell::decode(&good).map(|cell| own(&cell)), Ok(both.clone()));
+    for bad in
+        [bytes(vec![second, first.clone()]), bytes(vec![first.clone(), first]), [&good[..], &[0]].concat()]
+    {
+        assert_eq!(Cell::decode(&bad), Err(InvalidCell), "{bad:?}");
+    }
+    // Format, one sibling with a dot of three bytes and eight of a stamp, its tag, and nothing else but zeros.
+    let tagged = |tag| [&[2, 1, 1, 1, 1][..], &[0; 8], &[tag, 0, 0, 0]].concat();
+    assert!(Cell::decode(&tagged(0b1111)).is_ok(), "expired, with a time and baselines");
+    assert_eq!(Cell::decode(&tagged(0b1_0000)), Err(InvalidCell), "a tag of some later format");
+    assert!(InvalidCell.to_string().contains("not a cell"));
+}
+
+#[test]
+fn a_context_is_carried_whole_and_numbers_beyond_64_bits_are_refused() {
+    let context: VersionVector = [dot(1, u64::MAX), dot(300, 127), dot(u64::MAX, 128)].into_iter().collect();
+    let bytes = Cell::encode_context(&context);
+    assert_eq!(Cell::decode_context(&bytes), Ok(context));
+    assert_eq!(Cell::decode_context(&bytes[..bytes.len() - 1]), Err(InvalidCell));
+    let number = |last: &[u8]| [&[1, 1][..], &[0xff; 9], last].concat();
+    let most: VersionVector = [dot(1, u64::MAX)].into_iter().collect();
+    assert_eq!(Cell::decode_context(&number(&[1])), Ok(most));
+    assert_eq!(Cell::decode_context(&number(&[2])), Err(InvalidCell));
+    assert_eq!(Cell::decode_context(&number(&[0x80, 0])), Err(InvalidCell));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Write { replica: usize, change: Change },

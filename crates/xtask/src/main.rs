@@ -1,10 +1,11 @@
-//! The developer's one door: `cargo xtask check | fix | test | e2e | sources | fuzz | sim | processes | bench | cluster`.
+//! The developer's one door: `cargo xtask check | fix | test | e2e | sources | fuzz | mutants | sim | processes | bench | cluster`.
 
 mod bench;
 mod cluster;
 mod e2e;
 mod edges;
 mod fuzz;
+mod mutants;
 mod processes;
 mod proto;
 mod shell;
@@ -58,6 +59,11 @@ enum Task {
         #[arg(long, default_value_t = 0)]
         seed: u32,
     },
+    /// Plant small mistakes where the promises rest and see whether unit tests notice. Takes most of an hour.
+    Mutants {
+        /// Only in these packages.
+        packages: Vec<String>,
+    },
     /// Run simulated clusters; `cargo xtask sim --help` tells what it takes.
     #[command(disable_help_flag = true)]
     Sim {
@@ -102,6 +108,7 @@ fn main() -> ExitCode {
         Task::E2e { arguments } => e2e::run(&arguments).and_then(Tally::verdict),
         Task::Sources => sources().and_then(Tally::verdict),
         Task::Fuzz { seconds, seed } => fuzz::run(seconds, seed).and_then(Tally::verdict),
+        Task::Mutants { packages } => mutants::run(&packages),
         Task::Sim { arguments } => sim(&arguments),
         Task::Processes(options) => processes::run(&options),
         Task::Bench { pairs, requests, write } => bench::run(pairs, requests, write),

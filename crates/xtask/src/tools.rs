@@ -34,6 +34,9 @@ const SERVICES: &[(&str, &str)] = &[("redis-server", "redis-server"), ("etcd-ser
 /// Parts of the Rust toolchain.
 const COMPONENTS: &[(&str, &str)] = &[("fmt", "rustfmt"), ("clippy", "clippy")];
 
+/// The cargo-mutants that is installed: what it finds differs between versions.
+const MUTANTS_VERSION: &str = "27.1.0";
+
 /// A gRPC client for the command line, built by Go.
 const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3";
 
@@ -49,6 +52,14 @@ pub(crate) fn grpcurl() -> Result<()> {
     }
     let folder = folder.to_str().context("the path of the workspace is not text")?;
     run_with("go", &["install", GRPCURL], &[("GOBIN", folder)])
+}
+
+/// Installs cargo-mutants when it is not there.
+pub(crate) fn mutants() -> Result<()> {
+    if succeeds(&["cargo", "mutants", "--version"]) {
+        return Ok(());
+    }
+    run_with("cargo", &["install", "cargo-mutants", "--locked", "--version", MUTANTS_VERSION], &[])
 }
 
 /// Installs what is missing.

@@ -141,6 +141,7 @@ mod tests {
         assert_eq!((cells.sibling_count(), cells.context()), (1, &cell.context));
         let over = Cells::new(&cell, 100);
         assert_eq!((over.value(), over.siblings().count(), over.sibling_count()), (None, 0, 1));
+        assert_eq!(Cells::new(&Cell::default(), 0).sibling_count(), 0);
     }
 
     #[test]

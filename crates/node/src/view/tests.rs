@@ -1,6 +1,6 @@
 //! What a view tells of the layout, and the layouts that the tests of moves look at.
 
-use slipring_model::{BucketPolicy, ClusterId, StorageId};
+use slipring_model::{BucketPolicy, ClusterId, StorageId, Versions};
 use slipring_ring::{Addresses, Change, Command, MoveId, NodeChange, NodeEntry, NodeState, Role};
 use slipring_storage::MemoryEngine;
 
@@ -17,6 +17,7 @@ fn entry(byte: u8) -> NodeEntry {
         boot: 1,
         raft_id: u64::from(byte),
         addresses: Addresses::default(),
+        versions: Versions::default(),
         role: Role { zone: String::new(), weight: 100, state: NodeState::Active },
     }
 }

@@ -126,8 +126,9 @@ impl Shared {
         self.cluster.get().copied().unwrap_or_default()
     }
 
-    /// The version to use with a node that says this of itself, if a connection with it may stand.
-    fn check(&self, peer: &Hello) -> Result<u8, Failed> {
+    /// The version to use with a node that says this of itself, if a connection with it may stand. A question may
+    /// be asked of this node itself: discovery does not know who asks.
+    fn check(&self, peer: &Hello, is_question: bool) -> Result<u8, Failed> {
         match (self.cluster.get(), peer.cluster) {
             (Some(ours), Some(theirs)) if *ours != theirs => Err(Failed::Refused(format!(
                 "node {} belongs to cluster {}, this one to {}",
@@ -135,8 +136,7 @@ impl Shared {
                 theirs.short(),
                 ours.short()
             ))),
-            // A question may come from this node itself: discovery does not know who asks.
-            _ if peer.node == self.hello.node && !peer.is_question => {
+            _ if peer.node == self.hello.node && !is_question => {
                 Err(Failed::Unreachable("the node at that address is this one".to_owned()))
             }
             _ => {

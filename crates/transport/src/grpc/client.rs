@@ -84,7 +84,7 @@ async fn dial(shared: &Shared, peer: NodeId, address: &str) -> Result<(), Failed
     if opened.hello.node != peer {
         return Err(format!("node {} answers there", opened.hello.node.short()).into());
     }
-    let version = shared.check(&opened.hello)?;
+    let version = shared.check(&opened.hello, false)?;
     let link = Arc::new(Link::new(opened.hello, true, version));
     stream::run(shared, &link, opened.outgoing, opened.incoming).await;
     Ok(())
@@ -93,7 +93,7 @@ async fn dial(shared: &Shared, peer: NodeId, address: &str) -> Result<(), Failed
 /// Asks one question of whoever answers at an address.
 pub(super) async fn ask(shared: &Shared, address: &str, request: Request) -> Result<(Hello, Reply), Failed> {
     let mut opened = open(shared, address, true).await?;
-    let version = shared.check(&opened.hello)?;
+    let version = shared.check(&opened.hello, true)?;
     let frame = Frame::new(shared.cluster(), 0, vec![Message::Request { id: 1, request }]);
     opened
         .outgoing

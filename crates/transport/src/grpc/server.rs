@@ -99,7 +99,8 @@ async fn greet(
         Ok(Ok(Some(bytes))) => Hello::decode(&bytes).map_err(|error| Failed::Refused(error.to_string())),
         _ => return,
     };
-    let (hello, version) = match hello.and_then(|hello| Ok((shared.check(&hello)?, hello))) {
+    let (hello, version) = match hello.and_then(|hello| Ok((shared.check(&hello, hello.is_question)?, hello)))
+    {
         Ok((version, hello)) => (hello, version),
         Err(failed) => {
             let (code, reason) = match failed {

@@ -63,6 +63,13 @@ impl Document {
         &self.stored.membership
     }
 
+    /// Leaves so many epochs out.
+    pub(crate) fn skip(&mut self, epochs: u64) {
+        if let Some(layout) = &mut self.stored.layout {
+            layout.skip(epochs);
+        }
+    }
+
     /// Its name and bytes among what is kept beside the log.
     pub(crate) fn record(&self) -> (&'static str, Bytes) {
         (DOCUMENT, encode(&self.stored))

@@ -63,6 +63,12 @@ pub enum AnswerError {
     /// The group was recovered without the asker, which must not take part any more.
     #[error("the layout group was recovered without this node")]
     LeftBehind,
+    /// This member knows of changes that the one who was recovered had not heard of: it must not go on.
+    #[error(
+        "the layout group was recovered from a node that had not heard of all that this one has: recover it from this \
+         one instead, or remove this data directory and join anew"
+    )]
+    KnewLess,
     /// The request cannot be read, or not be answered here.
     #[error(transparent)]
     Failed(Error),
@@ -123,6 +129,7 @@ pub struct LayoutGroup {
     pub(crate) raft: Raft<Group, Document>,
     lines: Lines,
     layouts: watch::Receiver<Option<Arc<Layout>>>,
+    known_at_start: Option<LogId>,
     seed: u64,
 }
 
@@ -183,12 +190,13 @@ impl LayoutGroup {
         let (sender, layouts) = watch::channel(None);
         let document = Document::open(log.clone(), Arc::new(sender)).map_err(|error| failed(&error))?;
         let config = settings.config().map_err(|error| failed(&error))?;
+        let known_at_start = document.applied().max(log.committed().map_err(|error| failed(&error))?);
         let ancestry = Ancestry::open(log.clone()).map_err(|error| failed(&error))?;
         let lines = Lines { courier, ancestry };
         let starting = Raft::new(me.1, Arc::new(config), lines.clone(), log, document);
         let raft = DeterministicRng::<TokioRuntime>::scope(settings.seed, starting);
         let raft = raft.await.map_err(|error| failed(&error))?;
-        let group = Self { raft, lines, layouts, seed: settings.seed };
+        let group = Self { raft, lines, layouts, known_at_start, seed: settings.seed };
         tokio::spawn(DeterministicRng::<TokioRuntime>::scope(
             settings.seed ^ 1,
             reconcile::run(group.clone()),
@@ -210,18 +218,34 @@ impl LayoutGroup {
         let failed = |what: String| AnswerError::Failed(Error(what));
         let Parcel { lineage, call } =
             decode(&request).map_err(|error| failed(format!("a group request is malformed: {error}")))?;
-        let applied = self.raft.metrics().borrow_watched().last_applied;
-        match self.lines.ancestry.meet(&lineage, applied).map_err(|error| failed(error.to_string()))? {
+        let known = self.known();
+        let leads = matches!(call, Call::Append(_) | Call::Snapshot { .. });
+        let ancestry = &self.lines.ancestry;
+        match ancestry.meet(&lineage, known, leads).map_err(|error| failed(error.to_string()))? {
             Verdict::Known => {}
-            Verdict::LeftBehind => return Err(AnswerError::LeftBehind),
-            Verdict::KnewLess => {
-                let message = "the layout group was recovered from a member that had not heard of everything \
-                               this one has; recover it from this one, or remove this data directory and join anew";
+            Verdict::LeftBehind if ancestry.current().is_followed(known) => {
+                return Err(AnswerError::LeftBehind);
+            }
+            Verdict::KnewLess => return Err(AnswerError::KnewLess),
+            Verdict::Apart => {
+                let message = "the layout group was recovered twice, apart from each other";
                 tracing::error!(from = %from.short(), message);
                 return Err(failed(message.to_owned()));
             }
+            Verdict::LeftBehind | Verdict::NotYet => {
+                return Err(failed(
+                    "the layout group was recovered, and not all have heard of it yet".to_owned(),
+                ));
+            }
         }
         Ok(encode(&DeterministicRng::<TokioRuntime>::scope(self.seed ^ 2, self.answer_call(call)).await))
+    }
+
+    /// The last entry that is agreed on, as far as this member has ever known.
+    fn known(&self) -> Option<LogId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        self.known_at_start.max(metrics.local_committed).max(metrics.last_applied)
     }
 
     async fn answer_call(&self, call: Call) -> Answer {
@@ -300,6 +324,28 @@ impl LayoutGroup {
                 Some(Answer::NotLeading { may_have_happened: false })
             }
             Err(CourierError::Unreachable | CourierError::TimedOut) => None,
+        }
+    }
+
+    /// Proposes a command if this member leads; nobody else is asked.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub async fn propose_leading(
+        &self,
+        command: Command,
+        patience: Duration,
+    ) -> Result<Applied, ProposeError> {
+        let proposing = self.propose_here(command, Instant::now() + patience);
+        match DeterministicRng::<TokioRuntime>::scope(self.seed ^ 3, proposing).await {
+            Answer::Proposed(Outcome::Applied(applied)) => Ok(applied),
+            Answer::Proposed(Outcome::Refused(refused)) => Err(refused.into()),
+            Answer::NotLeading { may_have_happened: false } => {
+                Err(ProposeError::Unavailable("this node does not lead the layout group any more".to_owned()))
+            }
+            _ => Err(ProposeError::Unknown(
+                "the change was not confirmed in time; it may have happened".to_owned(),
+            )),
         }
     }
 

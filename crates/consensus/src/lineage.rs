@@ -4,7 +4,6 @@
 //! a leader of its own, and Raft would let it overwrite what was agreed on since. So every message names the
 //! sender's lineage; members take a later one over, as far as nothing is lost by it, and refuse an earlier one.
 
-use std::cmp::Ordering;
 use std::io;
 use std::sync::Arc;
 
@@ -17,16 +16,18 @@ use crate::protocol::LogId;
 
 const LINEAGE: &str = "lineage";
 
-/// The last recovery; the default is a group that has seen none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Lineage {
-    /// How many there were.
-    pub(crate) recoveries: u64,
-    /// Who was recovered last.
+/// A recovery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Recovery {
+    /// Who was recovered.
     pub(crate) by: NodeId,
     /// The last entry it held then.
     pub(crate) from: Option<LogId>,
 }
+
+/// All recoveries, the first one first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lineage(Vec<Recovery>);
 
 /// What to make of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,10 @@ pub(crate) enum Verdict {
     LeftBehind,
     /// Its sender's group was recovered by somebody who knew less than this member.
     KnewLess,
+    /// Both groups were recovered, apart from each other.
+    Apart,
+    /// Its sender's group was recovered, and only its leader may tell this member of that.
+    NotYet,
 }
 
 /// A member's own lineage, on disk and at hand.
@@ -52,13 +57,32 @@ impl Lineage {
     }
 
     /// The lineage of a group that `by` recovers, which holds entries up to `from`.
-    pub(crate) fn next(&self, by: NodeId, from: Option<LogId>) -> Self {
-        Self { recoveries: self.recoveries + 1, by, from }
+    pub(crate) fn next(mut self, by: NodeId, from: Option<LogId>) -> Self {
+        self.0.push(Recovery { by, from });
+        self
     }
 
     /// Its name and bytes among what is kept beside the log.
     pub(crate) fn record(&self) -> (&'static str, bytes::Bytes) {
         (LINEAGE, crate::protocol::encode(self))
+    }
+
+    /// Whether a member that has applied all up to `applied` has what was agreed on after the last recovery.
+    pub(crate) fn is_followed(&self, applied: Option<LogId>) -> bool {
+        self.0.last().is_none_or(|last| applied > last.from)
+    }
+
+    /// Judges a message of the lineage `theirs` at a member of this one. What the first recovery that this member
+    /// has not been through began with must have all that is `applied` here: the later ones follow from it.
+    fn judge(&self, theirs: &Self, applied: Option<LogId>) -> Verdict {
+        if let Some(later) = theirs.0.strip_prefix(self.0.as_slice()) {
+            return match later.first() {
+                None => Verdict::Known,
+                Some(recovery) if applied > recovery.from => Verdict::KnewLess,
+                Some(_) => Verdict::NotYet,
+            };
+        }
+        if self.0.starts_with(&theirs.0) { Verdict::LeftBehind } else { Verdict::Apart }
     }
 }
 
@@ -72,25 +96,78 @@ impl Ancestry {
         self.current.lock().clone()
     }
 
-    /// Judges a message of this lineage; a later one is taken over when its founder had all that is `applied`
-    /// here.
+    /// Judges a message of the lineage `theirs`; a later one is taken over when its sender `leads`.
     ///
     /// # Errors
     /// A later lineage could not be kept.
-    pub(crate) fn meet(&self, theirs: &Lineage, applied: Option<LogId>) -> io::Result<Verdict> {
+    pub(crate) fn meet(&self, theirs: &Lineage, applied: Option<LogId>, leads: bool) -> io::Result<Verdict> {
         let mut mine = self.current.lock();
-        if theirs == &*mine {
-            return Ok(Verdict::Known);
+        let verdict = mine.judge(theirs, applied);
+        if verdict != Verdict::NotYet || !leads {
+            return Ok(verdict);
         }
-        match (theirs.recoveries, theirs.by).cmp(&(mine.recoveries, mine.by)) {
-            Ordering::Less => Ok(Verdict::LeftBehind),
-            _ if applied > theirs.from => Ok(Verdict::KnewLess),
-            _ => {
-                let (name, _) = theirs.record();
-                self.log.put(name, theirs)?;
-                *mine = theirs.clone();
-                Ok(Verdict::Known)
-            }
-        }
+        let (name, _) = theirs.record();
+        self.log.put(name, theirs)?;
+        *mine = theirs.clone();
+        Ok(Verdict::Known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::protocol::Vote;
+
+    use super::*;
+
+    fn entry(term: u64, index: u64) -> Option<LogId> {
+        Some(LogId::new(Vote::new(term, 1).leader_id, index))
+    }
+
+    fn node(number: u8) -> NodeId {
+        NodeId([number; 32])
+    }
+
+    #[test]
+    fn a_later_lineage_is_followed_where_nothing_is_lost_by_it() {
+        let first = Lineage::default();
+        let second = first.clone().next(node(1), entry(4, 20));
+        assert_eq!(first.judge(&first, entry(4, 30)), Verdict::Known);
+        assert_eq!(first.judge(&second, entry(4, 20)), Verdict::NotYet);
+        assert_eq!(first.judge(&second, None), Verdict::NotYet);
+        assert_eq!(first.judge(&second, entry(4, 30)), Verdict::KnewLess);
+        assert_eq!(second.judge(&first, entry(5, 50)), Verdict::LeftBehind);
+    }
+
+    #[test]
+    fn a_second_recovery_does_not_hide_what_the_first_one_lost() {
+        let second = Lineage::default().next(node(1), entry(4, 20));
+        let third = second.clone().next(node(2), entry(6, 25));
+        assert_eq!(Lineage::default().judge(&third, entry(4, 30)), Verdict::KnewLess);
+        assert_eq!(Lineage::default().judge(&third, entry(4, 20)), Verdict::NotYet);
+        assert_eq!(second.judge(&third, entry(6, 24)), Verdict::NotYet);
+        assert_eq!(third.judge(&second, entry(6, 26)), Verdict::LeftBehind);
+    }
+
+    #[test]
+    fn groups_that_were_recovered_apart_stay_apart() {
+        let one = Lineage::default().next(node(1), entry(4, 20));
+        let other = Lineage::default().next(node(2), entry(4, 20));
+        let again = Lineage::default().next(node(1), entry(4, 19));
+        assert_eq!(one.judge(&other, None), Verdict::Apart);
+        assert_eq!(one.judge(&again, None), Verdict::Apart);
+        assert_eq!(other.clone().next(node(1), entry(7, 9)).judge(&one, None), Verdict::Apart);
+    }
+
+    #[test]
+    fn only_a_leader_brings_a_later_lineage() {
+        let backend = redb::backends::InMemoryBackend::new();
+        let database = redb::Builder::new().create_with_backend(backend).expect("in memory");
+        let log = Log(Arc::new(database));
+        let ancestry = Ancestry::open(log.clone()).expect("opened");
+        let second = Lineage::default().next(node(1), entry(4, 20));
+        assert_eq!(ancestry.meet(&second, None, false).expect("read"), Verdict::NotYet);
+        assert_eq!(ancestry.current(), Lineage::default());
+        assert_eq!(ancestry.meet(&second, None, true).expect("kept"), Verdict::Known);
+        assert_eq!(Ancestry::open(log).expect("opened").current(), second);
     }
 }

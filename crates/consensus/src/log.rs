@@ -44,17 +44,21 @@ impl Log {
         self.write(|_, state| Ok(state.insert(name, encode(value).as_ref()).map(drop)?))
     }
 
-    /// Adds entries that count as agreed on, with the vote they were made under and whatever goes with them.
-    pub(crate) fn conclude(
+    /// Puts entries that count as agreed on in the place of all others, which lay up to `before`, with the vote they
+    /// were made under and whatever goes with them.
+    pub(crate) fn begin_anew(
         &self,
+        before: LogId,
         entries: &[Entry],
         vote: &Vote,
         records: &[(&'static str, Bytes)],
     ) -> io::Result<()> {
         self.write(|table, state| {
+            table.retain(|_, _| false)?;
             for entry in entries {
                 table.insert(entry.log_id().index, encode(entry).as_ref())?;
             }
+            state.insert(PURGED, encode(&before).as_ref())?;
             state.insert(VOTE, encode(vote).as_ref())?;
             state.insert(COMMITTED, encode(&entries.last().map(RaftEntry::log_id)).as_ref())?;
             for (name, bytes) in records {
@@ -62,6 +66,11 @@ impl Log {
             }
             Ok(())
         })
+    }
+
+    /// The last entry that is known to be agreed on.
+    pub(crate) fn committed(&self) -> io::Result<Option<LogId>> {
+        Ok(self.get::<Option<LogId>>(COMMITTED)?.flatten())
     }
 
     /// The vote that is on disk.
@@ -161,7 +170,7 @@ impl RaftLogStorage<Group> for Log {
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        Ok(self.get::<Option<LogId>>(COMMITTED)?.flatten())
+        self.committed()
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Group>) -> io::Result<()>

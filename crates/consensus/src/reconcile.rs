@@ -55,9 +55,25 @@ async fn step(group: &LayoutGroup, layout: &Layout) -> Result<(), String> {
     let wanted: BTreeSet<u64> =
         wanted.iter().filter_map(|node| Some(layout.nodes().get(node)?.raft_id)).collect();
     if wanted != voters {
+        if !can_decide(group, &wanted) {
+            return Err("most of the next voters have not caught up yet".to_owned());
+        }
         let change = ChangeMembers::ReplaceAllVoters(wanted);
         let changed = tokio::time::timeout(STEP_TIMEOUT, group.raft.change_membership(change, true));
         changed.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// Whether most of these members hold what is agreed on: with voters that do not, nothing more would be.
+fn can_decide(group: &LayoutGroup, voters: &BTreeSet<u64>) -> bool {
+    let metrics = group.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let agreed = metrics.local_committed;
+    let holds = |id: &u64| {
+        let replicated =
+            metrics.replication.as_ref().and_then(|progress| progress.get(id).copied().flatten());
+        *id == metrics.id || replicated >= agreed
+    };
+    voters.iter().filter(|id| holds(id)).count() > voters.len() / 2
 }

@@ -20,6 +20,10 @@ use crate::lineage::Lineage;
 use crate::log::Log;
 use crate::protocol::{Entry, LogId, Outcome, Proposal, Vote};
 
+/// Numbers that are left out, more than a lost majority may have agreed on since this member last heard of it:
+/// indices number assignments, and neither they nor epochs may ever mean two things.
+const NUMBERS_LEFT_OUT: u64 = 1 << 20;
+
 /// What a stopped member holds of its group.
 #[derive(Clone, Debug)]
 pub struct Remains {
@@ -65,9 +69,11 @@ impl LayoutGroup {
         let lineage = Lineage::read(&log).map_err(failed)?.next(me.0, last);
         let voted = log.vote().map_err(failed)?.map_or(0, |vote| vote.leader_id.term);
         let vote = Vote::new(voted.max(last.map_or(0, |id| id.leader_id.term)) + 1, me.1);
+        let before = LogId::new(vote.leader_id, last.map_or(0, |id| id.index) + NUMBERS_LEFT_OUT);
+        document.skip(NUMBERS_LEFT_OUT);
         let mut entries = Vec::new();
         let mut agree = |document: &mut Document, payload| {
-            let index = last.map_or(0, |id| id.index + 1) + entries.len() as u64;
+            let index = before.index + 1 + entries.len() as u64;
             let entry = Entry::new(LogId::new(vote.leader_id, index), payload);
             entries.push(entry.clone());
             document.apply_entry(entry)
@@ -88,7 +94,7 @@ impl LayoutGroup {
         agree(&mut document, EntryPayload::Membership(alone));
         let layout = document.layout().cloned();
         let layout = layout.ok_or_else(|| Error("no layout was ever agreed on here".to_owned()))?;
-        log.conclude(&entries, &vote, &[lineage.record(), document.record()]).map_err(failed)?;
+        log.begin_anew(before, &entries, &vote, &[lineage.record(), document.record()]).map_err(failed)?;
         Ok(layout)
     }
 }

@@ -79,7 +79,7 @@ impl Core {
                 Request::Layout(bytes) => core.answer_group(from, bytes).await,
                 Request::Roots { bucket, roots } => core.compare_roots(bucket, &roots),
                 Request::Join(descriptor) => core.admit_node(&descriptor).await,
-                Request::Introduce(introduction) => core.meet(&introduction),
+                Request::Introduce(introduction) => core.meet(from, &introduction),
                 Request::Status => Ok(Reply::Status(core.status_here_json())),
                 _ => Err(Error::new(ErrorKind::Internal, "a short request was put off")),
             };
@@ -93,6 +93,10 @@ impl Core {
         match group.answer(from, bytes).await {
             Ok(answer) => Ok(Reply::Layout(answer)),
             Err(AnswerError::LeftBehind) if self.is_given_up(from) => Ok(Reply::Removed),
+            Err(AnswerError::KnewLess) => {
+                self.give_up(AnswerError::KnewLess.to_string());
+                Err(unavailable(AnswerError::KnewLess.to_string()))
+            }
             Err(error) => Err(unavailable(error.to_string())),
         }
     }

@@ -24,7 +24,7 @@ use crate::core::Core;
 use crate::follow::PeerCourier;
 use crate::identity::Membership;
 
-pub(crate) use admission::proposal_failed;
+pub(crate) use admission::{STEP_TIMEOUT, proposal_failed};
 pub(crate) use introduction::Acquaintance;
 
 /// The founder's number in the layout group.

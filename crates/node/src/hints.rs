@@ -104,8 +104,14 @@ impl Core {
         let Some(bucket) = view.bucket(bucket) else { return };
         match self.hints.add(bucket.bucket.engine.as_ref(), target, bucket.bucket.id, key) {
             Ok(true) => drop(self.metrics.hints_stored.inc()),
-            Ok(false) => drop(self.metrics.hints_overflowed.inc()),
-            Err(error) => tracing::warn!(%error, "a hint could not be kept; the exchange will repair"),
+            Ok(false) => {
+                self.metrics.hints_overflowed.inc();
+                self.recovery.met(target);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a hint could not be kept; the exchange will repair");
+                self.recovery.met(target);
+            }
         }
         self.hints.wake();
     }

@@ -46,20 +46,20 @@ impl Inbox for Receiver {
             match message {
                 Message::Request { id, .. } if is_refused => core.answer(from, id, Reply::RolledBack),
                 Message::Reply { reply: Reply::RolledBack, .. } => core.was_rolled_back(),
-                Message::Reply { reply: Reply::Removed, .. } => core.was_removed(),
                 Message::Reply { .. } if is_refused => drop(core.metrics.replies_late.inc()),
+                Message::Reply { id, reply: Reply::Removed } if core.asks(id, from) => core.was_removed(),
                 Message::Request { id, request } => core.serve(from, id, request),
                 Message::Reply { id, reply } => core.replied(from, id, reply),
             }
         }
     }
 
-    fn asked(&self, _hello: &Hello, request: Request) -> BoxFuture<'static, Reply> {
-        let core = self.0.upgrade();
+    fn asked(&self, hello: &Hello, request: Request) -> BoxFuture<'static, Reply> {
+        let (core, asker) = (self.0.upgrade(), hello.node);
         Box::pin(async move {
             let answer = match (core, request) {
                 (Some(core), Request::Join(descriptor)) => core.admit_node(&descriptor).await,
-                (Some(core), Request::Introduce(introduction)) => core.meet(&introduction),
+                (Some(core), Request::Introduce(introduction)) => core.meet(asker, &introduction),
                 (None, _) => Err(crate::failure::unavailable("the node is stopping")),
                 _ => {
                     let message =
@@ -73,6 +73,12 @@ impl Inbox for Receiver {
 }
 
 impl Core {
+    /// Whether a request of this number waits for a peer's answer.
+    fn asks(&self, id: u64, peer: NodeId) -> bool {
+        let is_asked = |entry: &mut Entry| (matches!(entry, Entry::Ask { to, .. } if *to == peer), false);
+        self.requests.with(id, is_asked).is_some_and(|(is_asked, _)| is_asked)
+    }
+
     /// Hands a reply to the request that waits for it; one that is late finds nobody and is dropped.
     fn replied(&self, from: NodeId, id: u64, reply: Reply) {
         enum Waiting {

@@ -94,6 +94,11 @@ impl Layout {
         self.epoch
     }
 
+    /// Leaves so many epochs out: layouts may have had them that nobody knows any more.
+    pub fn skip(&mut self, epochs: u64) {
+        self.epoch += epochs;
+    }
+
     /// The cluster.
     #[must_use]
     pub fn cluster(&self) -> ClusterId {

@@ -156,10 +156,16 @@ impl Core {
     }
 
     /// Answers a node that has introduced itself.
-    pub(crate) fn meet(&self, introduction: &Bytes) -> Result<Reply, Error> {
+    ///
+    /// # Errors
+    /// It cannot be read, or speaks for another node.
+    pub(crate) fn meet(&self, asker: NodeId, introduction: &Bytes) -> Result<Reply, Error> {
         let introduction: Introduction = serde_json::from_slice(introduction).map_err(|error| {
             Error::new(ErrorKind::Invalid, format!("the introduction cannot be read: {error}"))
         })?;
+        if introduction.standing.node != asker {
+            return Err(Error::new(ErrorKind::Invalid, "a node may introduce nobody but itself"));
+        }
         self.heard(&introduction);
         Ok(Reply::Introduced(self.introduction_json()))
     }
@@ -218,8 +224,12 @@ impl Core {
         let request = Request::Introduce(self.introduction_json());
         let silent = |reason: &dyn std::fmt::Display| Unmet::Silent(format!("{address}: {reason}"));
         match transport.ask(address.to_owned(), request, ASK_TIMEOUT).await {
-            Ok((_, Reply::Introduced(json))) => serde_json::from_slice(&json)
-                .map_err(|error| silent(&format_args!("its introduction cannot be read: {error}"))),
+            Ok((hello, Reply::Introduced(json))) => {
+                let introduction: Introduction = serde_json::from_slice(&json)
+                    .map_err(|error| silent(&format_args!("its introduction cannot be read: {error}")))?;
+                let speaks_for_itself = introduction.standing.node == hello.node;
+                speaks_for_itself.then_some(introduction).ok_or_else(|| silent(&"it introduced another node"))
+            }
             Ok((_, Reply::Failed { message, .. })) => Err(silent(&message)),
             Ok(_) => Err(silent(&"it answered out of turn")),
             Err(AskError::Refused { reason, .. }) => Err(Unmet::Refused(reason)),

@@ -15,6 +15,7 @@ use crate::identity::Membership;
 
 /// Whom this node has promised to follow.
 const PROMISE: &str = "forming/promise";
+const NO_PROMISE: &[u8] = b"null";
 /// The rest between two rounds of introductions.
 const REST: Duration = Duration::from_millis(300);
 
@@ -67,7 +68,14 @@ impl Core {
         let mut founding = self.acquaintance.founding.lock();
         let founding = founding.as_mut()?;
         let mut effects = Vec::new();
+        let promised = founding.standing().promised;
         founding.handle(self.now(), input, &mut effects);
+        if promised.is_some() && founding.standing().promised.is_none() {
+            // A promise that stays on disk binds a later start once more; nothing worse.
+            if let Err(error) = self.meta.put(&[(PROMISE, NO_PROMISE)]) {
+                tracing::warn!(%error, "a promise that is over could not be forgotten");
+            }
+        }
         let mut rest = None;
         for effect in effects {
             match effect {
@@ -111,7 +119,7 @@ impl Core {
 
 fn promise(meta: &MetaStore) -> Result<Option<Attempt>, StartError> {
     let read = |json: Vec<u8>| serde_json::from_slice(&json).map_err(|_| StartError::DamagedIdentity);
-    meta.get(PROMISE)?.map(read).transpose()
+    Ok(meta.get(PROMISE)?.map(read).transpose()?.flatten())
 }
 
 fn keep_promise(meta: &MetaStore, attempt: Attempt) -> Result<(), slipring_storage::Error> {

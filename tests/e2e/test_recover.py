@@ -103,7 +103,7 @@ def test_two_of_three_voters_are_lost_for_good(four):
         told = ("no member of its cluster any more", "recovered from a node that had not heard of all")
         assert any(reason in node.tail() for reason in told), node.tail()
     assert layout(four)["epoch"] == epoch
-    slipring("drain", newcomer.peer, "--wait", node=four.nodes[0])
+    slipring("drain", newcomer.peer, "--force", "--wait", node=four.nodes[0])
     for node in four.nodes:
         assert_filled(node, KEYS)
 

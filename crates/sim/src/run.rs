@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use slipring_model::Mutant;
@@ -68,6 +69,10 @@ pub struct Report {
     pub operations: usize,
     /// How long the run was for the cluster, in milliseconds, without the hours in which clients rested.
     pub simulated_ms: u64,
+    /// How long clients rested because a host slept, in milliseconds.
+    pub rested_ms: u64,
+    /// How long the run took, in real time.
+    pub took: Duration,
     /// Whether every promise was kept.
     pub verdict: Result<(), Violation>,
 }
@@ -148,7 +153,7 @@ pub(crate) fn run_world(
     plan: Plan,
     phases: impl FnOnce(&mut World, &Plan) -> Result<(), Violation>,
 ) -> Report {
-    let (seed, hosts) = (world.seed, world.founders);
+    let (seed, hosts, began) = (world.seed, world.founders, Instant::now());
     let phases = catch_unwind(AssertUnwindSafe(|| phases(&mut world, &plan)));
     let verdict = phases.unwrap_or_else(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str);
@@ -160,7 +165,8 @@ pub(crate) fn run_world(
     for operation in &operations {
         world.journal.count(outcome_name(operation), 1);
     }
-    let simulated_ms = world.journal.now_ms() - world.rested_ms;
+    let rested_ms = world.rested_ms;
+    let simulated_ms = world.journal.now_ms() - rested_ms;
     let record = world.journal.close();
     drop(world);
     Mutant::plant(None);
@@ -173,6 +179,8 @@ pub(crate) fn run_world(
         counts: record.counts,
         operations: operations.len() + guest_requests,
         simulated_ms,
+        rested_ms,
+        took: began.elapsed(),
         verdict,
     }
 }

@@ -59,7 +59,12 @@ struct Cli {
 #[derive(Default)]
 struct Sum {
     runs: u64,
+    /// Of the runs in which no host slept for hours.
     simulated: Duration,
+    /// What those took, one after the other.
+    busy: Duration,
+    rested: Duration,
+    threads: usize,
     operations: usize,
     counts: BTreeMap<&'static str, u64>,
     failures: Vec<Report>,
@@ -108,7 +113,7 @@ fn one(seed: u64, options: &Options, is_traced: bool) -> Sum {
 fn many(cli: &Cli, options: &Options) -> Sum {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left  {msg}");
     let bar = ProgressBar::new(cli.seeds).with_style(style.expect("the template is valid"));
-    let (mut sum, began) = (Sum::default(), Instant::now());
+    let (mut sum, began) = (Sum { threads: cli.threads, ..Sum::default() }, Instant::now());
     run_all(cli.from..cli.from + cli.seeds, cli.threads, options, |report| {
         sum.add(report);
         bar.set_message(format!("{} failed", sum.failures.len()));
@@ -123,7 +128,11 @@ fn many(cli: &Cli, options: &Options) -> Sum {
 impl Sum {
     fn add(&mut self, report: Report) {
         self.runs += 1;
-        self.simulated += Duration::from_millis(report.simulated_ms);
+        if report.rested_ms == 0 {
+            self.simulated += Duration::from_millis(report.simulated_ms);
+            self.busy += report.took;
+        }
+        self.rested += Duration::from_millis(report.rested_ms);
         self.operations += report.operations;
         for (what, times) in &report.counts {
             *self.counts.entry(what).or_default() += times;
@@ -136,12 +145,14 @@ impl Sum {
     /// What is worth telling, in the order of interest.
     fn rows(&self) -> Vec<(String, String)> {
         let per_second = |amount: f64| amount / self.took.as_secs_f64();
+        let pace = self.simulated.as_secs_f64() / self.busy.as_secs_f64() * self.threads as f64;
         let mut rows = vec![
             (format!("seeds, {} failed", self.failures.len()), self.runs.to_string()),
             ("seeds a minute".to_owned(), format!("{:.0}", per_second(self.runs as f64 * 60.0))),
+            ("simulated hours an hour, where no host sleeps for hours".to_owned(), format!("{pace:.0}")),
             (
-                "simulated hours an hour".to_owned(),
-                format!("{:.0}", per_second(self.simulated.as_secs_f64())),
+                "hours for which clients rested while a host slept".to_owned(),
+                format!("{:.1}", self.rested.as_secs_f64() / 3_600.0),
             ),
             ("operations".to_owned(), self.operations.to_string()),
         ];

@@ -9,12 +9,11 @@ mod kube;
 #[path = "servers/process.rs"]
 mod process;
 
-use std::path::Path;
 use std::time::Duration;
 
 use expect::{expect, sources};
 use kube::Kube;
-use process::{Process, free_port, text};
+use process::text;
 use serde_json::{Value, json};
 use slipring_discovery::{Discovery, Sources};
 use tokio::process::Command;
@@ -178,90 +177,96 @@ async fn a_server_that_is_away_leaves_what_it_said() {
     assert_eq!(watcher.candidates().await, ["10.0.0.1:7946"]);
 }
 
-/// A kube-apiserver and the etcd beneath it.
-struct RealServer {
-    folder: tempfile::TempDir,
-    port: u16,
-    etcd_port: u16,
-    _etcd: Process,
-    process: Option<Process>,
-}
+#[cfg(feature = "kube-apiserver-test")]
+mod a_real_server {
+    use super::process::{Process, free_port};
+    use super::*;
 
-impl RealServer {
-    fn start(program: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (etcd_port, peers) = (free_port(), format!("http://127.0.0.1:{}", free_port()));
-        let clients = format!("http://127.0.0.1:{etcd_port}");
-        let cluster = format!("default={peers}");
-        let data = folder.path().join("etcd");
-        let arguments = [
-            "--data-dir",
-            text(&data),
-            "--listen-client-urls",
-            &clients,
-            "--advertise-client-urls",
-            &clients,
-            "--listen-peer-urls",
-            &peers,
-            "--initial-advertise-peer-urls",
-            &peers,
-            "--initial-cluster",
-            &cluster,
-        ];
-        let etcd = Process::start("etcd", &arguments, etcd_port);
-        let key = folder.path().join("key");
-        let made =
-            std::process::Command::new("openssl").args(["genrsa", "-out", text(&key), "2048"]).output();
-        assert!(made.expect("openssl").status.success());
-        std::fs::write(folder.path().join("tokens"), format!("{TOKEN},tests,1,system:masters\n"))
-            .expect("written");
-        let mut server = Self { folder, port: free_port(), etcd_port, _etcd: etcd, process: None };
-        server.revive(program);
-        server
+    /// A kube-apiserver and the etcd beneath it.
+    struct RealServer {
+        folder: tempfile::TempDir,
+        port: u16,
+        etcd_port: u16,
+        _etcd: Process,
+        process: Option<Process>,
     }
 
-    fn revive(&mut self, program: &str) {
-        let file = |name: &str| format!("{}/{name}", text(self.folder.path()));
-        let arguments = [
-            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
-            format!("--secure-port={}", self.port),
-            format!("--cert-dir={}", file("certs")),
-            format!("--service-account-key-file={}", file("key")),
-            format!("--service-account-signing-key-file={}", file("key")),
-            format!("--token-auth-file={}", file("tokens")),
-            "--bind-address=127.0.0.1".to_owned(),
-            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
-            "--authorization-mode=RBAC".to_owned(),
-        ];
-        self.process = Some(Process::start(program, &arguments.each_ref().map(String::as_str), self.port));
+    impl RealServer {
+        fn start(program: &str) -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (etcd_port, peers) = (free_port(), format!("http://127.0.0.1:{}", free_port()));
+            let clients = format!("http://127.0.0.1:{etcd_port}");
+            let cluster = format!("default={peers}");
+            let data = folder.path().join("etcd");
+            let arguments = [
+                "--data-dir",
+                text(&data),
+                "--listen-client-urls",
+                &clients,
+                "--advertise-client-urls",
+                &clients,
+                "--listen-peer-urls",
+                &peers,
+                "--initial-advertise-peer-urls",
+                &peers,
+                "--initial-cluster",
+                &cluster,
+            ];
+            let etcd = Process::start("etcd", &arguments, etcd_port);
+            let key = folder.path().join("key");
+            let made =
+                std::process::Command::new("openssl").args(["genrsa", "-out", text(&key), "2048"]).output();
+            assert!(made.expect("openssl").status.success());
+            std::fs::write(folder.path().join("tokens"), format!("{TOKEN},tests,1,system:masters\n"))
+                .expect("written");
+            let mut server = Self { folder, port: free_port(), etcd_port, _etcd: etcd, process: None };
+            server.revive(program);
+            server
+        }
+
+        fn revive(&mut self, program: &str) {
+            let file = |name: &str| format!("{}/{name}", text(self.folder.path()));
+            let arguments = [
+                format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
+                format!("--secure-port={}", self.port),
+                format!("--cert-dir={}", file("certs")),
+                format!("--service-account-key-file={}", file("key")),
+                format!("--service-account-signing-key-file={}", file("key")),
+                format!("--token-auth-file={}", file("tokens")),
+                "--bind-address=127.0.0.1".to_owned(),
+                "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+                "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+                "--disable-admission-plugins=ServiceAccount".to_owned(),
+                "--authorization-mode=RBAC".to_owned(),
+            ];
+            self.process =
+                Some(Process::start(program, &arguments.each_ref().map(String::as_str), self.port));
+        }
+
+        async fn until_ready(&self) {
+            let url = format!("https://127.0.0.1:{}/readyz", self.port);
+            let token = format!("authorization: Bearer {TOKEN}");
+            let arguments =
+                ["-ksf", "--retry", "60", "--retry-all-errors", "--retry-delay", "1", "-H", &token, &url];
+            assert!(Command::new("curl").args(arguments).output().await.expect("curl").status.success());
+        }
     }
 
-    async fn until_ready(&self) {
-        let url = format!("https://127.0.0.1:{}/readyz", self.port);
-        let token = format!("authorization: Bearer {TOKEN}");
-        let arguments =
-            ["-ksf", "--retry", "60", "--retry-all-errors", "--retry-delay", "1", "-H", &token, &url];
-        assert!(Command::new("curl").args(arguments).output().await.expect("curl").status.success());
+    #[tokio::test]
+    async fn the_same_holds_for_a_real_server() {
+        let program = std::env::var("SLIPRING_KUBE_APISERVER").expect("SLIPRING_KUBE_APISERVER");
+        assert!(std::path::Path::new(&program).exists(), "{program}");
+        let mut real = RealServer::start(&program);
+        real.until_ready().await;
+        let server = Server::new(format!("https://127.0.0.1:{}", real.port));
+        appear_change_and_go(&server).await;
+        // A server that restarts is followed, and what happened meanwhile is seen.
+        let watcher = server.source("blue", "");
+        expect(&watcher, &["10.0.0.3:7946", "10.0.0.5:7946"]).await;
+        real.process = None;
+        real.revive(&program);
+        real.until_ready().await;
+        server.delete("ring-b").await;
+        expect(&watcher, &["10.0.0.5:7946"]).await;
     }
-}
-
-#[tokio::test]
-#[ignore = "needs a kube-apiserver, whose path SLIPRING_KUBE_APISERVER tells"]
-async fn the_same_holds_for_a_real_server() {
-    let program = std::env::var("SLIPRING_KUBE_APISERVER").expect("SLIPRING_KUBE_APISERVER");
-    assert!(Path::new(&program).exists(), "{program}");
-    let mut real = RealServer::start(&program);
-    real.until_ready().await;
-    let server = Server::new(format!("https://127.0.0.1:{}", real.port));
-    appear_change_and_go(&server).await;
-    // A server that restarts is followed, and what happened meanwhile is seen.
-    let watcher = server.source("blue", "");
-    expect(&watcher, &["10.0.0.3:7946", "10.0.0.5:7946"]).await;
-    real.process = None;
-    real.revive(&program);
-    real.until_ready().await;
-    server.delete("ring-b").await;
-    expect(&watcher, &["10.0.0.5:7946"]).await;
 }

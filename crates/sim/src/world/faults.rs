@@ -1,0 +1,228 @@
+//! What happens when an event is due: faults strike, and what they did is undone.
+
+use std::sync::Arc;
+
+use slipring_node::Node;
+use slipring_ring::{NodeChange, NodeState};
+
+use super::{Event, World};
+use crate::plan::Fault;
+
+impl World {
+    pub(super) fn happen(&mut self, now: u64, event: Event) {
+        match event {
+            Event::Fault(fault) => self.strike(now, fault),
+            Event::Return { host } => self.start(host),
+            Event::Start { host } if self.out.contains(&host) => {}
+            Event::Start { host } => self.start(host),
+            Event::ReplaceDisk { host, loses_power } => {
+                self.kill(host, loses_power);
+                self.start(host);
+            }
+            Event::HastenSyncs { host } => self.host(host).delay_syncs(0),
+            Event::StopLosing { from, to } => self.network.lose(from, to, 0),
+            Event::StopDoubling { from, to } => self.network.double(from, to, 0),
+            Event::Flip { from, to, is_open, every_ms, until } => {
+                match is_open {
+                    true => self.network.block(from, to),
+                    false => self.network.unblock(from, to),
+                }
+                if is_open || now < until {
+                    let next = Event::Flip { from, to, is_open: !is_open, every_ms, until };
+                    self.decide(now + every_ms, next);
+                }
+            }
+            Event::Unblock { from, to } => self.network.unblock(from, to),
+            Event::Hasten { from, to } => self.network.slow(from, to, 0),
+            Event::Restore { host } if self.operator.leaving.contains(&host) => {}
+            Event::Restore { host } => self.order_away(host, NodeState::Active),
+            Event::Resume { host, life } if self.host(host).lives() == life => self.resume(host),
+            Event::Resume { .. } => {}
+        }
+    }
+
+    fn strike(&mut self, now: u64, fault: Fault) {
+        self.journal.note(format_args!("{fault:?}"));
+        match fault {
+            Fault::Kill { host, down_ms, loses_power } => {
+                self.kill(host, loses_power);
+                self.decide(now + down_ms, Event::Start { host });
+            }
+            Fault::KillAll { down_ms, loses_power } => {
+                for host in 0..self.hosts.len() {
+                    self.kill(host, loses_power);
+                    self.decide(now + down_ms + host as u64 * 150, Event::Start { host });
+                }
+            }
+            Fault::Cut { from, to, for_ms } => self.cut(from, to, now + for_ms),
+            Fault::Isolate { host, for_ms } => {
+                for other in (0..self.hosts.len()).filter(|other| *other != host) {
+                    self.cut(host, other, now + for_ms);
+                    self.cut(other, host, now + for_ms);
+                }
+            }
+            Fault::Slow { from, to, by_ms, for_ms } => {
+                self.network.slow(from, to, by_ms);
+                self.journal.count("slow ways", 1);
+                self.decide(now + for_ms, Event::Hasten { from, to });
+            }
+            Fault::Reset { a, b } => self.network.reset(a, b),
+            Fault::Pause { host, for_ms } => self.pause(host, now + for_ms, "pauses"),
+            Fault::Sleep { host, for_ms } => self.pause(host, now + for_ms, "sleeps for hours"),
+            Fault::Skew { host, by_ms } => {
+                self.host(host).clock.set_skew(by_ms);
+                self.journal.count("clock jumps", 1);
+            }
+            Fault::Drift { host, ms_per_s } => {
+                self.host(host).clock.set_drift(ms_per_s);
+                self.journal.count("clock drifts", 1);
+            }
+            Fault::Flap { from, to, every_ms, for_ms } => {
+                self.journal.count("ways flapping", 1);
+                self.decide(now, Event::Flip { from, to, is_open: true, every_ms, until: now + for_ms });
+            }
+            Fault::Lose { from, to, percent, for_ms } => {
+                self.network.lose(from, to, percent);
+                self.decide(now + for_ms, Event::StopLosing { from, to });
+            }
+            Fault::Double { from, to, percent, for_ms } => {
+                self.network.double(from, to, percent);
+                self.decide(now + for_ms, Event::StopDoubling { from, to });
+            }
+            Fault::FailDisk { .. }
+            | Fault::FillDisk { .. }
+            | Fault::SlowDisk { .. }
+            | Fault::FlipBits { .. }
+            | Fault::LoseDirectory { .. }
+            | Fault::RollBack { .. } => self.strike_disk(now, fault),
+            Fault::Join { host } => {
+                self.journal.count("joins", 1);
+                self.out.remove(&host);
+                self.start(host);
+            }
+            Fault::Leave { host } => self.order_away(host, NodeState::Leaving),
+            Fault::Drain { host, for_ms } => {
+                self.order_away(host, NodeState::Drained);
+                self.decide(now + for_ms, Event::Restore { host });
+            }
+            Fault::Weigh { host, weight } => {
+                if let Some(node) = self.ids.get(host).copied() {
+                    self.order(node, NodeChange::Weight(weight));
+                }
+            }
+            Fault::Revert => self.order_back(),
+        }
+    }
+
+    fn strike_disk(&mut self, now: u64, fault: Fault) {
+        match fault {
+            Fault::FailDisk { host, down_ms } => {
+                let error = slipring_storage::Error::Stopped("the simulated disk failed".to_owned());
+                self.fail_disk(host, error, "disk failures");
+                self.decide(now + down_ms, Event::ReplaceDisk { host, loses_power: true });
+            }
+            Fault::FillDisk { host, down_ms } => {
+                let error = slipring_storage::Error::Full { place: "the simulated disk".into() };
+                self.fail_disk(host, error, "full disks");
+                self.decide(now + down_ms, Event::ReplaceDisk { host, loses_power: false });
+            }
+            Fault::SlowDisk { host, by_ms, for_ms } => {
+                self.host(host).delay_syncs(by_ms);
+                self.journal.count("slow disks", 1);
+                self.decide(now + for_ms, Event::HastenSyncs { host });
+            }
+            Fault::FlipBits { host, bits } => {
+                self.damaged.insert(host);
+                let seed = self.seed;
+                for bit in 0..u64::from(bits) {
+                    let draw = (seed ^ now << 20).wrapping_add(bit).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                    if self.host(host).disk.flip_bit(draw) {
+                        self.journal.count("bits flipped", 1);
+                    }
+                }
+            }
+            Fault::LoseDirectory { host, down_ms } => {
+                self.kill(host, false);
+                self.host(host).lose_disks();
+                self.lost_power.insert(host);
+                self.journal.count("directories lost", 1);
+                // It returns as a new node; the old one is given up.
+                self.order_away(host, NodeState::Lost);
+                self.decide(now + down_ms, Event::Start { host });
+            }
+            Fault::RollBack { host, down_ms } if self.is_copy_outdated(host) => {
+                self.kill(host, false);
+                self.host(host).roll_back();
+                self.journal.count("directories rolled back", 1);
+                self.return_outcast(host, now + down_ms);
+            }
+            Fault::RollBack { host, down_ms } => {
+                // Nobody could tell this copy from the directory itself: after another start they can.
+                self.kill(host, false);
+                self.decide(now + down_ms, Event::Start { host });
+            }
+            _ => {}
+        }
+    }
+
+    fn fail_disk(&mut self, host: usize, error: slipring_storage::Error, what: &'static str) {
+        self.host(host).disk.fail_with(Some(error));
+        self.failing.insert(host);
+        self.journal.count(what, 1);
+    }
+
+    /// Starts a host once more that the others must keep out.
+    fn return_outcast(&mut self, host: usize, at: u64) {
+        self.decide(at, Event::Return { host });
+        self.out.insert(host);
+    }
+
+    /// Whether the cluster has agreed to a later start of a host than the one its copy was made in.
+    fn is_copy_outdated(&mut self, host: usize) -> bool {
+        let Some(copied) = self.host(host).copied_incarnation() else { return false };
+        let agreed = |node: Node| {
+            node.layout().nodes().get(&self.ids.get(host).copied()?).map(|entry| entry.incarnation)
+        };
+        let latest = (0..self.hosts.len()).filter_map(|index| agreed(self.node(index)?)).max();
+        latest.is_some_and(|latest| latest > copied)
+    }
+
+    pub(super) fn kill(&mut self, index: usize, loses_power: bool) {
+        let network = Arc::clone(&self.network);
+        let host = self.host(index);
+        if host.process.is_none() {
+            return;
+        }
+        let lost = host.kill(&network, loses_power);
+        self.journal.note(format_args!("host {index} is dead; {lost} records lost"));
+        self.journal.count("process deaths", 1);
+        self.journal.count("records lost", lost as u64);
+        if loses_power {
+            self.journal.count("power losses", 1);
+            self.lost_power.insert(index);
+        }
+    }
+
+    fn cut(&mut self, from: usize, to: usize, until: u64) {
+        self.network.block(from, to);
+        self.journal.count("ways cut", 1);
+        self.decide(until, Event::Unblock { from, to });
+    }
+
+    fn pause(&mut self, index: usize, until: u64, what: &'static str) {
+        let host = self.host(index);
+        if host.process.is_none() || host.is_paused {
+            return;
+        }
+        host.is_paused = true;
+        let life = host.lives();
+        self.network.set_paused(index, true);
+        self.journal.count(what, 1);
+        self.decide(until, Event::Resume { host: index, life });
+    }
+
+    pub(super) fn resume(&mut self, index: usize) {
+        self.host(index).is_paused = false;
+        self.network.set_paused(index, false);
+    }
+}

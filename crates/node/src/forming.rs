@@ -61,7 +61,10 @@ impl Core {
         let group = self.start_group(membership, &known, means.group).await?;
         let agreed = group.layout().borrow().clone();
         self.group.get_or_init(|| group);
-        self.adopt(&agreed.unwrap_or_else(|| Arc::new(known)));
+        // A member that was admitted lately may have applied no more than the beginning of the log.
+        let known = Arc::new(known);
+        let is_newer = |agreed: &Arc<Layout>| agreed.epoch() > known.epoch();
+        self.adopt(agreed.as_ref().filter(|agreed| is_newer(agreed)).unwrap_or(&known));
         match self.stop.borrow().clone() {
             Some(reason) => Err(StartError::Group(reason)),
             None => Ok(()),

@@ -82,3 +82,11 @@ fn a_host_that_slept_for_an_hour_does_no_harm() {
     let times = |what| report.counts.get(what).copied().unwrap_or(0);
     assert!(times("sleeps for hours") == 1 && times("joins") == 1 && times("roles changed") == 2, "{report}");
 }
+
+#[test]
+fn a_member_that_restarts_before_it_has_heard_all_works_with_no_older_layout() {
+    // Found by seed 972: it went back to the layout of the founding, which had fewer buckets.
+    let plan = serde_json::from_str(include_str!("../plans/dies_after_joining.json")).expect("a plan");
+    let report = run(972, &Options { plan: Some(plan), ..Options::default() });
+    assert_eq!(report.verdict, Ok(()), "{report}");
+}

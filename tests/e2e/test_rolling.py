@@ -112,6 +112,8 @@ def test_all_nodes_are_restarted_under_load_and_nothing_is_lost(fresh):
 
 def test_a_node_that_stays_away_holds_up_the_next_stop_and_nobody_else(fresh):
     gone, restarted, third = fresh.nodes
+    # A node that has just started waits for every peer a while; one that was ready once stays so.
+    wait_until("every node has caught up since its start", lambda: all(is_ready(node) for node in fresh.nodes))
     gone.kill()
     refused = slipring("ok-to-stop", node=third, check=False)
     assert refused.returncode == 1 and "does not answer" in refused.stdout

@@ -4,7 +4,7 @@ use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
 /// Of so many seeds one has a host that sleeps for hours.
-const SEEDS_PER_SLEEP: u64 = 60;
+const SEEDS_PER_SLEEP: u64 = 150;
 
 /// One fault. Hosts are numbered from 0; every time is in simulated milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -282,7 +282,7 @@ impl Plan {
         if rng.u64(..SEEDS_PER_SLEEP) == 0 && !is_drifting {
             let host = rng.usize(..hosts);
             let at = rng.u64(storm_ms / 4..storm_ms);
-            self.faults.push((at, Fault::Sleep { host, for_ms: rng.u64(2..5) * 1_800_000 }));
+            self.faults.push((at, Fault::Sleep { host, for_ms: rng.u64(2..4) * 1_800_000 }));
             self.faults.sort_by_key(|(at, _)| *at);
         }
     }

@@ -137,7 +137,7 @@ pub(crate) mod tests {
         NodeId([n; 32])
     }
 
-    fn entry(n: u8) -> NodeEntry {
+    pub(crate) fn entry(n: u8) -> NodeEntry {
         NodeEntry {
             storage: StorageId([n; 16]),
             incarnation: 1,

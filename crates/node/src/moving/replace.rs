@@ -65,7 +65,11 @@ impl Core {
                     watch = Watch::default();
                     continue;
                 }
-                Err(_) => continue,
+                Err(error) => {
+                    tracing::warn!(node = %node.short(), %error, "a node is gone for too long and cannot be given up");
+                    watch = Watch::default();
+                    continue;
+                }
             }
             tracing::warn!(node = %node.short(), ?after, "a node is gone for too long and given up");
             // Nobody else is asked to: another leader has seen something else.
@@ -98,38 +102,8 @@ fn gone_alone(layout: &Layout, me: NodeId, seen: impl Fn(NodeId) -> Option<Membe
 
 #[cfg(test)]
 mod tests {
-    use slipring_model::{ClusterId, StorageId, Versions};
-    use slipring_ring::{Addresses, NodeEntry, Role};
-
     use super::*;
-
-    fn node(number: u8) -> NodeId {
-        NodeId([number; 32])
-    }
-
-    fn entry(number: u8) -> NodeEntry {
-        NodeEntry {
-            storage: StorageId([number; 16]),
-            incarnation: 1,
-            boot: 1,
-            raft_id: u64::from(number),
-            addresses: Addresses::default(),
-            versions: Versions::default(),
-            role: Role { zone: "a".to_owned(), weight: 100, state: NodeState::Active },
-        }
-    }
-
-    /// So many nodes, and nothing moves.
-    fn layout(nodes: u8) -> Layout {
-        let mut layout = Layout::found(ClusterId([1; 16]), 4, (node(1), entry(1)));
-        for number in 2..=nodes {
-            let command = Command::AddNode { node: node(number), entry: entry(number) };
-            layout.apply(u64::from(number) * 10, &command).expect("added");
-            let moves = layout.moves().map(|(id, _)| id).collect();
-            layout.apply(u64::from(number) * 10 + 1, &Command::Arrived { moves }).expect("arrived");
-        }
-        layout
-    }
+    use crate::wholeness::tests::{entry, layout, node};
 
     /// These are in the first state, all others alive.
     fn seen(state: MemberState, nodes: &[u8]) -> impl Fn(NodeId) -> Option<MemberStatus> {

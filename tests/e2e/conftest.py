@@ -11,6 +11,7 @@ import tempfile
 import time
 
 import pytest
+import redis
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # What is tested; another build of it where the environment names one.
@@ -18,18 +19,27 @@ BINARY = pathlib.Path(os.environ.get("SLIPRING_BINARY", ROOT / "target" / "relea
 START_TIMEOUT = 20
 
 
+# What a node rightly answers while another one is gone or still starts: no word on what came of a write, or that
+# nothing came of it.
+PASSING = ("UNKNOWN ", "NOREPLICAS ")
+
+
 def wait_until(what, is_so, timeout=START_TIMEOUT):
     """Waits for a condition; a test never waits for time alone."""
-    deadline = time.monotonic() + timeout
+    deadline, last = time.monotonic() + timeout, None
     while time.monotonic() < deadline:
         try:
             found = is_so()
-        except OSError:
-            found = None
+        except (OSError, redis.ConnectionError, redis.TimeoutError) as error:
+            found, last = None, error
+        except redis.ResponseError as error:
+            if not str(error).startswith(PASSING):
+                raise
+            found, last = None, error
         if found:
             return found
         time.sleep(0.02)
-    raise AssertionError(f"waited {timeout} s in vain until {what}")
+    raise AssertionError(f"waited {timeout} s in vain until {what}; the last error: {last}")
 
 
 def free_port():

@@ -63,6 +63,9 @@ pub struct Layout {
     next_bucket: u32,
     /// By copies per partition.
     tables: BTreeMap<u8, Table>,
+    /// The newest version of the protocol that anything in it needs; who does not speak it cannot be a member.
+    #[serde(default)]
+    floor: u8,
     /// What the nodes' roles were before the moves under way began.
     roles_before: Option<BTreeMap<NodeId, Role>>,
 }
@@ -82,6 +85,7 @@ impl Layout {
             buckets: BTreeMap::from([(BucketId(0), default), (BucketId(1), cache)]),
             next_bucket: 2,
             tables: BTreeMap::new(),
+            floor: Versions::UNTOLD.newest,
             roles_before: None,
         };
         layout.place(1, 1).expect("one node can hold everything");
@@ -117,8 +121,8 @@ impl Layout {
         1 << self.bits
     }
 
-    /// The newest version of the protocol that every member speaks. What came with a later one must not be proposed
-    /// yet: some member could not read it. Asked before proposing only: members may differ in it for a while.
+    /// The newest version of the protocol that every member speaks. What came with a later one is refused: some
+    /// member could not read it.
     #[must_use]
     pub fn level(&self) -> u8 {
         self.nodes.values().map(|entry| entry.versions.newest).min().unwrap_or(Versions::UNTOLD.newest)

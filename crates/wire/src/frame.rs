@@ -14,8 +14,8 @@ use crate::{Message, Reply, Request};
 /// The newest version of the protocol that this build speaks.
 pub const PROTOCOL_VERSION: u8 = PROTOCOL_VERSIONS.newest;
 /// The versions that this build speaks. In 3 the layout group's messages name its recoveries, and nodes introduce
-/// themselves before they join.
-pub const PROTOCOL_VERSIONS: Versions = Versions { oldest: 3, newest: 3 };
+/// themselves before they join. In 4 the layout can change in more ways; messages are those of 3.
+pub const PROTOCOL_VERSIONS: Versions = Versions { oldest: 3, newest: 4 };
 /// How greetings are laid out, whatever versions they tell of: fields are only ever added at the end.
 const GREETING: u8 = 2;
 

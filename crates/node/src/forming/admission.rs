@@ -110,6 +110,8 @@ impl Core {
         let Some(group) = self.group.get() else {
             return Err(ProposeError::Unavailable("the layout group has not started here yet".to_owned()));
         };
+        let layout = group.layout().borrow().clone();
+        layout.map_or(Ok(()), |layout| layout.can_read(&command)).map_err(ProposeError::Refused)?;
         group.propose(command, STEP_TIMEOUT).await
     }
 }

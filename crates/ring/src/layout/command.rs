@@ -124,6 +124,26 @@ pub enum Refused {
         /// The name.
         name: BucketName,
     },
+    /// Some member could not read the command.
+    #[error(
+        "every member must speak version {needed} of the protocol for that, and one speaks only {level}; upgrade it first"
+    )]
+    Level {
+        /// The version that is needed.
+        needed: u8,
+        /// The newest that all members speak.
+        level: u8,
+    },
+    /// The node could not read what the layout says by now.
+    #[error(
+        "this cluster uses version {floor} of the protocol and the node speaks {newest} at most; start it with a newer release"
+    )]
+    TooOld {
+        /// The version that the cluster uses.
+        floor: u8,
+        /// The newest that the node speaks.
+        newest: u8,
+    },
     /// Bucket 0 stays.
     #[error("the bucket \"default\" cannot be deleted: Redis clients begin in it")]
     DefaultBucket,
@@ -132,13 +152,31 @@ pub enum Refused {
     Impossible(String),
 }
 
+impl Command {
+    /// The first version of the protocol whose nodes can read it.
+    #[must_use]
+    pub fn level(&self) -> u8 {
+        match self {
+            Self::AddNode { .. }
+            | Self::UpdateNode { .. }
+            | Self::CreateBucket { .. }
+            | Self::DeleteBucket { .. }
+            | Self::Change { .. }
+            | Self::Arrived { .. }
+            | Self::Revert => Versions::UNTOLD.newest,
+        }
+    }
+}
+
 impl Layout {
     /// Applies one agreed command; `index` is its place in the group's log.
     ///
     /// # Errors
     /// [`Refused`]: nothing has changed.
     pub fn apply(&mut self, index: u64, command: &Command) -> Result<Applied, Refused> {
+        self.can_read(command)?;
         let mut next = self.clone();
+        next.floor = next.floor.max(command.level());
         let applied = match command {
             Command::AddNode { node, entry } => next.add_node(index, *node, entry)?,
             Command::UpdateNode { node, storage, incarnation, boot, addresses, versions } => {
@@ -159,7 +197,23 @@ impl Layout {
         Ok(applied)
     }
 
+    /// Whether every member can read a command, as far as this layout knows. Asked before it is proposed, too.
+    ///
+    /// # Errors
+    /// [`Refused::Level`].
+    pub fn can_read(&self, command: &Command) -> Result<(), Refused> {
+        let (needed, level) = (command.level(), self.level());
+        if level < needed { Err(Refused::Level { needed, level }) } else { Ok(()) }
+    }
+
+    /// Whether a node that speaks these versions can read every command since the founding.
+    fn can_be_read_by(&self, versions: Versions) -> Result<(), Refused> {
+        let (floor, newest) = (self.floor, versions.newest);
+        if newest < floor { Err(Refused::TooOld { floor, newest }) } else { Ok(()) }
+    }
+
     fn add_node(&mut self, index: u64, node: NodeId, entry: &NodeEntry) -> Result<Applied, Refused> {
+        self.can_be_read_by(entry.versions)?;
         if let Some(known) = self.nodes.get(&node) {
             return if known.storage == entry.storage {
                 Ok(Applied::Node { raft_id: known.raft_id })
@@ -209,13 +263,15 @@ impl Layout {
         (incarnation, boot): (u64, u64),
         (addresses, versions): (&Addresses, Versions),
     ) -> Result<Applied, Refused> {
-        let entry = self.nodes.get_mut(&node).ok_or(Refused::UnknownNode { node })?;
+        let entry = self.nodes.get(&node).ok_or(Refused::UnknownNode { node })?;
         if entry.storage != storage {
             return Err(Refused::OtherStorage { node });
         }
         if entry.is_rolled_back(incarnation, boot) {
             return Err(Refused::RolledBack { registered: entry.incarnation, incarnation });
         }
+        self.can_be_read_by(versions)?;
+        let entry = self.nodes.get_mut(&node).ok_or(Refused::UnknownNode { node })?;
         if (entry.incarnation, entry.boot) != (incarnation, boot) {
             (entry.incarnation, entry.boot) = (incarnation, boot);
             (entry.addresses, entry.versions) = (addresses.clone(), versions);

@@ -371,6 +371,27 @@ fn the_level_is_what_every_member_speaks_and_those_that_do_not_tell_speak_the_fi
 }
 
 #[test]
+fn who_cannot_read_what_the_layout_needs_is_no_member() {
+    let mut layout = founded();
+    layout.floor = 4;
+    let spoken = |newest| NodeEntry { versions: Versions { oldest: 2, newest }, ..entry(2, "") };
+    let add = |newest| Command::AddNode { node: node(2), entry: spoken(newest) };
+    let too_old = Err(Refused::TooOld { floor: 4, newest: 3 });
+    assert_eq!(layout.apply(2, &add(3)), too_old);
+    assert_eq!(layout.apply(3, &add(4)), Ok(Applied::Node { raft_id: 3 }));
+    let update = |newest, incarnation| Command::UpdateNode {
+        node: node(2),
+        storage: StorageId([2; 16]),
+        incarnation,
+        boot: 1,
+        addresses: Addresses::default(),
+        versions: Versions { oldest: 2, newest },
+    };
+    assert_eq!(layout.apply(4, &update(3, 9)), too_old, "it came back as an older build");
+    assert_eq!(layout.apply(5, &update(5, 9)), Ok(Applied::Done));
+}
+
+#[test]
 fn a_bucket_number_is_never_used_again() {
     let mut layout = founded();
     let name: BucketName = "users".parse().expect("a name");

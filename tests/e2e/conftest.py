@@ -3,8 +3,8 @@
 import json
 import os
 import pathlib
+import random
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -16,24 +16,29 @@ import redis
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # What is tested; another build of it where the environment names one.
 BINARY = pathlib.Path(os.environ.get("SLIPRING_BINARY", ROOT / "target" / "release" / "slipring"))
-START_TIMEOUT = 20
+# Seconds. Only what is wrong waits so long, so a busy machine may take its time.
+PATIENCE = 120
+COMMAND_TIMEOUT = 180
+# Below those that the system gives to whoever asks for any port: nobody takes one while its node is down.
+FREE_PORTS = random.sample(range(10_000, 32_768), 22_768)
 
 
-# What a node rightly answers while another one is gone or still starts: no word on what came of a write, or that
-# nothing came of it.
-PASSING = ("UNKNOWN ", "NOREPLICAS ")
+def is_passing(error):
+    """What is right while a node is gone or still starts: no connection, no word on what came of a write (it may have
+    happened), or that nothing came of it."""
+    if isinstance(error, redis.ResponseError):
+        return str(error).startswith(("UNKNOWN ", "NOREPLICAS "))
+    return isinstance(error, (OSError, redis.ConnectionError, redis.TimeoutError))
 
 
-def wait_until(what, is_so, timeout=START_TIMEOUT):
+def wait_until(what, is_so, timeout=PATIENCE, is_passing=is_passing):
     """Waits for a condition; a test never waits for time alone."""
     deadline, last = time.monotonic() + timeout, None
     while time.monotonic() < deadline:
         try:
             found = is_so()
-        except (OSError, redis.ConnectionError, redis.TimeoutError) as error:
-            found, last = None, error
-        except redis.ResponseError as error:
-            if not str(error).startswith(PASSING):
+        except Exception as error:
+            if not is_passing(error):
                 raise
             found, last = None, error
         if found:
@@ -42,10 +47,23 @@ def wait_until(what, is_so, timeout=START_TIMEOUT):
     raise AssertionError(f"waited {timeout} s in vain until {what}; the last error: {last}")
 
 
+def answered(ask):
+    """The answer in the end: what is told to have done nothing, as too few replicas answer, is asked again."""
+    is_refusal = lambda error: isinstance(error, redis.ResponseError) and str(error).startswith("NOREPLICAS ")
+    return wait_until("enough replicas answer", lambda: (ask(),), is_passing=is_refusal)[0]
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on, and that is given to nobody else."""
+    while True:
+        port = FREE_PORTS.pop()
+        try:
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                with socket.socket(type=kind) as probe:
+                    probe.bind(("127.0.0.1", port))
+            return port
+        except OSError:
+            continue
 
 
 class Node:
@@ -62,7 +80,9 @@ class Node:
 
     def launch(self):
         self.ready.unlink(missing_ok=True)
-        port = lambda address: address.rsplit(":", 1)[1] if address else "0"
+        # On a host of its own the system may choose.
+        first = lambda: "0" if "--bind" in self.extra else str(free_port())
+        port = lambda address: address.rsplit(":", 1)[1] if address else first()
         command = [BINARY, "start", "--data", self.data, "--ready-file", self.ready, "--redis-port", port(self.redis),
                    "--http-port", port(self.http), "--peer-port", port(self.peer), *self.extra]
         if self.join:
@@ -77,7 +97,11 @@ class Node:
                 raise AssertionError(f"node {self.index} ended: {self.tail()}")
             return self.ready.exists()
 
-        wait_until(f"node {self.index} serves", is_ready)
+        try:
+            wait_until(f"node {self.index} serves", is_ready)
+        except BaseException:
+            self.kill()
+            raise
         addresses = json.loads(self.ready.read_text())
         self.redis, self.http, self.peer = addresses["redis"], addresses["http"], addresses["peer"]
         return self
@@ -87,13 +111,12 @@ class Node:
 
     def kill(self):
         if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
             self.process.kill()
             self.process.wait()
 
     def terminate(self):
         self.process.terminate()
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=PATIENCE)
 
     def tail(self):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
@@ -110,40 +133,48 @@ class Node:
 class Cluster:
     def __init__(self, size, extra=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="slipring-e2e-"))
-        self.nodes = []
-        for index in range(size):
-            join = self.nodes[0].peer if self.nodes else None
-            self.nodes.append(Node(self.folder, index, join, extra).start())
-        self.wait_until_whole()
+        # Those that serve, and all that were ever started.
+        self.nodes, self.started = [], []
+        try:
+            for _ in range(size):
+                self.join(extra)
+            self.wait_until_whole()
+        except BaseException:
+            self.close()
+            raise
 
     def status(self, node=0):
         return json.loads(http(self.nodes[node], "GET", "/v1/cluster")[1])
 
-    def wait_until_whole(self, timeout=30):
+    def wait_until_whole(self):
+        """Waits until all nodes serve, by one layout that is led and settled. They may have old copies yet."""
         def is_whole():
             seen = [self.status(index) for index in range(len(self.nodes))]
-            is_met = all(len(s["nodes"]) == len(self.nodes) and all(n["is_connected"] for n in s["nodes"]) for s in seen)
-            return is_met and not any(s["moving"] for s in seen)
+            serves = lambda node: node["is_connected"] and node["own"] and node["own"]["is_agreed"]
+            is_met = all(len(s["nodes"]) == len(self.nodes) and all(map(serves, s["nodes"])) for s in seen)
+            is_settled = all(s["layout_leader"] and not s["moving"] for s in seen)
+            return is_met and is_settled and len({s["epoch"] for s in seen}) == 1
 
-        wait_until("every node reaches every other and nothing moves", is_whole, timeout)
+        wait_until("every node reaches every other and nothing moves", is_whole)
 
     def join(self, extra=()):
-        """Launches one more node; it is whole when `wait_until_whole` returns."""
-        index = max(node.index for node in self.nodes) + 1
-        node = Node(self.folder, index, self.nodes[0].peer, extra).start()
-        self.nodes.append(node)
+        """Starts one more node; it is whole when `wait_until_whole` returns."""
+        index = max((node.index for node in self.nodes), default=-1) + 1
+        node = Node(self.folder, index, self.nodes[0].peer if self.nodes else None, extra)
+        self.started.append(node)
+        self.nodes.append(node.start())
         return node
 
-    def wait_until_repaired(self, timeout=60):
+    def wait_until_repaired(self):
         def is_repaired():
             nodes = self.status()["nodes"]
             own = [node["own"] for node in nodes]
             return all(own) and sum(o["hints"] for o in own) == 0 and len({o["keys"] for o in own}) == 1
 
-        wait_until("no hint is left and all replicas hold as much", is_repaired, timeout)
+        wait_until("no hint is left and all replicas hold as much", is_repaired)
 
     def close(self):
-        for node in self.nodes:
+        for node in [*self.started, *self.nodes]:
             node.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -153,7 +184,7 @@ def http(node, method, path, *arguments, data=None):
     command = ["curl", "-s", "-i", "-X", method, f"http://{node.http}{path}", *arguments]
     if data is not None:
         command += ["--data-binary", "@-"]
-    done = subprocess.run(command, input=data, capture_output=True, timeout=30)
+    done = subprocess.run(command, input=data, capture_output=True, timeout=COMMAND_TIMEOUT)
     if done.returncode != 0:
         raise OSError(f"curl ended with {done.returncode}")
     head, _, body = done.stdout.partition(b"\r\n\r\n")
@@ -168,7 +199,7 @@ def slipring(*arguments, node=None, check=True):
     command = [BINARY, *arguments]
     if node:
         command += ["--node", f"http://{node.http}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT)
     assert not check or done.returncode == 0, done.stderr
     return done
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import BINARY, Node, free_port, http as curl, wait_until
+from conftest import BINARY, COMMAND_TIMEOUT, Node, free_port, http as curl, wait_until
 
 SMALL = ("--workers", "1", "--partition-bits", "4", "--membership", "local")
 
@@ -41,11 +41,10 @@ def starters(nodes, count, expected):
     return made
 
 
-def start_all(made, timeout=30):
+def start_all(made):
     for node in made:
         node.launch()
     for node in made:
-        wait_until(f"node {node.index} serves", lambda: node.process.poll() is not None or node.ready.exists(), timeout)
         node.wait()
 
 
@@ -55,7 +54,7 @@ def the_one_cluster(made):
         seen = [status(node) for node in made]
         return all(len(each["nodes"]) == len(made) for each in seen) and {each["cluster"] for each in seen}
 
-    clusters = wait_until("every node knows every other", is_whole, 30)
+    clusters = wait_until("every node knows every other", is_whole)
     assert len(clusters) == 1, clusters
     return clusters.pop()
 
@@ -117,8 +116,7 @@ def test_nodes_find_each_other_on_a_board_before_they_are_members(nodes):
 def test_who_waits_says_for_whom(nodes):
     missing = f"127.0.0.1:{free_port()}"
     node = nodes(missing, "--expect", "3").launch()
-    wait_until("it says so", lambda: "1 of 3 nodes seen" in node.log.read_text())
-    assert missing in node.tail()
+    wait_until("it says so", lambda: "1 of 3 nodes seen" in node.log.read_text() and missing in node.tail())
     assert node.terminate() == 0 and not node.ready.exists()
 
 
@@ -133,7 +131,7 @@ def test_different_numbers_are_refused_by_both(nodes):
 def test_wrong_numbers_are_refused(tmp_path):
     def refusal(*flags):
         command = [BINARY, "start", "--data", tmp_path / "data", "--peer-port", "0", *flags]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20).stderr
+        return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT).stderr
 
     assert "1..=1000" in refusal("--expect", "0", "--join", "a:1")
     assert "--join" in refusal("--expect", "3")
@@ -170,5 +168,5 @@ def test_a_member_of_one_cluster_is_refused_by_another(nodes):
 def test_twenty_that_join_at_once_all_become_members(nodes):
     founder = nodes().start()
     made = [nodes(founder.peer) for _ in range(20)]
-    start_all(made, 60)
+    start_all(made)
     the_one_cluster([founder, *made])

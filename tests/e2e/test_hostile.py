@@ -7,7 +7,7 @@ import socket
 import pytest
 import redis
 
-from conftest import Node, http, slipring
+from conftest import PATIENCE, Node, http, slipring
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +17,10 @@ def node(tmp_path_factory):
     node.kill()
 
 
-def say(address, data, timeout=3):
+def say(address, data, timeout=PATIENCE):
     host, port = address.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=timeout) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
+        connection.settimeout(timeout)
         answer = b""
         try:
             connection.sendall(data)
@@ -116,13 +117,13 @@ def test_damage_is_named_and_never_served(tmp_path):
         byte = file.read(1)
         file.seek(-1, 1)
         file.write(bytes([byte[0] ^ 0xFF]))
-    node.launch()
     try:
-        node.wait()
+        node.start()
+        found = [client.get(f"d:{index}") for index in range(20_000)]
     except AssertionError:
         assert "damaged" in node.tail() or "missing" in node.tail(), node.tail()
         return
-    found = [client.get(f"d:{index}") for index in range(20_000)]
+    finally:
+        node.kill()
     wrong = [index for index, value in enumerate(found) if value != str(index).encode()]
-    node.kill()
     assert wrong == [], f"{len(wrong)} values are missing or wrong, and the node said nothing"

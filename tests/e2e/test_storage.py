@@ -1,5 +1,6 @@
 """Disks that fail under a whole node: no power, no room, no access. What was acknowledged stays, errors say what to do."""
 
+import http.client
 import os
 import pathlib
 import random
@@ -11,7 +12,7 @@ import time
 import pytest
 import redis
 
-from conftest import BINARY, ROOT, Node, http, slipring
+from conftest import BINARY, COMMAND_TIMEOUT, PATIENCE, ROOT, Node, slipring, wait_until
 
 SHIM = ROOT / "crates" / "storage" / "tests" / "power" / "power.c"
 PORTS = ("--redis-port", "0", "--http-port", "0", "--peer-port", "0")
@@ -64,25 +65,46 @@ def disk(tmp_path, shim):
     return Disk(tmp_path, shim)
 
 
-def start(folder, environment=None):
-    """A node whose process gets more environment than this one has."""
-    node = Node(folder, 0)
-    before = dict(os.environ)
-    os.environ.update(environment or {})
-    try:
-        return node.launch().wait()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+@pytest.fixture
+def start(tmp_path):
+    """Starts a node whose process gets more environment than this one has; those that run at the end are killed."""
+    started = []
+
+    def start(environment=None):
+        node = Node(tmp_path, 0)
+        started.append(node)
+        before = dict(os.environ)
+        os.environ.update(environment or {})
+        try:
+            return node.launch().wait()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    yield start
+    for node in started:
+        node.kill()
+
+
+def connect(node):
+    """Asks over one connection; the status and the body."""
+    connection = http.client.HTTPConnection(node.http, timeout=PATIENCE)
+
+    def ask(method, path, data=None):
+        connection.request(method, path, data)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    return ask
 
 
 def write_until_refused(node, bucket, acknowledged, fill):
     """Writes numbered keys and remembers those acknowledged; the first other answer, `None` when the node is gone."""
-    number = len(acknowledged)
+    number, ask = len(acknowledged), connect(node)
     while True:
         try:
-            status, body, _ = http(node, "PUT", f"/v1/kv/{bucket}/key:{number}", data=fill + b"%d" % number)
-        except OSError:
+            status, body = ask("PUT", f"/v1/kv/{bucket}/key:{number}", fill + b"%d" % number)
+        except (OSError, http.client.HTTPException):
             return None
         if status >= 300:
             return status, body
@@ -91,15 +113,16 @@ def write_until_refused(node, bucket, acknowledged, fill):
 
 
 def all_there(node, bucket, acknowledged, fill):
+    ask = connect(node)
     for number in acknowledged:
-        status, body, _ = http(node, "GET", f"/v1/kv/{bucket}/key:{number}")
+        status, body = ask("GET", f"/v1/kv/{bucket}/key:{number}")
         assert (status, body) == (200, fill + b"%d" % number), f"key:{number} of {len(acknowledged)} is gone"
 
 
-def test_what_a_bucket_with_fsync_acknowledged_survives_a_loss_of_power(tmp_path, disk):
+def test_what_a_bucket_with_fsync_acknowledged_survives_a_loss_of_power(start, disk):
     acknowledged = []
     for loss in range(3):
-        node = start(tmp_path, disk.environment())
+        node = start(disk.environment())
         if loss == 0:
             slipring("bucket", "create", "safe", "--set", "durability=fsync", node=node)
         all_there(node, "safe", acknowledged, b"v")
@@ -111,20 +134,25 @@ def test_what_a_bucket_with_fsync_acknowledged_survives_a_loss_of_power(tmp_path
         node.kill()
         writer.join()
         disk.lose_power()
-    node = start(tmp_path)
+    node = start()
     all_there(node, "safe", acknowledged, b"v")
     node.kill()
 
 
 @pytest.mark.parametrize("durability", ["buffered", "fsync"])
-def test_a_full_disk_refuses_writes_and_serves_reads(tmp_path, disk, durability):
-    node = start(tmp_path, disk.environment(ROOM=12_000_000))
+def test_a_full_disk_refuses_writes_and_serves_reads(start, disk, durability):
+    node = start(disk.environment(ROOM=12_000_000))
     slipring("bucket", "create", "full", "--set", f"durability={durability}", node=node)
     acknowledged, fill = [], random.Random(1).randbytes(50_000)
     write_until_refused(node, "full", acknowledged, fill)
     assert acknowledged
-    time.sleep(0.5)
-    status, body, _ = http(node, "PUT", "/v1/kv/full/late", data=b"late")
+
+    def refusal():
+        """Why a small write is refused; it may be taken while the disk's failure is not seen yet."""
+        status, body = connect(node)("PUT", "/v1/kv/full/late", b"late")
+        return status >= 300 and (status, body)
+
+    status, body = wait_until("the disk's failure is seen", refusal)
     assert status == 503 and b"make room and restart the node" in body, (status, body)
     client = redis.Redis(port=node.redis_port)
     with pytest.raises(redis.ResponseError, match="make room and restart the node"):
@@ -132,25 +160,25 @@ def test_a_full_disk_refuses_writes_and_serves_reads(tmp_path, disk, durability)
     all_there(node, "full", acknowledged, fill)
     assert node.process.poll() is None
     node.kill()
-    node = start(tmp_path)
+    node = start()
     all_there(node, "full", acknowledged, fill)
-    assert http(node, "PUT", "/v1/kv/full/again", data=b"again")[0] < 300
+    assert connect(node)("PUT", "/v1/kv/full/again", b"again")[0] < 300
     node.kill()
 
 
-def test_nothing_is_acknowledged_after_a_sync_that_failed(tmp_path, disk):
-    node = start(tmp_path, disk.environment(SYNCS=120))
+def test_nothing_is_acknowledged_after_a_sync_that_failed(start, disk):
+    node = start(disk.environment(SYNCS=120))
     slipring("bucket", "create", "safe", "--set", "durability=fsync", node=node)
     acknowledged = []
     refused = write_until_refused(node, "safe", acknowledged, b"v")
     assert acknowledged and refused is not None, (len(acknowledged), node.tail())
     for attempt in range(5):
-        status, body, _ = http(node, "PUT", f"/v1/kv/safe/late:{attempt}", data=b"late")
+        status, body = connect(node)("PUT", f"/v1/kv/safe/late:{attempt}", b"late")
         assert status == 503 and b"restart the node" in body, (status, body)
     all_there(node, "safe", acknowledged, b"v")
     node.kill()
     disk.lose_power()
-    node = start(tmp_path)
+    node = start()
     all_there(node, "safe", acknowledged, b"v")
     node.kill()
 
@@ -159,7 +187,7 @@ def without_rights(*command):
     """Runs as a user who owns nothing; root may open everything."""
     if os.geteuid() == 0:
         command = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command)
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT)
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o500])

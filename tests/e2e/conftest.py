@@ -157,6 +157,19 @@ class Cluster:
 
         wait_until("every node reaches every other and nothing moves", is_whole)
 
+    def wait_until_three_vote(self):
+        """Waits until the layout outlives any one node. Partitions that move put that off, and only a stopped node tells."""
+        node = self.nodes[-1]
+
+        def are_three():
+            assert node.terminate() == 0
+            told = json.loads(slipring("recover", "--data", str(node.data), "--json").stdout)
+            node.start()
+            return len(told["voters"]) == 3
+
+        wait_until("three nodes vote on the layout", are_three)
+        self.wait_until_whole()
+
     def join(self, extra=()):
         """Starts one more node; it is whole when `wait_until_whole` returns."""
         index = max((node.index for node in self.nodes), default=-1) + 1

@@ -16,8 +16,11 @@ KEYS = 2_000
 def four():
     """Three of four nodes vote."""
     cluster = Cluster(4)
-    yield cluster
-    cluster.close()
+    try:
+        cluster.wait_until_three_vote()
+        yield cluster
+    finally:
+        cluster.close()
 
 
 def remains(node):

@@ -111,8 +111,10 @@ def test_all_nodes_are_restarted_under_load_and_nothing_is_lost(fresh):
 
 def test_a_node_that_stays_away_holds_up_the_next_stop_and_nobody_else(fresh):
     gone, restarted, third = fresh.nodes
+    fresh.wait_until_three_vote()
     # A node that has just started waits for every peer a while; once it has said that it has caught up, for none.
-    has_caught_up = lambda node: "this node has caught up since its start" in node.log.read_text(errors="replace")
+    said = lambda node, what: node.log.read_text(errors="replace").count(what)
+    has_caught_up = lambda node: said(node, "has caught up since its start") == said(node, " serves\n")
     wait_until("every node has caught up since its start", lambda: all(map(has_caught_up, fresh.nodes)))
     gone.kill()
     refused = slipring("ok-to-stop", node=third, check=False)

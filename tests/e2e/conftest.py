@@ -219,7 +219,8 @@ def slipring(*arguments, node=None, check=True):
 
 @pytest.fixture(scope="module")
 def cluster():
-    cluster = Cluster(3)
+    """A cluster that nobody breaks. Its requests have so much time that a slow machine leaves no outcome unknown."""
+    cluster = Cluster(3, ("--request-timeout-ms", "30000"))
     yield cluster
     cluster.close()
 

@@ -286,7 +286,6 @@ def test_rest_and_grpc_share_port_and_data(clients, cluster):
 def test_sizes_have_limits(clients):
     a, b, _ = clients
     largest, invalid = random.Random(3).randbytes(VALUE_BYTES_MAX), grpc.StatusCode.INVALID_ARGUMENT
-    # So much may take longer than a request has.
     a.again("Kv/Put", key=b"k" * 4096, value=largest)
     assert b.value(b"k" * 4096) == largest
     for size in (1, 1 << 16, VALUE_BYTES_MAX):

@@ -6,7 +6,7 @@ import signal
 import pytest
 import redis
 
-from conftest import Cluster, Node, slipring, wait_until
+from conftest import Cluster, slipring, wait_until
 from test_moving import assert_filled, fill, layout
 
 KEYS = 2_000

@@ -17,8 +17,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # What is tested; another build of it where the environment names one.
 BINARY = pathlib.Path(os.environ.get("SLIPRING_BINARY", ROOT / "target" / "release" / "slipring"))
 # Seconds. Only what is wrong waits so long, so a busy machine may take its time.
-PATIENCE = 120
-COMMAND_TIMEOUT = 180
+PATIENCE = 240
+COMMAND_TIMEOUT = 300
 # Below those that the system gives to whoever asks for any port: nobody takes one while its node is down.
 FREE_PORTS = random.sample(range(10_000, 32_768), 22_768)
 

@@ -92,10 +92,8 @@ impl Core {
                     self.recovery.compared(peer, connected);
                 }
             }
-            if !self.recovery.is_over.load(Ordering::Acquire) && self.check_caught_up().is_ok() {
-                tracing::info!("this node has caught up since its start");
-                self.recovery.is_over.store(true, Ordering::Release);
-            }
+            // Noted there, also when nobody asks.
+            let _ = self.check_caught_up();
         }
     }
 
@@ -153,7 +151,13 @@ impl Core {
             return Err("this node does not know the newest layout yet".to_owned());
         };
         match self.awaited(&view) {
-            None => Ok(()),
+            None => {
+                // What comes later changes nothing: somebody may have been told.
+                if !self.recovery.is_over.swap(true, Ordering::AcqRel) {
+                    tracing::info!("this node has caught up since its start");
+                }
+                Ok(())
+            }
             Some(peer) if self.is_reachable(peer) => Err(format!(
                 "this node's copies have not been compared with those of node {} since its start",
                 peer.short()

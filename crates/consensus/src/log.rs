@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use slipring_model::Mutant;
 
+use crate::aside::aside;
 use crate::protocol::{Entry, Group, LogId, Vote, decode, encode};
 
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("layout group entries");
@@ -94,7 +95,7 @@ impl Log {
             }
             Ok(transaction.commit()?)
         };
-        write().map_err(io::Error::other)
+        aside(write).map_err(io::Error::other)
     }
 
     pub(crate) fn entries(&self, range: impl RangeBounds<u64>) -> io::Result<Vec<Entry>> {

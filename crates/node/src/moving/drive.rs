@@ -12,8 +12,9 @@ use slipring_wire::{Reply, Request};
 
 use crate::core::Core;
 
-/// How often the next replicas are asked.
-const INTERVAL: Duration = Duration::from_millis(50);
+/// How often the next replicas are asked. What has arrived meanwhile becomes one change of the layout, and each of
+/// those costs every node a write to its disk.
+const INTERVAL: Duration = Duration::from_millis(200);
 /// How long one has to answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
+use slipring_consensus::aside;
 use slipring_model::{Mutant, PartitionId};
 use slipring_ring::MoveId;
 use slipring_storage::MetaStore;
@@ -96,7 +97,8 @@ impl Moving {
             };
         }
         let list: Vec<_> = next.iter().collect();
-        meta.put(&[(HELD, &serde_json::to_vec(&list).expect("numbers are plain data"))])?;
+        let list = serde_json::to_vec(&list).expect("numbers are plain data");
+        aside(|| meta.put(&[(HELD, &list)]))?;
         *held = next;
         Ok(())
     }

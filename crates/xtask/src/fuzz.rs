@@ -15,7 +15,7 @@ const TARGETS: [&str; 3] = ["resp_command", "peer_frame", "gossip"];
 /// What the coverage-guided fuzzer needs from the compiler.
 const COUNTERS: &str = "--cfg tokio_unstable --cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
-    -Cllvm-args=-sanitizer-coverage-pc-table -Cdebug-assertions -Ccodegen-units=1";
+    -Cllvm-args=-sanitizer-coverage-pc-table -Cdebug-assertions";
 /// Megabytes a target may use: more means that an input made it allocate without bound.
 const MEMORY_MB: u32 = 1024;
 /// Bytes of the longest input that is tried.

@@ -27,6 +27,9 @@ impl Core {
         if let Some(epoch) = self.must_hear_of(&request) {
             return self.serve_when_adopted(from, id, request, epoch);
         }
+        if is_of_a_client(&request) {
+            self.budget.serves();
+        }
         let reply = match request {
             Request::Store { bucket, epoch, key, cell } => {
                 match self.store(from, id, bucket, epoch, &key, &cell) {
@@ -57,10 +60,6 @@ impl Core {
             }
             Request::Scan { bucket, from, to, limit } => self.scan_here(bucket, from, to, limit as usize),
             Request::Count { bucket, partitions } => self.count_here(bucket, &partitions).map(Reply::Count),
-            Request::Digests { bucket, from, to, entries } => self.compare_page(bucket, from, to, entries),
-            Request::Pull { bucket, epoch, from, to, entries } => {
-                self.hand_over(bucket, epoch, (from, to), entries)
-            }
             Request::Moves => Ok(self.moving.taken_over()),
             Request::Goodbye => {
                 tracing::info!(peer = %from.short(), "a peer says goodbye; it stays a member");
@@ -71,13 +70,19 @@ impl Core {
         self.answer(from, id, reply.unwrap_or_else(failed));
     }
 
-    /// Answers what takes longer than a reading task may.
+    /// Answers what takes longer than a reading task may, or is background work.
     fn serve_later(self: &Arc<Self>, from: NodeId, id: u64, request: Request) {
         let core = Arc::clone(self);
         tokio::spawn(async move {
             let reply = match request {
                 Request::Layout(bytes) => core.answer_group(from, bytes).await,
-                Request::Roots { bucket, roots } => core.compare_roots(bucket, &roots),
+                Request::Roots { bucket, roots } => core.compare_roots(bucket, &roots).await,
+                Request::Digests { bucket, from, to, entries } => {
+                    core.budget.run(|| core.compare_page(bucket, from, to, entries)).await
+                }
+                Request::Pull { bucket, epoch, from, to, entries } => {
+                    core.budget.run(|| core.hand_over(bucket, epoch, (from, to), entries)).await
+                }
                 Request::Join(descriptor) => core.admit_node(&descriptor).await,
                 Request::Introduce(introduction) => core.meet(from, &introduction),
                 Request::Status => Ok(Reply::Status(core.status_here_json())),
@@ -234,6 +239,11 @@ impl Core {
 
 pub(crate) fn no_bucket() -> Error {
     Error::new(ErrorKind::Unavailable, "this node does not know that bucket yet")
+}
+
+/// Whether a client may be waiting for the answer.
+fn is_of_a_client(request: &Request) -> bool {
+    matches!(request, Request::Store { .. } | Request::Fetch { .. } | Request::Digest { .. })
 }
 
 /// Whether a request is answered from this node's copies of data.

@@ -5,6 +5,7 @@
 //! Invariant: each change gets a dot higher than every dot this actor issued before in this partition.
 
 mod moves;
+mod upkeep;
 
 use std::collections::BTreeSet;
 use std::ops::{Bound, RangeInclusive};
@@ -16,7 +17,7 @@ use slipring_model::{
     Actor, BucketId, BucketName, BucketPolicy, Dot, Error, ErrorKind, Mutant, PartitionId, Position,
     Timestamp, limits,
 };
-use slipring_replication::{PageEntry, root_of};
+use slipring_replication::PageEntry;
 use slipring_service::{Cell, Cells, Context};
 use slipring_storage::{Engine, RecordKey, Write};
 
@@ -223,96 +224,9 @@ impl Bucket {
         Ok((page, next))
     }
 
-    /// The sum over all cells of a partition; equal on replicas that hold the same.
-    pub(crate) fn root(&self, partition: PartitionId) -> Result<u128, Error> {
-        let version = {
-            let guard = self.partition(partition.start(self.bits));
-            match guard.root {
-                Some((version, root)) if version == guard.version => return Ok(root),
-                _ => guard.version,
-            }
-        };
-        let (mut root, mut from) = (0_u128, partition.start(self.bits));
-        loop {
-            let (page, next) = self.page(from..=partition.end(self.bits), limits::PAGE_RECORDS_MAX)?;
-            root = page.iter().fold(root, |sum, entry| sum.wrapping_add(root_of(&entry.key, entry.digest)));
-            match next {
-                Some(position) => from = position,
-                None => break,
-            }
-        }
-        self.partition(partition.start(self.bits)).root = Some((version, root));
-        Ok(root)
-    }
-
-    /// Reads every record of a partition, giving way after each page; damage is noted for healing.
-    pub(crate) async fn scrub(&self, partition: PartitionId) -> Result<(), Error> {
-        let (mut next, end) = (Some(partition.start(self.bits)), partition.end(self.bits));
-        while let Some(from) = next {
-            next = self.page(from..=end, limits::PAGE_RECORDS_MAX)?.1;
-            tokio::task::yield_now().await;
-        }
-        Ok(())
-    }
-
     /// Keys with a value in one partition, expired ones among them until they are swept.
     pub(crate) fn live(&self, partition: PartitionId) -> u64 {
         self.partition(partition.start(self.bits)).live
-    }
-
-    /// Drops the bytes of values of one partition that have expired; whole records when this is the only copy.
-    pub(crate) fn sweep(&self, partition: PartitionId, now_ms: u64, is_alone: bool) -> Result<u64, Error> {
-        let version = {
-            let guard = self.partition(partition.start(self.bits));
-            if !guard.is_mortal {
-                return Ok(0);
-            }
-            guard.version
-        };
-        let mut expired: Vec<(Position, Bytes)> = Vec::new();
-        let mut has_mortals = false;
-        let range = partition.start(self.bits)..=partition.end(self.bits);
-        self.engine
-            .scan(self.id, range, None, &mut |position, key, record| {
-                if let Some(cell) = self.decode(position, key, record) {
-                    has_mortals |= is_mortal(&cell);
-                    if cell.expired(now_ms).is_some() {
-                        expired.push((position, Bytes::copy_from_slice(key)));
-                    }
-                }
-                expired.len() < limits::PAGE_RECORDS_MAX
-            })
-            .map_err(stored)?;
-        for (position, key) in &expired {
-            self.expire(*position, key, now_ms, is_alone)?;
-        }
-        let mut guard = self.partition(partition.start(self.bits));
-        if !has_mortals && guard.version == version {
-            guard.is_mortal = false;
-        }
-        Ok(expired.len() as u64)
-    }
-
-    fn expire(&self, position: Position, key: &[u8], now_ms: u64, is_alone: bool) -> Result<(), Error> {
-        let mut guard = self.partition(position);
-        let partition = &mut *guard;
-        let mut kept = None;
-        self.read(position, key, &mut |record| {
-            let cell = record.and_then(|bytes| Cell::decode(bytes).ok());
-            if let Some(expired) = cell.and_then(|cell| cell.expired(now_ms)) {
-                partition.scratch.clear();
-                expired.encode(&mut partition.scratch);
-                let is_last = is_alone || Mutant::DropExpired.is_planted();
-                kept = Some(!(is_last && expired.is_bare()));
-            }
-        })?;
-        if let Some(is_kept) = kept {
-            let record = is_kept.then_some(partition.scratch.as_slice());
-            self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
-            partition.live = partition.live.saturating_sub(1);
-            partition.tidy();
-        }
-        Ok(())
     }
 
     /// Counts what the engine holds, each processor a share of the partitions.

@@ -18,6 +18,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::budget::Budget;
 use crate::clock::{Clock, Entropy, SystemClock};
 use crate::core::Core;
 use crate::forming::{Acquaintance, Means as FormingMeans};
@@ -267,6 +268,7 @@ impl Builder {
             requests: Requests::new(identity.incarnation),
             syncer: Syncer::new(self.disk_waits),
             hints: HintLog::default(),
+            budget: Budget::new(self.settings.background_share),
             metrics: Metrics::new(),
             stop: watch::Sender::new(None),
             settings: self.settings,

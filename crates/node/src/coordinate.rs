@@ -32,6 +32,7 @@ impl Core {
 
     /// Takes a request to a replica that has not been tried yet; `refusal` is why the last one did nothing.
     pub(crate) fn submit_avoiding(&self, work: Work, tried: SmallVec<[NodeId; 3]>, refusal: Option<Error>) {
+        self.budget.serves();
         let Some(view) = self.view() else {
             return self.reply(work.reply_to, Err(unavailable("this node has not joined its cluster yet")));
         };

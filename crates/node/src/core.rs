@@ -16,6 +16,7 @@ use slipring_wire::{Message, Reply, Request};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::forming::Acquaintance;
 use crate::gossip::{ClusterSecret, Gossip};
@@ -68,6 +69,7 @@ pub(crate) struct Core {
     pub(crate) requests: Requests,
     pub(crate) syncer: Syncer,
     pub(crate) hints: HintLog,
+    pub(crate) budget: Budget,
     pub(crate) metrics: Metrics,
     /// Set once, with the reason, when the node must not go on.
     pub(crate) stop: watch::Sender<Option<String>>,

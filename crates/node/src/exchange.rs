@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use slipring_model::{BucketId, Error, ErrorKind, Mutant, NodeId, PartitionId, Position, limits};
+use slipring_model::{BucketId, Error, ErrorKind, Mutant, NodeId, PartitionId, Position};
 use slipring_replication::{PageEntry, compare};
 use slipring_wire::{Reply, Request};
 
 use crate::answer::no_bucket;
 use crate::bucket::Refusal;
+use crate::budget::PIECE_RECORDS;
 use crate::core::Core;
 use crate::failure::unavailable;
 use crate::heal::is_damage;
@@ -22,8 +23,13 @@ use crate::view::{BucketView, Place, View};
 const ROOTS_PER_REQUEST: usize = 64;
 /// Cells of one answer stop at this many bytes; the next round brings the rest.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Rounds one partition may take in one exchange.
-const ROUNDS_MAX: usize = 4096;
+/// Keys of the asker that one page compares.
+pub(crate) const PAGE_KEYS: usize = 128;
+/// Records of the asked that one page compares: more, so that a page is never equal as far as it reaches while the
+/// asker lacks what comes behind.
+const ANSWER_RECORDS: usize = 2 * PAGE_KEYS;
+/// Rounds that one page may take: each brings a cell at least.
+const ROUNDS_MAX: usize = 4 * ANSWER_RECORDS;
 
 impl Core {
     /// Exchanges with every connected peer once an interval.
@@ -39,8 +45,8 @@ impl Core {
                 view.layout.nodes().keys().filter(|node| **node > self.me && self.is_reachable(**node));
             for peer in peers {
                 for bucket in view.buckets() {
-                    let is_shared =
-                        |place: &Place| place.mine.is_some() && place.members().any(|node| node == *peer);
+                    // Who is only to hold it takes it over page by page; cell by cell would be the same work again.
+                    let is_shared = |place: &Place| place.is_held_by_both(self.me, *peer);
                     // What could not be compared is left to the next round.
                     if let Err(error) = self.exchange(&view, *peer, bucket, is_shared).await {
                         tracing::warn!(peer = %peer.short(), %error, "an exchange broke off");
@@ -68,16 +74,13 @@ impl Core {
                     is_complete = false;
                     continue;
                 }
-                let root = match bucket.bucket.root(PartitionId(*partition)) {
-                    Ok(root) => root,
+                match bucket.bucket.root(PartitionId(*partition), &self.budget).await {
+                    Ok(root) => roots.push((*partition, Bytes::copy_from_slice(&root.to_be_bytes()))),
                     Err(error) => {
                         tracing::warn!(partition, %error, "a partition cannot be read for an exchange");
                         is_complete = false;
-                        continue;
                     }
-                };
-                roots.push((*partition, Bytes::copy_from_slice(&root.to_be_bytes())));
-                tokio::task::yield_now().await;
+                }
             }
             let request = Request::Roots { bucket: bucket.bucket.id, roots };
             let Some(Reply::Roots(differing)) =
@@ -102,24 +105,30 @@ impl Core {
         // Not what is known by now: the partition may have moved away.
         let (bits, epoch) = (view.bits, view.epoch());
         let (mut from, end) = (partition.start(bits), partition.end(bits));
-        for _ in 0..ROUNDS_MAX {
-            let (page, next) = bucket.bucket.page(from..=end, limits::PAGE_RECORDS_MAX / 4)?;
+        let mut rounds = 0;
+        while rounds < ROUNDS_MAX {
+            rounds += 1;
+            let (page, next) = self.budget.run(|| bucket.bucket.page(from..=end, PAGE_KEYS)).await?;
             let to = next.map_or(end, |next| Position(next.0 - 1));
             let entries = page.into_iter().map(|entry| (entry.key, entry.digest)).collect();
             let request = Request::Digests { bucket: bucket.bucket.id, from, to, entries };
             let Some(Reply::Digests { missing, cells }) =
-                self.ask(peer, request, self.settings.request_timeout()).await
+                self.ask(peer, request, self.settings.request_timeout() * 4).await
             else {
                 return Ok(false);
             };
             self.metrics.exchanged.inc_by((missing.len() + cells.len()) as u64);
             let mut is_page_settled = true;
-            for (key, cell) in &cells {
-                match bucket.bucket.merge(Position::of(key), key, cell, epoch) {
-                    Ok(()) => is_page_settled = false,
-                    Err(Refusal::Failed(error)) if is_damage(&error) => {}
-                    Err(error) => return Err(error.into()),
-                }
+            for some in cells.chunks(PIECE_RECORDS) {
+                let merge = |(key, cell): &(Bytes, Bytes)| {
+                    match bucket.bucket.merge(Position::of(key), key, cell, epoch) {
+                        Ok(()) => is_page_settled = false,
+                        Err(Refusal::Failed(error)) if is_damage(&error) => {}
+                        Err(error) => return Err(error),
+                    }
+                    Ok(())
+                };
+                self.budget.run(|| some.iter().try_for_each(merge)).await?;
                 self.syncer.mark_dirty();
             }
             for key in missing {
@@ -129,7 +138,7 @@ impl Core {
             }
             match next {
                 _ if !is_page_settled => {}
-                Some(next) => from = next,
+                Some(next) => (from, rounds) = (next, 0),
                 None => return Ok(true),
             }
         }
@@ -158,21 +167,31 @@ impl Core {
         Ok(matches!(reply, Some(Reply::Stored | Reply::Failed { kind: ErrorKind::Corrupt, .. })))
     }
 
-    /// Which of the peer's roots differ from this node's.
-    pub(crate) fn compare_roots(&self, bucket: BucketId, roots: &[(u16, Bytes)]) -> Result<Reply, Error> {
+    /// Which of the peer's roots differ from this node's, or cannot be compared here now.
+    pub(crate) async fn compare_roots(
+        &self,
+        bucket: BucketId,
+        roots: &[(u16, Bytes)],
+    ) -> Result<Reply, Error> {
         let view = self.view().ok_or_else(no_bucket)?;
         let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
         let mut differing = Vec::new();
         for (partition, root) in roots {
             let is_held =
                 bucket.places.get(usize::from(*partition)).is_some_and(|place| place.mine.is_some());
-            if !is_held || bucket.bucket.is_closed(PartitionId(*partition)) {
-                continue;
-            }
-            match bucket.bucket.root(PartitionId(*partition)) {
-                Ok(ours) if ours.to_be_bytes()[..] == root[..] => {}
-                Ok(_) => differing.push(*partition),
-                Err(error) => tracing::warn!(partition, %error, "a partition cannot be read for an exchange"),
+            let is_equal = if !is_held || bucket.bucket.is_closed(PartitionId(*partition)) {
+                false
+            } else {
+                match bucket.bucket.root(PartitionId(*partition), &self.budget).await {
+                    Ok(ours) => ours.to_be_bytes()[..] == root[..],
+                    Err(error) => {
+                        tracing::warn!(partition, %error, "a partition cannot be read for an exchange");
+                        false
+                    }
+                }
+            };
+            if !is_equal {
+                differing.push(*partition);
             }
         }
         Ok(Reply::Roots(differing))
@@ -204,7 +223,7 @@ impl Core {
         to: Position,
         entries: Vec<(Bytes, u64)>,
     ) -> Result<Difference, Error> {
-        let (ours, mut next) = bucket.bucket.page(from..=to, limits::PAGE_RECORDS_MAX)?;
+        let (ours, mut next) = bucket.bucket.page(from..=to, ANSWER_RECORDS)?;
         // Where this node holds more than a page, only the part both pages cover is compared.
         let is_covered = |position: Position| next.is_none_or(|next| position < next);
         let entry = |(key, digest): (Bytes, u64)| PageEntry { position: Position::of(&key), key, digest };

@@ -57,7 +57,7 @@ impl Core {
             let partition = PartitionId(next % view.layout.partition_count());
             next = next.wrapping_add(1);
             for bucket in view.buckets() {
-                if let Err(error) = bucket.bucket.scrub(partition).await {
+                if let Err(error) = bucket.bucket.scrub(partition, &self.budget).await {
                     tracing::warn!(bucket = %bucket.bucket.name, %error, "a partition could not be read through");
                 }
             }

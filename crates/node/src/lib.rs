@@ -7,6 +7,7 @@
 
 mod answer;
 mod bucket;
+mod budget;
 mod builder;
 mod call;
 mod change;

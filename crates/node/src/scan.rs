@@ -169,19 +169,24 @@ impl Core {
             tokio::time::sleep(interval).await;
             let Some(view) = self.view() else { continue };
             for bucket in view.buckets() {
-                self.sweep_share(bucket, |partition| partition % SHARES == turn);
-                tokio::task::yield_now().await;
+                self.sweep_share(&view, bucket, |partition| partition % SHARES == turn).await;
             }
         }
     }
 
-    fn sweep_share(&self, bucket: &BucketView, is_due: impl Fn(u16) -> bool) {
+    async fn sweep_share(&self, view: &View, bucket: &BucketView, is_due: impl Fn(u16) -> bool + Send) {
         for (index, place) in bucket.places.iter().enumerate() {
             let partition = PartitionId(index as u16);
             if !is_due(partition.0) || place.mine.is_none() {
                 continue;
             }
-            match bucket.bucket.sweep(partition, self.clock.wall_ms(), place.alone().is_some()) {
+            let position = partition.start(view.bits);
+            let is_alone = || {
+                let now = self.view();
+                let place = now.as_ref().and_then(|now| now.place(bucket.bucket.id, position));
+                place.is_some_and(|(_, place)| place.alone().is_some())
+            };
+            match bucket.bucket.sweep(partition, self.clock.wall_ms(), is_alone, &self.budget).await {
                 Ok(expired) => drop(self.metrics.expired.inc_by(expired)),
                 Err(error) => tracing::warn!(%error, "expired values could not be dropped"),
             }

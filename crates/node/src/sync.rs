@@ -20,7 +20,7 @@ pub(crate) enum Waiter {
     Write(u64),
     /// A coordinator that sent a cell.
     Peer { node: NodeId, id: u64 },
-    /// A task of this node.
+    /// A task of the background.
     Task(oneshot::Sender<()>),
 }
 
@@ -54,8 +54,12 @@ impl Syncer {
     }
 
     pub(crate) fn wait(&self, waiter: Waiter) {
+        // A task of the background waits for the sync that comes anyway: one of its own would hold up clients.
+        let is_urgent = !matches!(waiter, Waiter::Task(_));
         self.waiting.lock().push(waiter);
-        self.wake.notify_one();
+        if is_urgent {
+            self.wake.notify_one();
+        }
     }
 
     /// Runs a short piece of work that waits for the disk, in this node's way of waiting.

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use slipring_model::{Error, Mutant, PartitionId, Position};
 use slipring_storage::Write;
 
+use crate::budget::PIECE_RECORDS;
 use crate::failure::{stored, unavailable};
 
 use super::{Bucket, Partition};
 
 /// Records that are removed under one lock.
-const WIPED_AT_ONCE: usize = 1_000;
+const WIPED_AT_ONCE: usize = PIECE_RECORDS;
 
 /// Why a partition did not do what it was asked.
 #[derive(Debug)]
@@ -54,18 +55,21 @@ impl Bucket {
         self.partition(partition.start(self.bits)).is_closed
     }
 
-    /// Removes some records of a partition while `is_wanted` under its lock; whether any may be left.
+    /// Removes some records of a partition, from a position on, while `is_wanted` under its lock; where to go on,
+    /// if any may be left.
     pub(crate) fn wipe_some(
         &self,
         partition: PartitionId,
+        from: Position,
         is_wanted: impl Fn() -> bool,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Position>, Error> {
         let mut guard = self.partition(partition.start(self.bits));
         if !is_wanted() {
-            return Ok(false);
+            return Ok(None);
         }
         let mut found: Vec<(Position, Bytes)> = Vec::new();
-        let range = partition.start(self.bits)..=partition.end(self.bits);
+        // What was removed before still costs time to pass over.
+        let range = from..=partition.end(self.bits);
         self.engine
             .scan(self.id, range, None, &mut |position, key, _| {
                 found.push((position, Bytes::copy_from_slice(key)));
@@ -76,12 +80,13 @@ impl Bucket {
             found.iter().map(|(position, key)| Write { at: self.at(*position, key), record: None }).collect();
         self.engine.apply(&gone).map_err(stored)?;
         guard.commit();
-        if found.len() < WIPED_AT_ONCE {
+        let next = found.last().filter(|_| found.len() >= WIPED_AT_ONCE).map(|(position, _)| *position);
+        if next.is_none() {
             (guard.live, guard.is_mortal, guard.root) = (0, false, None);
             let mut damaged = self.damaged.lock();
             damaged.retain(|(position, _)| position.partition(self.bits) != partition);
         }
-        Ok(found.len() >= WIPED_AT_ONCE)
+        Ok(next)
     }
 
     /// Whether a record between two positions was found damaged and is not healed yet.
@@ -113,6 +118,7 @@ mod tests {
 
     use super::*;
 
+    const LOWEST: Position = Position(0);
     const LOW: Position = Position(7);
     const HIGH: Position = Position(u64::MAX);
 
@@ -173,11 +179,12 @@ mod tests {
         bucket.note_damage(LOW, b"k");
         bucket.note_damage(HIGH, b"k");
         let rest = || bucket.keys(LOW..=HIGH, 10, 0).expect("read").0.len();
-        assert!(!bucket.wipe_some(low, || false).expect("nothing fails"));
+        assert!(bucket.wipe_some(low, LOWEST, || false).expect("nothing fails").is_none());
         assert_eq!(bucket.live(low), WIPED_AT_ONCE as u64 + 1, "nobody wanted it");
-        assert!(bucket.wipe_some(low, || true).expect("wiped"));
+        let next = bucket.wipe_some(low, LOWEST, || true).expect("wiped").expect("one is left");
+        assert_eq!(next, Position(WIPED_AT_ONCE as u64 - 1));
         assert_eq!((rest(), bucket.live(low)), (2, WIPED_AT_ONCE as u64 + 1), "one is left");
-        assert!(!bucket.wipe_some(low, || true).expect("wiped"));
+        assert!(bucket.wipe_some(low, next, || true).expect("wiped").is_none());
         assert_eq!((rest(), bucket.live(low), bucket.live(high)), (1, 0, 1));
         assert!(!bucket.is_damaged_within(Position(0), LOW) && bucket.is_damaged_within(HIGH, HIGH));
     }

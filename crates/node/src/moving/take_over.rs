@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use slipring_model::{BucketPolicy, Error, Mutant, NodeId, PartitionId, Position, limits};
+use slipring_model::{BucketPolicy, Error, Mutant, NodeId, PartitionId, Position};
 use slipring_ring::{Holders, MoveId, NodeState};
 use slipring_wire::{Reply, Request};
 use tokio::sync::oneshot;
 
 use crate::bucket::Refusal;
+use crate::budget::PIECE_RECORDS;
 use crate::core::Core;
+use crate::exchange::PAGE_KEYS;
 use crate::failure::unavailable;
 use crate::sync::Waiter;
 use crate::view::{BucketView, View};
@@ -25,9 +27,7 @@ use super::wipe::of_spread;
 /// How long to rest when not everything could be taken over.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Partitions that are taken over at a time. Each has one page on its way: that is its credit.
-const AT_A_TIME: usize = 4;
-/// Keys of this node that one page is compared with.
-const PAGE_KEYS: usize = limits::PAGE_RECORDS_MAX / 4;
+const AT_A_TIME: usize = 8;
 
 impl Core {
     /// Takes over what moves here, for ever.
@@ -109,13 +109,13 @@ impl Core {
     ) -> Result<bool, Error> {
         let (mut from, end) = (partition.start(view.bits), partition.end(view.bits));
         loop {
-            let (page, next) = bucket.bucket.page(from..=end, PAGE_KEYS)?;
+            let (page, next) = self.budget.run(|| bucket.bucket.page(from..=end, PAGE_KEYS)).await?;
             let to = next.map_or(end, |next| Position(next.0 - 1));
             let entries = page.into_iter().map(|entry| (entry.key, entry.digest)).collect();
             let request = Request::Pull { bucket: bucket.bucket.id, epoch: view.epoch(), from, to, entries };
             let reply = self.ask(source, request, self.settings.request_timeout() * 4).await;
             let Some(Reply::Page { cells, next: more }) = reply else { return Ok(false) };
-            if !self.merge_all(view, bucket, cells)? {
+            if !self.merge_all(view, bucket, cells).await? {
                 return Ok(false);
             }
             match more.filter(|more| from < *more && *more <= to).or(next) {
@@ -126,19 +126,25 @@ impl Core {
     }
 
     /// Merges cells; `false` when the layout has changed.
-    fn merge_all(&self, view: &View, bucket: &BucketView, cells: Vec<(Bytes, Bytes)>) -> Result<bool, Error> {
-        self.metrics.moved_cells.inc_by(cells.len() as u64);
-        self.metrics
-            .moved_bytes
-            .inc_by(cells.iter().map(|(key, cell)| (key.len() + cell.len()) as u64).sum());
-        for (key, cell) in cells {
-            match bucket.bucket.merge(Position::of(&key), &key, &cell, view.epoch()) {
-                Ok(()) => {}
+    async fn merge_all(
+        &self,
+        view: &View,
+        bucket: &BucketView,
+        cells: Vec<(Bytes, Bytes)>,
+    ) -> Result<bool, Error> {
+        for some in cells.chunks(PIECE_RECORDS) {
+            let bytes: usize = some.iter().map(|(key, cell)| key.len() + cell.len()).sum();
+            self.metrics.moved_cells.inc_by(some.len() as u64);
+            self.metrics.moved_bytes.inc_by(bytes as u64);
+            let merge = |(key, cell): &(Bytes, Bytes)| {
+                bucket.bucket.merge(Position::of(key), key, cell, view.epoch())
+            };
+            match self.budget.run(|| some.iter().try_for_each(merge)).await {
+                Ok(()) => self.syncer.mark_dirty(),
                 Err(Refusal::Stale) => return Ok(false),
                 Err(Refusal::Failed(error)) => return Err(error),
             }
         }
-        self.syncer.mark_dirty();
         Ok(true)
     }
 

@@ -55,8 +55,10 @@ impl Core {
                 // Under the partition's lock: a later view may have given it back.
                 let is_wanted =
                     || self.view().is_some_and(|now| self.moving.leftovers(&now).contains(leftover));
-                while bucket.bucket.wipe_some(leftover.partition, is_wanted)? {
-                    tokio::task::yield_now().await;
+                let mut next = Some(leftover.partition.start(view.bits));
+                while let Some(from) = next {
+                    let wipe = || bucket.bucket.wipe_some(leftover.partition, from, is_wanted);
+                    next = self.budget.run(wipe).await?;
                 }
             }
         }

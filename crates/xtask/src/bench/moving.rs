@@ -61,7 +61,6 @@ fn measure(folder: &Path, nodes: &mut Vec<Running>, keys: usize) -> Result<()> {
     fill(first.redis_port, "0", keys)?;
     wait_until_quiet(nodes)?;
     let port = first.redis_port;
-    let idle = [latency(port, keys)?, latency(port, keys)?];
 
     let before = total_cpu(nodes)?;
     let began = Instant::now();
@@ -82,12 +81,14 @@ fn measure(folder: &Path, nodes: &mut Vec<Running>, keys: usize) -> Result<()> {
         cpu * 1e6 / moved
     );
 
+    wait_until_quiet(nodes)?;
+    let idle = [latency(port, keys)?, latency(port, keys)?];
     let fourth = nodes.last().context("it joined")?.peer.clone();
     change(nodes, &fourth, "drain")?;
     let busy = clients_while(nodes, Some((port, keys)))?;
     let worst = |latencies: &[Latency], of: fn(&Latency) -> f64| latencies.iter().map(of).fold(0.0, f64::max);
     println!(
-        "clients without a move: p50 {:.2} ms, p99 {:.2} ms",
+        "clients of four nodes without a move: p50 {:.2} ms, p99 {:.2} ms",
         worst(&idle, |l| l.p50),
         worst(&idle, |l| l.p99)
     );

@@ -61,11 +61,15 @@ pub enum Mutant {
     ReuseAssignment,
     /// What a node held under an earlier assignment counts as held under the new one.
     KeepLeftovers,
+    /// What a node has noted of a bucket is forgotten when the bucket gets a table of its own.
+    ForgetHeld,
+    /// A bucket whose number of copies changes is placed anew at once, and nothing moves.
+    JumpTables,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -92,6 +96,8 @@ impl Mutant {
         Self::AskOneSource,
         Self::ReuseAssignment,
         Self::KeepLeftovers,
+        Self::ForgetHeld,
+        Self::JumpTables,
     ];
 
     /// Whether this thread has planted it.

@@ -38,6 +38,7 @@ const DAMAGED_KEYS_MAX: usize = 100_000;
 pub(crate) struct Bucket {
     pub(crate) id: BucketId,
     pub(crate) name: BucketName,
+    /// As it was when the bucket was opened: how many copies there are to be is told by the layout.
     pub(crate) policy: BucketPolicy,
     pub(crate) engine: Arc<dyn Engine>,
     bits: u8,

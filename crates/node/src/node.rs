@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use slipring_consensus::{GroupStatus, LayoutGroup};
 use slipring_model::bucket::Durability;
 use slipring_model::{BucketId, ClusterId, Error, ErrorKind, NodeId, Position, limits};
-use slipring_ring::{Addresses, Applied, Change, Command, Layout};
+use slipring_ring::{Addresses, Applied, Changes, Command, Layout};
 use slipring_service::{Access, Service};
 use slipring_wire::Request;
 use tokio::sync::{oneshot, watch};
@@ -215,7 +215,7 @@ impl Node {
         Ok(applied)
     }
 
-    /// Changes nodes' roles, unless that takes copies or acknowledged writes away and `is_forced` is not given.
+    /// Changes nodes' roles and buckets' copies, unless that takes copies or acknowledged writes away and `is_forced` is not given.
     ///
     /// Waits until this node works with the change. `expected_epoch` is that of the layout that was planned for.
     ///
@@ -223,12 +223,12 @@ impl Node {
     /// Those of [`Node::propose`]; `Conflict` with the reason, too, when force would be needed.
     pub async fn change(
         &self,
-        changes: Vec<Change>,
+        changes: Changes,
         expected_epoch: Option<u64>,
         is_forced: bool,
     ) -> Result<Applied, Error> {
         if is_forced {
-            return self.propose(Command::Change { changes, expected_epoch }).await;
+            return self.propose(changes.command(expected_epoch)).await;
         }
         for _ in 0..CHANGE_ATTEMPTS_MAX {
             let layout = self.layout();
@@ -237,8 +237,7 @@ impl Node {
             }
             // What was checked is what must be changed.
             let checked = expected_epoch.or(Some(layout.epoch()));
-            let command = Command::Change { changes: changes.clone(), expected_epoch: checked };
-            match self.propose(command).await {
+            match self.propose(changes.clone().command(checked)).await {
                 Err(error) if error.kind == ErrorKind::Conflict && expected_epoch.is_none() => {
                     tokio::time::sleep(CHANGE_REST).await;
                     if self.layout().epoch() == layout.epoch() {
@@ -254,11 +253,11 @@ impl Node {
         ))
     }
 
-    /// What some changes of nodes' roles would move, and how much that is. Nothing changes.
+    /// What some changes of nodes' roles and buckets' copies would move, and how much that is. Nothing changes.
     ///
     /// # Errors
     /// `Conflict` when they would be refused.
-    pub async fn plan(&self, changes: &[Change]) -> Result<Proposal, Error> {
+    pub async fn plan(&self, changes: &Changes) -> Result<Proposal, Error> {
         self.core.propose_changes(changes).await
     }
 

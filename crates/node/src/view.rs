@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use slipring_model::{BucketId, NodeId, PartitionId, Position, Quorum};
 use slipring_replication::{QuorumSet, Quorums};
-use slipring_ring::{Holders, Layout, Replica};
+use slipring_ring::{Holders, Layout, Replica, TableId};
 use smallvec::SmallVec;
 
 use crate::bucket::Bucket;
@@ -21,6 +21,7 @@ pub(crate) struct View {
 /// One bucket in one version of the layout.
 pub(crate) struct BucketView {
     pub(crate) bucket: Arc<Bucket>,
+    pub(crate) table: TableId,
     pub(crate) places: Vec<Place>,
 }
 
@@ -51,11 +52,11 @@ impl View {
         mut bucket_of: impl FnMut(BucketId) -> Arc<Bucket>,
     ) -> Self {
         let mut buckets: Vec<Option<BucketView>> = Vec::new();
-        for id in layout.buckets().keys() {
+        for (id, entry) in layout.buckets() {
             let bucket = bucket_of(*id);
             let places = places(&layout, me, &bucket);
             buckets.resize_with(id.0 as usize, || None);
-            buckets.push(Some(BucketView { bucket, places }));
+            buckets.push(Some(BucketView { bucket, table: entry.table(*id), places }));
         }
         Self { bits: layout.bits(), layout, buckets }
     }

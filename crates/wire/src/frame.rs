@@ -211,7 +211,7 @@ impl Message {
                 Reply::Stored | Reply::Cell(None) | Reply::Digest(_) | Reply::Count(_) => 0,
                 Reply::Done | Reply::RolledBack | Reply::Removed | Reply::Stale { .. } => 0,
                 Reply::Page { cells, .. } => cells.iter().map(|(key, cell)| key.len() + cell.len() + 8).sum(),
-                Reply::TakenOver(moves) => moves.len() * 12,
+                Reply::TakenOver(moves) => moves.len() * 16,
             },
         };
         body + 48

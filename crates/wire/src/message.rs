@@ -194,8 +194,8 @@ pub enum Reply {
         /// Where to go on, if anything is left in the range.
         next: Option<Position>,
     },
-    /// Moves whose data is here: copies per partition of the table, partition, session.
-    TakenOver(Vec<(u8, u16, u64)>),
+    /// Moves whose data is here: table, partition, session.
+    TakenOver(Vec<(u32, u16, u64)>),
     /// The cluster goes on without the asker: it must stop.
     Removed,
     /// What the answerer says of itself, as JSON.

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
-use slipring_model::{Mutant, PartitionId};
-use slipring_ring::MoveId;
+use slipring_model::{BucketId, Mutant, PartitionId};
+use slipring_ring::{Layout, MoveId, TableId};
 use slipring_storage::MetaStore;
 use slipring_wire::Reply;
 use tokio::sync::Notify;
@@ -14,14 +14,17 @@ use crate::builder::StartError;
 use crate::view::{BucketView, View};
 
 const HELD: &str = "moving/held";
+/// Buckets whose own tables that is noted for.
+const HELD_OWN: &str = "moving/held/own";
+/// The most moves that are told of in one answer; the rest is told of when these are over.
+const TOLD_MAX: usize = 1 << 20;
 
-/// Partitions by the copies per partition of their table.
-pub(super) type Held = BTreeMap<(u8, u16), u64>;
+/// Partitions by their table.
+pub(super) type Held = BTreeMap<(TableId, u16), u64>;
 
 /// The state of moves on this node.
 pub(crate) struct Moving {
-    /// The assignment whose data each partition holds here.
-    held: Mutex<Held>,
+    notes: Mutex<Notes>,
     /// Moves whose data this node has taken over since it started.
     done: Mutex<BTreeSet<MoveId>>,
     pub(super) wake_wiper: Notify,
@@ -29,15 +32,29 @@ pub(crate) struct Moving {
     pub(crate) turn: Mutex<()>,
 }
 
+/// The assignment whose data each partition holds here.
+#[derive(Clone, Default)]
+struct Notes {
+    held: Held,
+    /// Buckets with a table of their own, noted under it. Of any other bucket, what is noted of the table that it
+    /// shares, or has shared, is true.
+    own: BTreeSet<BucketId>,
+}
+
 impl Moving {
     /// Reads what is held.
     pub(crate) fn open(meta: &MetaStore) -> Result<Self, StartError> {
-        let held: Vec<((u8, u16), u64)> = match meta.get(HELD)? {
-            Some(json) => serde_json::from_slice(&json).map_err(|_| StartError::DamagedIdentity)?,
+        let damaged = |_| StartError::DamagedIdentity;
+        let held: Vec<((TableId, u16), u64)> = match meta.get(HELD)? {
+            Some(json) => serde_json::from_slice(&json).map_err(damaged)?,
             None => Vec::new(),
         };
+        let own = match meta.get(HELD_OWN)? {
+            Some(json) => serde_json::from_slice(&json).map_err(damaged)?,
+            None => BTreeSet::new(),
+        };
         Ok(Self {
-            held: Mutex::new(held.into_iter().collect()),
+            notes: Mutex::new(Notes { held: held.into_iter().collect(), own }),
             done: Mutex::default(),
             wake_wiper: Notify::new(),
             turn: Mutex::default(),
@@ -46,8 +63,8 @@ impl Moving {
 
     /// What peers are told of moves.
     pub(crate) fn taken_over(&self) -> Reply {
-        let told = |id: &MoveId| (id.copies, id.partition, id.session);
-        Reply::TakenOver(self.done.lock().iter().map(told).collect())
+        let told = |id: &MoveId| (id.table.0, id.partition, id.session);
+        Reply::TakenOver(self.done.lock().iter().take(TOLD_MAX).map(told).collect())
     }
 
     pub(super) fn is_done(&self, id: MoveId) -> bool {
@@ -63,16 +80,31 @@ impl Moving {
         self.done.lock().retain(|id| under_way.contains(id));
     }
 
+    /// What was noted of the table that a bucket has shared is true of its own one. What is on disk stays as it was
+    /// until the next note: the same comes of it again.
+    pub(super) fn carry_over(&self, layout: &Layout) {
+        let mut notes = self.notes.lock();
+        let Notes { held, own } = &mut *notes;
+        own.retain(|id| layout.buckets().contains_key(id));
+        for (id, bucket) in layout.buckets() {
+            let Some(made_with) = bucket.made_with.filter(|_| own.insert(*id)) else { continue };
+            let (shared, table) = (TableId::shared(made_with), bucket.table(*id));
+            let noted = held.range((shared, 0)..=(shared, u16::MAX));
+            let carried: Held = noted.map(|((_, partition), now)| ((table, *partition), *now)).collect();
+            if !Mutant::ForgetHeld.is_planted() {
+                held.extend(carried);
+            }
+        }
+    }
+
     /// Partitions whose data here is of another assignment than the view's.
     pub(super) fn leftovers(&self, view: &View) -> Vec<Leftover> {
-        let held = self.held.lock();
+        let held = &self.notes.lock().held;
         let now = assignments(view);
-        let differs = |(copies, partition): &(u8, u16)| {
-            held.get(&(*copies, *partition)) != now.get(&(*copies, *partition))
-        };
-        let keys: BTreeSet<(u8, u16)> = held.keys().chain(now.keys()).copied().filter(differs).collect();
-        let leftover = |key: (u8, u16)| Leftover {
-            copies: key.0,
+        let differs = |key: &(TableId, u16)| held.get(key) != now.get(key);
+        let keys: BTreeSet<(TableId, u16)> = held.keys().chain(now.keys()).copied().filter(differs).collect();
+        let leftover = |key: (TableId, u16)| Leftover {
+            table: key.0,
             partition: PartitionId(key.1),
             had: held.get(&key).copied(),
             now: now.get(&key).copied(),
@@ -86,18 +118,20 @@ impl Moving {
         meta: &MetaStore,
         settled: &[Leftover],
     ) -> Result<(), slipring_storage::Error> {
-        let mut held = self.held.lock();
-        let mut next = held.clone();
+        let mut notes = self.notes.lock();
+        let mut next = notes.held.clone();
         for leftover in settled {
-            let key = (leftover.copies, leftover.partition.0);
+            let key = (leftover.table, leftover.partition.0);
             match leftover.now {
                 Some(assignment) => next.insert(key, assignment),
                 None => next.remove(&key),
             };
         }
         let list: Vec<_> = next.iter().collect();
-        meta.put(&[(HELD, &serde_json::to_vec(&list).expect("numbers are plain data"))])?;
-        *held = next;
+        let list = serde_json::to_vec(&list).expect("numbers are plain data");
+        let own = serde_json::to_vec(&notes.own).expect("numbers are plain data");
+        meta.put(&[(HELD, &list), (HELD_OWN, &own)])?;
+        notes.held = next;
         Ok(())
     }
 }
@@ -105,7 +139,7 @@ impl Moving {
 /// A partition whose data here is not of its present assignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Leftover {
-    pub(super) copies: u8,
+    pub(super) table: TableId,
     pub(super) partition: PartitionId,
     /// The assignment that left data here; without one there is none.
     pub(super) had: Option<u64>,
@@ -121,10 +155,10 @@ impl Leftover {
 
 fn assignments(view: &View) -> Held {
     let of_bucket = |bucket: &BucketView| {
-        let copies = bucket.bucket.policy.replicas;
+        let table = bucket.table;
         let places = bucket.places.iter().enumerate();
         places
-            .filter_map(move |(partition, place)| Some(((copies, partition as u16), place.mine?)))
+            .filter_map(move |(partition, place)| Some(((table, partition as u16), place.mine?)))
             .collect::<Vec<_>>()
     };
     view.buckets().flat_map(of_bucket).collect()
@@ -135,7 +169,7 @@ mod tests {
     use slipring_ring::NodeState;
 
     use super::*;
-    use crate::view::tests::{arrive, give_state, settled, view_of};
+    use crate::view::tests::{arrive, create_bucket, give_state, respread, settled, view_of};
 
     fn store() -> (tempfile::TempDir, MetaStore) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -149,7 +183,7 @@ mod tests {
         let mut layout = settled(3);
         let held = view_of(&layout, 1);
         let fresh = Moving::open(&meta).expect("open").leftovers(&held);
-        assert!(fresh.iter().any(|leftover| leftover.copies == 2) && !fresh.is_empty());
+        assert!(fresh.iter().any(|leftover| leftover.table == TableId(2)) && !fresh.is_empty());
         assert!(fresh.iter().all(|leftover| leftover.now.is_some() && !leftover.has_data()));
         Moving::open(&meta).expect("open").settle(&meta, &fresh).expect("noted");
         let again = Moving::open(&meta).expect("open");
@@ -167,11 +201,86 @@ mod tests {
         assert_eq!(Moving::open(&meta).expect("open").leftovers(&held), fresh);
     }
 
+    /// Adopts a layout on node 1, as far as it is noted, and wipes what must go; that.
+    fn adopt(moving: &Moving, meta: &MetaStore, layout: &Layout) -> Vec<Leftover> {
+        moving.carry_over(layout);
+        let left = moving.leftovers(&view_of(layout, 1));
+        moving.settle(meta, &left).expect("noted");
+        left.into_iter().filter(Leftover::has_data).collect()
+    }
+
+    #[test]
+    fn what_is_held_of_a_bucket_is_held_under_a_table_of_its_own_at_every_later_start() {
+        let (_folder, meta) = store();
+        let mut layout = settled(4);
+        create_bucket(&mut layout, "other");
+        let moving = Moving::open(&meta).expect("open");
+        assert_eq!(adopt(&moving, &meta, &layout), []);
+        respread(&mut layout, 700, 4);
+        // What is in memory, and what a start after a crash makes of what is on disk.
+        for moving in [moving, Moving::open(&meta).expect("open")] {
+            moving.carry_over(&layout);
+            let left = moving.leftovers(&view_of(&layout, 1));
+            assert!(left.iter().all(|leftover| !leftover.has_data()), "nothing is left over: {left:?}");
+        }
+        let again = Moving::open(&meta).expect("open");
+        assert_eq!(adopt(&again, &meta, &layout), []);
+        arrive(&mut layout);
+        for index in [701, 702, 703] {
+            respread(&mut layout, index, if index == 702 { 4 } else { 1 });
+            arrive(&mut layout);
+        }
+        let left = adopt(&Moving::open(&meta).expect("open"), &meta, &layout);
+        let own = layout.table_of(BucketId(0)).expect("it is there");
+        assert!(!left.is_empty() && left.iter().all(|leftover| leftover.table == own), "{left:?}");
+    }
+
+    #[test]
+    fn a_node_that_slept_while_copies_came_and_went_has_something_to_remove() {
+        let held = |layout: &Layout| layout.holders(BucketId(0), PartitionId(0)).expect("held").clone();
+        let (_folder, meta) = store();
+        let mut layout = settled(3);
+        let asleep = Moving::open(&meta).expect("open");
+        assert_eq!(adopt(&asleep, &meta, &layout), []);
+        // Made meanwhile, so that the shared table lives on; the first bucket goes and comes back.
+        create_bucket(&mut layout, "other");
+        respread(&mut layout, 700, 1);
+        arrive(&mut layout);
+        let is_without = held(&layout).of(crate::view::tests::node(1)).is_none();
+        respread(&mut layout, 701, 3);
+        arrive(&mut layout);
+        let partitions = (0..layout.partition_count()).map(PartitionId);
+        let anew = partitions.filter(|partition| {
+            let holders = layout.holders(BucketId(0), *partition).expect("held");
+            holders.of(crate::view::tests::node(1)).is_some_and(|replica| replica.assignment >> 3 == 701)
+        });
+        let anew: Vec<PartitionId> = anew.collect();
+        assert!(!anew.is_empty() || !is_without);
+        let left = adopt(&asleep, &meta, &layout);
+        assert_eq!(left.iter().map(|leftover| leftover.partition).collect::<Vec<_>>(), anew);
+        assert!(left.iter().all(|leftover| leftover.now.is_some_and(|now| now >> 3 == 701)), "{left:?}");
+    }
+
+    #[test]
+    fn what_was_noted_before_there_were_tables_of_their_own_is_read() {
+        let (_folder, meta) = store();
+        let layout = settled(3);
+        let now = assignments(&view_of(&layout, 1));
+        let list: Vec<((u8, u16), u64)> =
+            now.iter().map(|((table, partition), held)| ((table.0 as u8, *partition), *held)).collect();
+        meta.put(&[(HELD, &serde_json::to_vec(&list).expect("numbers"))]).expect("kept");
+        let moving = Moving::open(&meta).expect("open");
+        assert_eq!(moving.leftovers(&view_of(&layout, 1)), []);
+        moving.settle(&meta, &[]).expect("noted");
+        let written = meta.get(HELD).expect("read").expect("there");
+        assert_eq!(serde_json::from_slice::<Vec<((u8, u16), u64)>>(&written).expect("as before"), list);
+    }
+
     #[test]
     fn moves_are_told_as_taken_over_while_they_are_under_way() {
         let (_folder, meta) = store();
         let moving = Moving::open(&meta).expect("open");
-        let [first, second] = [1, 2].map(|partition| MoveId { copies: 3, partition, session: 70 });
+        let [first, second] = [1, 2].map(|partition| MoveId { table: TableId(3), partition, session: 70 });
         moving.finish(first);
         assert!(moving.is_done(first) && !moving.is_done(second));
         moving.finish(second);

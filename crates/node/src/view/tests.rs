@@ -1,7 +1,9 @@
 //! What a view tells of the layout, and the layouts that the tests of moves look at.
 
 use slipring_model::{BucketPolicy, ClusterId, StorageId, Versions};
-use slipring_ring::{Addresses, Change, Command, MoveId, NodeChange, NodeEntry, NodeState, Role};
+use slipring_ring::{
+    Addresses, Change, Changes, Command, MoveId, NodeChange, NodeEntry, NodeState, Role, Spread,
+};
 use slipring_storage::MemoryEngine;
 
 use super::*;
@@ -17,7 +19,7 @@ fn entry(byte: u8) -> NodeEntry {
         boot: 1,
         raft_id: u64::from(byte),
         addresses: Addresses::default(),
-        versions: Versions::default(),
+        versions: Versions { oldest: 3, newest: 4 },
         role: Role { zone: String::new(), weight: 100, state: NodeState::Active },
     }
 }
@@ -50,6 +52,13 @@ pub(crate) fn give_state(layout: &mut Layout, byte: u8, state: NodeState) {
 pub(crate) fn create_bucket(layout: &mut Layout, name: &str) {
     let name = name.parse().expect("a name");
     layout.apply(600, &Command::CreateBucket { name, policy: BucketPolicy::durable() }).expect("made");
+}
+
+/// The first bucket gets another number of copies, at this index of the log.
+pub(crate) fn respread(layout: &mut Layout, index: u64, replicas: u8) {
+    let spreads = vec![Spread { bucket: BucketId(0), replicas }];
+    let changes = Changes { nodes: Vec::new(), spreads };
+    layout.apply(index, &changes.command(None)).expect("it can be so");
 }
 
 pub(crate) fn view_of(layout: &Layout, me: u8) -> View {

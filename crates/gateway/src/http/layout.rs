@@ -1,4 +1,4 @@
-//! The layout: showing it, planning changes of nodes' roles, agreeing on them, taking them back.
+//! The layout: showing it, planning changes of nodes' roles and buckets' copies, agreeing on them, taking them back.
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -7,15 +7,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use slipring_model::NodeId;
 use slipring_node::Node;
-use slipring_ring::{Change, Command, Layout, NodeChange, NodeState, NotOneMember};
+use slipring_ring::{Change, Changes, Command, Layout, NodeChange, NodeState, NotOneMember, Spread};
 
+use super::buckets::no_such;
 use super::failure::Failure;
 
-/// Changes of roles, and the epoch they were planned for.
+/// Changes of roles and of buckets' copies, and the epoch they were planned for.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wish {
+    #[serde(default)]
     changes: Vec<Wanted>,
+    #[serde(default)]
+    buckets: Vec<WantedCopies>,
     #[serde(default)]
     epoch: Option<u64>,
     /// Whether it is done even if copies are missing then, or acknowledged writes may be lost.
@@ -35,6 +39,14 @@ struct Wanted {
     zone: Option<String>,
     #[serde(default)]
     state: Option<NodeState>,
+}
+
+/// How many copies one bucket is to have.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedCopies {
+    bucket: String,
+    replicas: u8,
 }
 
 pub(super) async fn show(State(node): State<Node>) -> impl IntoResponse {
@@ -61,7 +73,7 @@ pub(super) async fn moves(State(node): State<Node>) -> impl IntoResponse {
     Json(progress(&node.layout()))
 }
 
-fn progress(layout: &Layout) -> Value {
+pub(super) fn progress(layout: &Layout) -> Value {
     json!({
         "epoch": layout.epoch(),
         "moving": layout.moves().count(),
@@ -69,10 +81,10 @@ fn progress(layout: &Layout) -> Value {
     })
 }
 
-fn changes(layout: &Layout, body: &[u8]) -> Result<(Vec<Change>, Wish), Failure> {
+fn changes(layout: &Layout, body: &[u8]) -> Result<(Changes, Wish), Failure> {
     let wish: Wish = serde_json::from_slice(body)
         .map_err(|error| Failure::invalid(format!("the body is no list of changes: {error}")))?;
-    let mut changes = Vec::new();
+    let mut changes = Changes::default();
     for wanted in &wish.changes {
         let node = find(layout, &wanted.node)?;
         let asked = [
@@ -80,7 +92,11 @@ fn changes(layout: &Layout, body: &[u8]) -> Result<(Vec<Change>, Wish), Failure>
             wanted.zone.clone().map(NodeChange::Zone),
             wanted.state.map(NodeChange::State),
         ];
-        changes.extend(asked.into_iter().flatten().map(|change| Change { node, change }));
+        changes.nodes.extend(asked.into_iter().flatten().map(|change| Change { node, change }));
+    }
+    for wanted in &wish.buckets {
+        let (bucket, _) = layout.bucket_named(&wanted.bucket).ok_or_else(|| no_such(&wanted.bucket))?;
+        changes.spreads.push(Spread { bucket, replicas: wanted.replicas });
     }
     Ok((changes, wish))
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use slipring_node::Proposal;
 use slipring_ring::NodeState;
 
-use super::{Client, Waiting, table};
+use super::{Client, Waiting, escape, table};
 
 /// How often a node is asked how far its cluster is.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -35,12 +35,15 @@ pub(crate) struct Changes {
     /// A dead node whose data is given up; may be repeated.
     #[arg(long, value_name = "NODE")]
     lost: Vec<String>,
+    /// How many copies a bucket is to have; may be repeated.
+    #[arg(long, value_name = "BUCKET=COPIES")]
+    replicas: Vec<String>,
 }
 
 /// What the operator means in spite of an objection.
 #[derive(clap::Args)]
 pub(crate) struct Care {
-    /// Do it even if copies would be missing then, or acknowledged writes may be lost.
+    /// Do it even if copies would be missing then, or acknowledged writes may be lost or missed.
     #[arg(long)]
     force: bool,
 }
@@ -54,7 +57,7 @@ struct Progress {
 }
 
 impl Changes {
-    fn to_json(&self) -> anyhow::Result<Vec<Value>> {
+    fn to_json(&self) -> anyhow::Result<Map<String, Value>> {
         let mut changes = Vec::new();
         for text in &self.weight {
             let (node, weight) = pair(text, "NODE=WEIGHT")?;
@@ -75,10 +78,24 @@ impl Changes {
         for (nodes, state) in states {
             changes.extend(nodes.iter().map(|node| json!({ "node": node, "state": state })));
         }
-        if changes.is_empty() {
-            bail!("nothing is to change: give --weight, --zone, --drain, --restore, --remove or --lost");
+        let mut buckets = Vec::new();
+        for text in &self.replicas {
+            let (bucket, copies) = pair(text, "BUCKET=COPIES")?;
+            let copies: u8 =
+                copies.parse().with_context(|| format!("\"{text}\": the copies are a number"))?;
+            buckets.push(json!({ "bucket": bucket, "replicas": copies }));
         }
-        Ok(changes)
+        if changes.is_empty() && buckets.is_empty() {
+            bail!(
+                "nothing is to change: give --weight, --zone, --drain, --restore, --remove, --lost or --replicas"
+            );
+        }
+        let mut body = Map::from_iter([("changes".to_owned(), Value::Array(changes))]);
+        // An older node knows nothing of it, and need not while it is not asked for.
+        if !buckets.is_empty() {
+            body.insert("buckets".to_owned(), Value::Array(buckets));
+        }
+        Ok(body)
     }
 }
 
@@ -98,7 +115,7 @@ pub(super) fn word(state: NodeState) -> &'static str {
 
 impl Client {
     pub(crate) fn plan(&self, changes: &Changes) -> anyhow::Result<()> {
-        let body = json!({ "changes": changes.to_json()? }).to_string();
+        let body = Value::Object(changes.to_json()?).to_string();
         let answer = self.ask_json("POST", "/v1/layout/plan", Some(body.as_bytes()))?;
         let proposal: Proposal =
             serde_json::from_value(answer.clone()).context("the node is of another version")?;
@@ -145,7 +162,9 @@ impl Client {
         care: &Care,
         waiting: &Waiting,
     ) -> anyhow::Result<()> {
-        self.change(json!({ "changes": changes.to_json()?, "epoch": epoch }), care, waiting)
+        let mut body = changes.to_json()?;
+        body.insert("epoch".to_owned(), json!(epoch));
+        self.change(("POST", "/v1/layout/changes"), body.into(), care, waiting)
     }
 
     /// Changes one node's state.
@@ -156,7 +175,20 @@ impl Client {
         care: &Care,
         waiting: &Waiting,
     ) -> anyhow::Result<()> {
-        self.change(json!({ "changes": [{ "node": node, "state": state }] }), care, waiting)
+        let body = json!({ "changes": [{ "node": node, "state": state }] });
+        self.change(("POST", "/v1/layout/changes"), body, care, waiting)
+    }
+
+    /// Gives a bucket another number of copies.
+    pub(crate) fn set_copies(
+        &self,
+        bucket: &str,
+        replicas: u8,
+        care: &Care,
+        waiting: &Waiting,
+    ) -> anyhow::Result<()> {
+        let path = format!("/v1/buckets/{}", escape(bucket));
+        self.change(("PATCH", &path), json!({ "replicas": replicas }), care, waiting)
     }
 
     pub(crate) fn revert(&self) -> anyhow::Result<()> {
@@ -194,11 +226,17 @@ impl Client {
         )
     }
 
-    fn change(&self, mut body: Value, care: &Care, waiting: &Waiting) -> anyhow::Result<()> {
+    fn change(
+        &self,
+        (method, path): (&str, &str),
+        mut body: Value,
+        care: &Care,
+        waiting: &Waiting,
+    ) -> anyhow::Result<()> {
         if let Some(fields) = body.as_object_mut().filter(|_| care.force) {
             fields.insert("force".to_owned(), json!(true));
         }
-        let answer = self.ask_json("POST", "/v1/layout/changes", Some(body.to_string().as_bytes()))?;
+        let answer = self.ask_json(method, path, Some(body.to_string().as_bytes()))?;
         self.tell(&answer)?;
         let Some(deadline) = waiting.deadline() else { return Ok(()) };
         self.watch(Some(deadline))?;

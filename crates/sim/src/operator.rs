@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use slipring_model::{ErrorKind, NodeId};
-use slipring_ring::{Change, Command, Layout, NodeChange, NodeState};
+use slipring_model::{BucketId, ErrorKind, NodeId};
+use slipring_ring::{Change, Changes, Command, Layout, NodeChange, NodeState, Spread};
 
 use crate::run::Violation;
 use crate::world::World;
@@ -40,10 +40,25 @@ impl Operator {
 
 impl World {
     /// Tells the cluster that one of its nodes is to be different.
-    pub(crate) fn order(&mut self, node: NodeId, change: NodeChange) {
+    fn order(&mut self, node: NodeId, change: NodeChange) {
         let changes = vec![Change { node, change }];
         self.operator.orders.push_back(Command::Change { changes, expected_epoch: None });
         self.journal.count("roles changed", 1);
+    }
+
+    /// Tells the cluster that a host's share is to be another one.
+    pub(crate) fn order_weight(&mut self, host: usize, weight: u32) {
+        if let Some(node) = self.ids.get(host).copied() {
+            self.order(node, NodeChange::Weight(weight));
+        }
+    }
+
+    /// Tells the cluster that a bucket is to have another number of copies.
+    pub(crate) fn order_copies(&mut self, bucket: u32, replicas: u8) {
+        let spreads = vec![Spread { bucket: BucketId(bucket), replicas }];
+        let changes = Changes { nodes: Vec::new(), spreads };
+        self.operator.orders.push_back(changes.command(None));
+        self.journal.count("copies changed", 1);
     }
 
     /// Tells the cluster to take back what moves.

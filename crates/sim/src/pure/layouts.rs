@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use fastrand::Rng;
 use slipring_model::{BucketId, BucketPolicy, ClusterId, NodeId, PartitionId, StorageId, Versions};
 use slipring_ring::{
-    Addresses, Change, Command, Holders, Layout, NodeChange, NodeEntry, NodeState, Replica, Role,
+    Addresses, Change, Changes, Command, Holders, Layout, NodeChange, NodeEntry, NodeState, Replica, Role,
+    Spread,
 };
 
 use crate::run::Violation;
@@ -23,6 +24,8 @@ const FOLLOWERS: usize = 3;
 /// Nodes and buckets that commands name.
 const NAMES: u8 = 7;
 const BITS: u8 = 3;
+/// What all but a few nodes speak.
+const NEWEST: Versions = Versions { oldest: 2, newest: 4 };
 /// The index of what the first layout places. In the log it is the first leader's empty entry.
 const FOUNDING: u64 = 1;
 
@@ -108,10 +111,14 @@ impl History {
                 return Err(breach("bucket_number", format!("{id:?} has come back")));
             }
             for partition in (0..after.partition_count()).map(PartitionId) {
-                // Buckets with as many copies share a table, also with those that come later.
-                let copies = bucket.policy.replicas;
-                let sharing = before.buckets().iter().find(|(_, other)| other.policy.replicas == copies);
-                let before = sharing.and_then(|(other, _)| before.holders(*other, partition));
+                // A new bucket comes into a table that others may use; after that its holders are its own.
+                let table = bucket.table(*id);
+                let known = if is_new {
+                    before.buckets().iter().find(|(other, entry)| entry.table(**other) == table)
+                } else {
+                    before.buckets().get_key_value(id)
+                };
+                let before = known.and_then(|(other, _)| before.holders(*other, partition));
                 let place = format!("{id:?} {partition:?} after command {index}");
                 if let Some(story) = wrong(after, *id, partition, before, index) {
                     return Err(breach("placement", format!("{place}: {story}")));
@@ -171,8 +178,19 @@ fn entry(storage: u8, incarnation: u64) -> NodeEntry {
         raft_id: 0,
         addresses: Addresses::default(),
         role: Role { zone: (storage % 3).to_string(), weight: 100, state: NodeState::Active },
-        versions: Versions::UNTOLD,
+        versions: NEWEST,
     }
+}
+
+/// Some buckets get other numbers of copies, now and then a node another weight with them.
+fn reshape(rng: &mut Rng, layout: &Layout, change: Change) -> Command {
+    let nodes = if rng.u8(..4) == 0 { vec![change] } else { Vec::new() };
+    let ids: Vec<BucketId> = layout.buckets().keys().copied().collect();
+    let count = rng.usize(1..3);
+    let chosen = rng.choose_multiple(&ids, count);
+    let spreads =
+        chosen.into_iter().map(|bucket| Spread { bucket: *bucket, replicas: rng.u8(..7) }).collect();
+    Command::Reshape { changes: Changes { nodes, spreads }, expected_epoch: None }
 }
 
 fn draw(rng: &mut Rng, layout: &Layout) -> Command {
@@ -181,8 +199,11 @@ fn draw(rng: &mut Rng, layout: &Layout) -> Command {
     let storage = if rng.u8(..8) == 0 { named + 1 } else { named };
     let name = format!("bucket-{named}").parse().expect("the name is valid");
     let changed = |change| Command::Change { changes: vec![Change { node, change }], expected_epoch: None };
-    match rng.u8(..16) {
-        0..=2 => Command::AddNode { node, entry: entry(storage, 1) },
+    match rng.u8(..20) {
+        0..=2 => {
+            let versions = if rng.u8(..16) == 0 { Versions::UNTOLD } else { NEWEST };
+            Command::AddNode { node, entry: NodeEntry { versions, ..entry(storage, 1) } }
+        }
         3 => {
             let incarnation = rng.u64(..20);
             let NodeEntry { storage, addresses, versions, .. } = entry(storage, 1);
@@ -200,6 +221,7 @@ fn draw(rng: &mut Rng, layout: &Layout) -> Command {
         11 => changed(NodeChange::State(NodeState::Leaving)),
         12 => changed(NodeChange::State(NodeState::Lost)),
         13 => Command::Revert,
+        14..=16 => reshape(rng, layout, Change { node, change: NodeChange::Weight(50) }),
         _ => {
             let mut moves: Vec<_> = layout.moves().map(|(id, _)| id).collect();
             moves.retain(|_| rng.u8(..3) > 0);

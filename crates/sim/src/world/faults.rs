@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use slipring_node::Node;
-use slipring_ring::{NodeChange, NodeState};
+use slipring_ring::NodeState;
 
 use super::{Event, World};
 use crate::plan::Fault;
@@ -105,12 +105,9 @@ impl World {
                 self.order_away(host, NodeState::Drained);
                 self.decide(now + for_ms, Event::Restore { host });
             }
-            Fault::Weigh { host, weight } => {
-                if let Some(node) = self.ids.get(host).copied() {
-                    self.order(node, NodeChange::Weight(weight));
-                }
-            }
+            Fault::Weigh { host, weight } => self.order_weight(host, weight),
             Fault::Revert => self.order_back(),
+            Fault::Respread { bucket, replicas } => self.order_copies(bucket, replicas),
         }
     }
 

@@ -81,8 +81,11 @@ pub(super) async fn change(
 ) -> Result<impl IntoResponse, Failure> {
     let wanted: Wanted = serde_json::from_slice(&body)
         .map_err(|error| Failure::invalid(format!("the body is no change of a bucket: {error}")))?;
-    let bucket = node.bucket_named(&name).ok_or_else(|| no_such(&name))?;
-    let spreads = vec![Spread { bucket, replicas: wanted.replicas }];
+    let layout = node.layout();
+    let (bucket, entry) = layout.bucket_named(&name).ok_or_else(|| no_such(&name))?;
+    let policy = BucketPolicy { replicas: wanted.replicas, ..entry.policy.clone() };
+    policy.validate().map_err(Failure::invalid)?;
+    let spreads = vec![Spread { bucket, replicas: policy.replicas }];
     node.change(Changes { nodes: Vec::new(), spreads }, wanted.epoch, wanted.force).await?;
     let layout = node.layout();
     let (id, entry) = layout.bucket_named(&name).ok_or_else(|| no_such(&name))?;

@@ -9,6 +9,7 @@
 mod change;
 mod command;
 mod node;
+mod split;
 mod spread;
 mod table;
 
@@ -69,6 +70,9 @@ pub struct Layout {
     epoch: u64,
     cluster: ClusterId,
     bits: u8,
+    /// How often every partition has been halved since the founding.
+    #[serde(default)]
+    splits: u8,
     nodes: BTreeMap<NodeId, NodeEntry>,
     buckets: BTreeMap<BucketId, BucketEntry>,
     next_bucket: u32,
@@ -94,6 +98,7 @@ impl Layout {
             epoch: 1,
             cluster,
             bits: bits.clamp(1, limits::PARTITION_BITS_MAX),
+            splits: 0,
             nodes: BTreeMap::from([founder]),
             buckets: BTreeMap::from([(BucketId(0), default), (BucketId(1), cache)]),
             next_bucket: 2,

@@ -62,6 +62,12 @@ impl Changes {
 pub struct Plan {
     /// The epoch this is true of.
     pub epoch: u64,
+    /// How many partitions there are.
+    #[serde(default)]
+    pub partitions_before: u16,
+    /// How many there would be.
+    #[serde(default)]
+    pub partitions_after: u16,
     /// The partitions that would begin to move.
     pub moves: Vec<PlannedMove>,
     /// What each node holds now, of partitions that move what it will hold.
@@ -130,7 +136,11 @@ impl Layout {
     /// # Errors
     /// Why they would be refused.
     pub fn plan(&self, changes: &Changes) -> Result<Plan, Refused> {
-        let next = self.with(changes)?;
+        Ok(self.plan_of(&self.with(changes)?))
+    }
+
+    /// What `next` would be after this layout; its own moves have the session `u64::MAX`.
+    pub(super) fn plan_of(&self, next: &Self) -> Plan {
         let copies = next.copies_by_table();
         let moves = next.moves().filter(|(id, _)| id.session == u64::MAX);
         let nodes = |replicas: &[super::Replica]| replicas.iter().map(|replica| replica.node).collect();
@@ -141,13 +151,15 @@ impl Layout {
             from: nodes(&holders.replicas),
             to: nodes(holders.target()),
         });
-        Ok(Plan {
+        Plan {
             epoch: self.epoch,
+            partitions_before: self.partition_count(),
+            partitions_after: next.partition_count(),
             moves: planned.collect(),
             load_before: self.load(),
             load_after: next.load(),
             exposed: next.exposures(),
-        })
+        }
     }
 
     /// Which single failures, of a node or of a whole zone, take a quorum from any partition as it is to lie.

@@ -60,6 +60,13 @@ pub enum Command {
     },
     /// The changes that the moves under way come from are taken back, and the moves with them.
     Revert,
+    /// Every partition is halved where it lies; nothing moves. Read since version 4.
+    Split {
+        /// How many bits of a position are to name its partition: one more than now.
+        bits: u8,
+        /// The epoch it was planned for, if that matters.
+        expected_epoch: Option<u64>,
+    },
     /// Buckets get other numbers of copies, and nodes' roles change with them; partitions begin to move.
     Reshape {
         /// What is to be different.
@@ -171,7 +178,7 @@ impl Command {
             | Self::Change { .. }
             | Self::Arrived { .. }
             | Self::Revert => Versions::UNTOLD.newest,
-            Self::Reshape { .. } => 4,
+            Self::Split { .. } | Self::Reshape { .. } => 4,
         }
     }
 }
@@ -203,8 +210,10 @@ impl Layout {
                 next.revert(index)?;
                 Applied::Changed { epoch: next.epoch }
             }
+            Command::Split { bits, expected_epoch } => next.split(*bits, *expected_epoch)?,
         };
-        if next.floor != self.floor && next.epoch == self.epoch {
+        // Documents of older releases tell no floor; what those can read must not make a difference to it.
+        if next.floor > self.floor.max(Versions::UNTOLD.newest) && next.epoch == self.epoch {
             // It changed nothing else, and is in the log all the same.
             next.epoch += 1;
         }

@@ -261,6 +261,31 @@ impl Node {
         self.core.propose_changes(changes).await
     }
 
+    /// What it would come to if the ring were cut into so many partitions. Nothing changes.
+    ///
+    /// # Errors
+    /// `Invalid` when there cannot be so many, `Conflict` when it would be refused.
+    pub fn plan_split(&self, partitions: u32) -> Result<Proposal, Error> {
+        self.core.propose_split(bits_of(partitions)?)
+    }
+
+    /// Cuts the ring into so many partitions, twice as many as now; done already when there are as many.
+    ///
+    /// Waits until this node works with the change. `expected_epoch` is that of the layout that was planned for.
+    ///
+    /// # Errors
+    /// Those of [`Node::propose`]; `Invalid` when there cannot be so many.
+    pub async fn split(&self, partitions: u32, expected_epoch: Option<u64>) -> Result<Applied, Error> {
+        let bits = bits_of(partitions)?;
+        let layout = self.layout();
+        if layout.bits() == bits {
+            return Ok(Applied::Changed { epoch: layout.epoch() });
+        }
+        // What is refused should not be in the log: older releases could not read it.
+        self.core.propose_split(bits)?;
+        self.propose(Command::Split { bits, expected_epoch }).await
+    }
+
     /// About `count` keys from `cursor` on, 0 to begin; each key that stays is seen at least once.
     ///
     /// # Errors
@@ -384,6 +409,17 @@ impl Node {
         }
         self.core.disk.sync().map_err(|error| unavailable(error.to_string()))
     }
+}
+
+/// How many bits name so many partitions.
+fn bits_of(partitions: u32) -> Result<u8, Error> {
+    let most = 1_u32 << limits::PARTITION_BITS_MAX;
+    if partitions.is_power_of_two() && (2..=most).contains(&partitions) {
+        return Ok(partitions.trailing_zeros() as u8);
+    }
+    let message =
+        format!("there cannot be {partitions} partitions: a power of two from 2 to {most} is needed");
+    Err(Error::new(ErrorKind::Invalid, message))
 }
 
 fn check<S: Service>(service: &S, bucket: &BucketView, request: &S::Request) -> Result<(), Error> {

@@ -173,7 +173,7 @@ impl Core {
         let primaries = places().filter(|place| place.replicas.first() == Some(&self.me)).count();
         let keys = view.buckets().map(|bucket| {
             let all: Vec<u16> = (0..view.layout.partition_count()).collect();
-            self.count_here(bucket.bucket.id, &all).unwrap_or(0)
+            self.count_here(bucket.bucket.id, Some(view.bits), &all).unwrap_or(0)
         });
         Some(OwnStatus {
             epoch: view.epoch(),

@@ -3,6 +3,7 @@
 //! A view is made anew whenever the layout changes and never altered; requests hold the one they began with.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use slipring_model::{BucketId, NodeId, PartitionId, Position, Quorum};
 use slipring_replication::{QuorumSet, Quorums};
@@ -15,6 +16,8 @@ use crate::bucket::Bucket;
 pub(crate) struct View {
     pub(crate) layout: Arc<Layout>,
     pub(crate) bits: u8,
+    /// Whether its buckets are being cut anew, for the view that comes next.
+    is_ending: AtomicBool,
     buckets: Vec<Option<BucketView>>,
 }
 
@@ -58,11 +61,26 @@ impl View {
             buckets.resize_with(id.0 as usize, || None);
             buckets.push(Some(BucketView { bucket, table: entry.table(*id), places }));
         }
-        Self { bits: layout.bits(), layout, buckets }
+        Self { bits: layout.bits(), is_ending: AtomicBool::new(false), layout, buckets }
     }
 
     pub(crate) fn epoch(&self) -> u64 {
         self.layout.epoch()
+    }
+
+    /// Whether the ring is cut by so many bits; by those of the founding when none are told.
+    pub(crate) fn is_cut_into(&self, bits: Option<u8>) -> bool {
+        bits.unwrap_or(self.layout.bits_founded()) == self.bits
+    }
+
+    /// From now on partitions refuse what they are asked for under this view, and another view is about to come.
+    pub(crate) fn end(&self) {
+        self.is_ending.store(true, Ordering::Release);
+    }
+
+    /// The layout under which a request goes on that a partition has refused as stale under this view, or an older.
+    pub(crate) fn epoch_to_wait_for(&self) -> u64 {
+        self.epoch() + u64::from(self.is_ending.load(Ordering::Acquire))
     }
 
     pub(crate) fn bucket(&self, id: BucketId) -> Option<&BucketView> {

@@ -61,7 +61,7 @@ impl Bucket {
         is_wanted: impl Fn() -> bool,
     ) -> Result<bool, Error> {
         let mut guard = self.partition(partition.start(self.bits));
-        if !is_wanted() {
+        if guard.is_over || !is_wanted() {
             return Ok(false);
         }
         let mut found: Vec<(Position, Bytes)> = Vec::new();
@@ -77,7 +77,8 @@ impl Bucket {
         self.engine.apply(&gone).map_err(stored)?;
         guard.commit();
         if found.len() < WIPED_AT_ONCE {
-            (guard.live, guard.is_mortal, guard.root) = (0, false, None);
+            (guard.is_mortal, guard.root) = (false, None);
+            self.live.clear(partition, self.bits);
             let mut damaged = self.damaged.lock();
             damaged.retain(|(position, _)| position.partition(self.bits) != partition);
         }
@@ -93,7 +94,7 @@ impl Bucket {
 
 impl Partition {
     pub(super) fn admit(&self, epoch: u64) -> Result<(), Refusal> {
-        if epoch < self.fence && !Mutant::IgnoreFence.is_planted() {
+        if self.is_over || epoch < self.fence && !Mutant::IgnoreFence.is_planted() {
             return Err(Refusal::Stale);
         }
         if self.is_closed {
@@ -174,11 +175,11 @@ mod tests {
         bucket.note_damage(HIGH, b"k");
         let rest = || bucket.keys(LOW..=HIGH, 10, 0).expect("read").0.len();
         assert!(!bucket.wipe_some(low, || false).expect("nothing fails"));
-        assert_eq!(bucket.live(low), WIPED_AT_ONCE as u64 + 1, "nobody wanted it");
+        assert_eq!(bucket.live(low, 1), WIPED_AT_ONCE as u64 + 1, "nobody wanted it");
         assert!(bucket.wipe_some(low, || true).expect("wiped"));
-        assert_eq!((rest(), bucket.live(low)), (2, WIPED_AT_ONCE as u64 + 1), "one is left");
+        assert_eq!((rest(), bucket.live(low, 1)), (2, WIPED_AT_ONCE as u64 + 1), "one is left");
         assert!(!bucket.wipe_some(low, || true).expect("wiped"));
-        assert_eq!((rest(), bucket.live(low), bucket.live(high)), (1, 0, 1));
+        assert_eq!((rest(), bucket.live(low, 1), bucket.live(high, 1)), (1, 0, 1));
         assert!(!bucket.is_damaged_within(Position(0), LOW) && bucket.is_damaged_within(HIGH, HIGH));
     }
 

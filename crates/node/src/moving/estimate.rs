@@ -60,6 +60,16 @@ impl Core {
     }
 }
 
+impl Core {
+    /// What a split to `1 << bits` partitions would come to: no copy is made.
+    pub(crate) fn propose_split(&self, bits: u8) -> Result<Proposal, Error> {
+        let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
+        let refused = |error: slipring_ring::Refused| Error::new(ErrorKind::Conflict, error.to_string());
+        let plan = view.layout.plan_split(bits).map_err(refused)?;
+        Ok(Proposal { plan, copies: 0, bytes: 0, seconds: 0, objection: None })
+    }
+}
+
 /// The mean size of some records with their keys.
 fn record_bytes(bucket: &Bucket) -> Result<u64, Error> {
     let (mut seen, mut bytes) = (0, 0);

@@ -18,6 +18,8 @@ const HELD: &str = "moving/held";
 const HELD_OWN: &str = "moving/held/own";
 /// The most moves that are told of in one answer; the rest is told of when these are over.
 const TOLD_MAX: usize = 1 << 20;
+/// How many bits named a partition when that was noted.
+const HELD_BITS: &str = "moving/held/bits";
 
 /// Partitions by their table.
 pub(super) type Held = BTreeMap<(TableId, u16), u64>;
@@ -33,12 +35,15 @@ pub(crate) struct Moving {
 }
 
 /// The assignment whose data each partition holds here.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Notes {
     held: Held,
     /// Buckets with a table of their own, noted under it. Of any other bucket, what is noted of the table that it
     /// shares, or has shared, is true.
     own: BTreeSet<BucketId>,
+    /// How many bits name a partition here; unknown when notes were last taken before that was noted, and so
+    /// before any split.
+    bits: Option<u8>,
 }
 
 impl Moving {
@@ -53,8 +58,12 @@ impl Moving {
             Some(json) => serde_json::from_slice(&json).map_err(damaged)?,
             None => BTreeSet::new(),
         };
+        let bits = match meta.get(HELD_BITS)? {
+            Some(json) => Some(serde_json::from_slice(&json).map_err(damaged)?),
+            None => None,
+        };
         Ok(Self {
-            notes: Mutex::new(Notes { held: held.into_iter().collect(), own }),
+            notes: Mutex::new(Notes { held: held.into_iter().collect(), own, bits }),
             done: Mutex::default(),
             wake_wiper: Notify::new(),
             turn: Mutex::default(),
@@ -80,11 +89,25 @@ impl Moving {
         self.done.lock().retain(|id| under_way.contains(id));
     }
 
+    /// What was noted of a partition holds for its parts once `layout` has split it. What is on disk stays as it
+    /// was until the next note: the same comes of it again. `false` when `layout` is one of before a split.
+    pub(crate) fn cut_anew(&self, layout: &Layout) -> bool {
+        let mut notes = self.notes.lock();
+        let was = notes.bits.unwrap_or(layout.bits_founded());
+        let Some(more) = layout.bits().checked_sub(was) else { return false };
+        if more > 0 {
+            let held = std::mem::take(&mut notes.held);
+            notes.held = held.into_iter().flat_map(|whole| parts(whole, more)).collect();
+        }
+        notes.bits = Some(layout.bits());
+        true
+    }
+
     /// What was noted of the table that a bucket has shared is true of its own one. What is on disk stays as it was
     /// until the next note: the same comes of it again.
     pub(super) fn carry_over(&self, layout: &Layout) {
         let mut notes = self.notes.lock();
-        let Notes { held, own } = &mut *notes;
+        let Notes { held, own, .. } = &mut *notes;
         own.retain(|id| layout.buckets().contains_key(id));
         for (id, bucket) in layout.buckets() {
             let Some(made_with) = bucket.made_with.filter(|_| own.insert(*id)) else { continue };
@@ -97,15 +120,21 @@ impl Moving {
         }
     }
 
-    /// Partitions whose data here is of another assignment than the view's.
+    /// Partitions whose data here is of another assignment than the view's. Nothing is told of a view from before
+    /// a split that this node knows of.
     pub(super) fn leftovers(&self, view: &View) -> Vec<Leftover> {
-        let held = &self.notes.lock().held;
+        let notes = self.notes.lock();
+        if notes.bits != Some(view.bits) {
+            return Vec::new();
+        }
+        let held = &notes.held;
         let now = assignments(view);
         let differs = |key: &(TableId, u16)| held.get(key) != now.get(key);
         let keys: BTreeSet<(TableId, u16)> = held.keys().chain(now.keys()).copied().filter(differs).collect();
         let leftover = |key: (TableId, u16)| Leftover {
             table: key.0,
             partition: PartitionId(key.1),
+            bits: view.bits,
             had: held.get(&key).copied(),
             now: now.get(&key).copied(),
         };
@@ -120,7 +149,7 @@ impl Moving {
     ) -> Result<(), slipring_storage::Error> {
         let mut notes = self.notes.lock();
         let mut next = notes.held.clone();
-        for leftover in settled {
+        for leftover in settled.iter().filter(|leftover| notes.bits == Some(leftover.bits)) {
             let key = (leftover.table, leftover.partition.0);
             match leftover.now {
                 Some(assignment) => next.insert(key, assignment),
@@ -130,7 +159,10 @@ impl Moving {
         let list: Vec<_> = next.iter().collect();
         let list = serde_json::to_vec(&list).expect("numbers are plain data");
         let own = serde_json::to_vec(&notes.own).expect("numbers are plain data");
-        meta.put(&[(HELD, &list), (HELD_OWN, &own)])?;
+        let bits = notes.bits.map(|bits| serde_json::to_vec(&bits).expect("a number is plain data"));
+        let bits = bits.iter().map(|bits| (HELD_BITS, bits.as_slice()));
+        let all = bits.chain([(HELD, list.as_slice()), (HELD_OWN, own.as_slice())]);
+        meta.put(&all.collect::<Vec<_>>())?;
         notes.held = next;
         Ok(())
     }
@@ -141,6 +173,8 @@ impl Moving {
 pub(super) struct Leftover {
     pub(super) table: TableId,
     pub(super) partition: PartitionId,
+    /// How many bits name the partition.
+    pub(super) bits: u8,
     /// The assignment that left data here; without one there is none.
     pub(super) had: Option<u64>,
     pub(super) now: Option<u64>,
@@ -151,6 +185,16 @@ impl Leftover {
     pub(super) fn has_data(&self) -> bool {
         self.had.is_some() && !Mutant::KeepLeftovers.is_planted()
     }
+}
+
+/// What a note of a partition says of each part, after so many splits.
+fn parts(
+    ((table, partition), assignment): ((TableId, u16), u64),
+    splits: u8,
+) -> impl Iterator<Item = ((TableId, u16), u64)> {
+    let first = u32::from(partition) << splits;
+    let parts = first..first + (1 << splits);
+    parts.filter_map(move |part| Some(((table, u16::try_from(part).ok()?), assignment)))
 }
 
 fn assignments(view: &View) -> Held {
@@ -169,7 +213,14 @@ mod tests {
     use slipring_ring::NodeState;
 
     use super::*;
-    use crate::view::tests::{arrive, create_bucket, give_state, respread, settled, view_of};
+    use crate::view::tests::{arrive, create_bucket, give_state, respread, settled, split, view_of};
+
+    /// What this node holds, read by a start that works with `layout`.
+    fn open(meta: &MetaStore, layout: &Layout) -> Moving {
+        let moving = Moving::open(meta).expect("open");
+        assert!(moving.cut_anew(layout), "it is the newest one known");
+        moving
+    }
 
     fn store() -> (tempfile::TempDir, MetaStore) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -182,11 +233,11 @@ mod tests {
         let (_folder, meta) = store();
         let mut layout = settled(3);
         let held = view_of(&layout, 1);
-        let fresh = Moving::open(&meta).expect("open").leftovers(&held);
+        let fresh = open(&meta, &layout).leftovers(&held);
         assert!(fresh.iter().any(|leftover| leftover.table == TableId(2)) && !fresh.is_empty());
         assert!(fresh.iter().all(|leftover| leftover.now.is_some() && !leftover.has_data()));
-        Moving::open(&meta).expect("open").settle(&meta, &fresh).expect("noted");
-        let again = Moving::open(&meta).expect("open");
+        open(&meta, &layout).settle(&meta, &fresh).expect("noted");
+        let again = open(&meta, &layout);
         assert_eq!(again.leftovers(&held), []);
 
         give_state(&mut layout, 1, NodeState::Drained);
@@ -198,11 +249,67 @@ mod tests {
         assert!(left.iter().all(Leftover::has_data));
         again.settle(&meta, &left).expect("noted");
         assert_eq!(again.leftovers(&drained), []);
-        assert_eq!(Moving::open(&meta).expect("open").leftovers(&held), fresh);
+        assert_eq!(open(&meta, &layout).leftovers(&held), fresh);
+    }
+
+    #[test]
+    fn what_is_held_of_a_partition_is_held_of_its_parts_at_every_later_start() {
+        let (_folder, meta) = store();
+        let mut layout = settled(3);
+        let whole = view_of(&layout, 1);
+        let moving = open(&meta, &layout);
+        moving.settle(&meta, &moving.leftovers(&whole)).expect("noted");
+        split(&mut layout);
+        split(&mut layout);
+        let cut = view_of(&layout, 1);
+        for moving in [moving, Moving::open(&meta).expect("open")] {
+            assert_eq!(moving.leftovers(&cut), [], "nothing is told before it is known how the ring is cut");
+            assert!(moving.cut_anew(&layout));
+            assert_eq!(moving.leftovers(&cut), []);
+            assert_eq!(moving.leftovers(&whole), [], "what one bit named is another partition now");
+        }
+        give_state(&mut layout, 1, NodeState::Drained);
+        arrive(&mut layout);
+        let drained = view_of(&layout, 1);
+        let left = open(&meta, &layout).leftovers(&drained);
+        let parts =
+            left.iter().filter(|leftover| leftover.table == TableId(3)).map(|leftover| leftover.partition.0);
+        assert_eq!(parts.collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
+        assert!(left.iter().all(Leftover::has_data));
+        let (some, rest) = left.split_at(3);
+        open(&meta, &layout).settle(&meta, some).expect("noted");
+        assert_eq!(open(&meta, &layout).leftovers(&drained), rest, "what was noted since names the parts");
+        assert!(!open(&meta, &layout).cut_anew(&settled(3)), "this node knows of a split that it does not");
+    }
+
+    #[test]
+    fn a_note_of_before_there_were_splits_is_of_the_partitions_of_the_founding() {
+        let (_folder, meta) = store();
+        let mut layout = settled(1);
+        let assignments = assignments(&view_of(&layout, 1));
+        let list = serde_json::to_vec(&assignments.iter().collect::<Vec<_>>()).expect("numbers");
+        meta.put(&[(HELD, &list)]).expect("kept");
+        assert_eq!(open(&meta, &layout).leftovers(&view_of(&layout, 1)), []);
+        split(&mut layout);
+        assert_eq!(open(&meta, &layout).leftovers(&view_of(&layout, 1)), []);
+    }
+
+    #[test]
+    fn what_is_gone_of_an_older_cut_is_not_noted() {
+        let (_folder, meta) = store();
+        let mut layout = settled(3);
+        let moving = open(&meta, &layout);
+        let fresh = moving.leftovers(&view_of(&layout, 1));
+        split(&mut layout);
+        assert!(moving.cut_anew(&layout));
+        moving.settle(&meta, &fresh).expect("nothing is noted");
+        let cut = view_of(&layout, 1);
+        assert_eq!(moving.leftovers(&cut).len(), assignments(&cut).len());
     }
 
     /// Adopts a layout on node 1, as far as it is noted, and wipes what must go; that.
     fn adopt(moving: &Moving, meta: &MetaStore, layout: &Layout) -> Vec<Leftover> {
+        assert!(moving.cut_anew(layout), "it is the newest one known");
         moving.carry_over(layout);
         let left = moving.leftovers(&view_of(layout, 1));
         moving.settle(meta, &left).expect("noted");
@@ -218,7 +325,7 @@ mod tests {
         assert_eq!(adopt(&moving, &meta, &layout), []);
         respread(&mut layout, 700, 4);
         // What is in memory, and what a start after a crash makes of what is on disk.
-        for moving in [moving, Moving::open(&meta).expect("open")] {
+        for moving in [moving, open(&meta, &layout)] {
             moving.carry_over(&layout);
             let left = moving.leftovers(&view_of(&layout, 1));
             assert!(left.iter().all(|leftover| !leftover.has_data()), "nothing is left over: {left:?}");
@@ -233,6 +340,27 @@ mod tests {
         let left = adopt(&Moving::open(&meta).expect("open"), &meta, &layout);
         let own = layout.table_of(BucketId(0)).expect("it is there");
         assert!(!left.is_empty() && left.iter().all(|leftover| leftover.table == own), "{left:?}");
+    }
+
+    #[test]
+    fn what_is_held_is_found_again_after_a_split_and_a_table_of_its_own_in_either_order() {
+        for is_split_first in [true, false] {
+            let (_folder, meta) = store();
+            let mut layout = settled(4);
+            create_bucket(&mut layout, "other");
+            assert_eq!(adopt(&open(&meta, &layout), &meta, &layout), []);
+            if is_split_first {
+                split(&mut layout);
+                respread(&mut layout, 700, 4);
+            } else {
+                respread(&mut layout, 700, 4);
+                arrive(&mut layout);
+                split(&mut layout);
+            }
+            let left = adopt(&open(&meta, &layout), &meta, &layout);
+            assert_eq!(left, [], "split first: {is_split_first}");
+            assert_eq!(open(&meta, &layout).leftovers(&view_of(&layout, 1)), []);
+        }
     }
 
     #[test]
@@ -269,7 +397,7 @@ mod tests {
         let list: Vec<((u8, u16), u64)> =
             now.iter().map(|((table, partition), held)| ((table.0 as u8, *partition), *held)).collect();
         meta.put(&[(HELD, &serde_json::to_vec(&list).expect("numbers"))]).expect("kept");
-        let moving = Moving::open(&meta).expect("open");
+        let moving = open(&meta, &layout);
         assert_eq!(moving.leftovers(&view_of(&layout, 1)), []);
         moving.settle(&meta, &[]).expect("noted");
         let written = meta.get(HELD).expect("read").expect("there");

@@ -115,6 +115,7 @@ mod tests {
         let left = |partition, now| Leftover {
             table: TableId(3),
             partition: PartitionId(partition),
+            bits: 1,
             had: Some(1),
             now,
         };

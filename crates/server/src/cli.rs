@@ -172,7 +172,7 @@ enum LayoutCommand {
         #[command(flatten)]
         changes: Changes,
     },
-    /// Make changes: data begins to move.
+    /// Make changes: data begins to move, but for --split.
     Commit {
         #[command(flatten)]
         changes: Changes,
@@ -184,7 +184,7 @@ enum LayoutCommand {
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Take back the changes that the moves under way come from.
+    /// Take back the changes that the moves under way come from. A split is not taken back.
     Revert,
     /// Show how far the moves under way are, until they are over.
     Watch,

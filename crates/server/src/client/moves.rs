@@ -38,6 +38,10 @@ pub(crate) struct Changes {
     /// How many copies a bucket is to have; may be repeated.
     #[arg(long, value_name = "BUCKET=COPIES")]
     replicas: Vec<String>,
+    /// Halve every partition where it lies, so that there are twice as many: nothing moves, and clients notice
+    /// nothing. 32 to 64 partitions per node are plenty; split before there are fewer than 8. Cannot be taken back.
+    #[arg(long, conflicts_with_all = ["weight", "zone", "drain", "restore", "remove", "lost", "replicas"])]
+    split: bool,
 }
 
 /// What the operator means in spite of an objection.
@@ -52,6 +56,8 @@ pub(crate) struct Care {
 #[derive(Deserialize)]
 struct Progress {
     epoch: u64,
+    #[serde(default)]
+    partitions: u32,
     moving: u64,
     under_replicated: u64,
 }
@@ -87,7 +93,7 @@ impl Changes {
         }
         if changes.is_empty() && buckets.is_empty() {
             bail!(
-                "nothing is to change: give --weight, --zone, --drain, --restore, --remove, --lost or --replicas"
+                "nothing is to change: give --weight, --zone, --drain, --restore, --remove, --lost, --replicas or --split"
             );
         }
         let mut body = Map::from_iter([("changes".to_owned(), Value::Array(changes))]);
@@ -115,7 +121,7 @@ pub(super) fn word(state: NodeState) -> &'static str {
 
 impl Client {
     pub(crate) fn plan(&self, changes: &Changes) -> anyhow::Result<()> {
-        let body = Value::Object(changes.to_json()?).to_string();
+        let body = Value::Object(self.wish(changes)?).to_string();
         let answer = self.ask_json("POST", "/v1/layout/plan", Some(body.as_bytes()))?;
         let proposal: Proposal =
             serde_json::from_value(answer.clone()).context("the node is of another version")?;
@@ -131,6 +137,9 @@ impl Client {
         self.show(&answer, &table);
         if self.is_json {
             return Ok(());
+        }
+        if plan.partitions_after != plan.partitions_before {
+            println!("{} partitions would be split into {}", plan.partitions_before, plan.partitions_after);
         }
         println!(
             "{} partitions would move, {} copies of about {} in about {} s",
@@ -162,9 +171,18 @@ impl Client {
         care: &Care,
         waiting: &Waiting,
     ) -> anyhow::Result<()> {
-        let mut body = changes.to_json()?;
+        let mut body = self.wish(changes)?;
         body.insert("epoch".to_owned(), json!(epoch));
         self.change(("POST", "/v1/layout/changes"), body.into(), care, waiting)
+    }
+
+    /// What is asked for, as the node is told. A split names its end, so that it may be told twice.
+    fn wish(&self, changes: &Changes) -> anyhow::Result<Map<String, Value>> {
+        if changes.split {
+            let partitions = self.progress()?.partitions * 2;
+            return Ok(Map::from_iter([("partitions".to_owned(), json!(partitions))]));
+        }
+        changes.to_json()
     }
 
     /// Changes one node's state.
@@ -219,6 +237,7 @@ impl Client {
         self.tell(
             &Map::from_iter([
                 ("epoch".to_owned(), json!(progress.epoch)),
+                ("partitions".to_owned(), json!(progress.partitions)),
                 ("moving".to_owned(), json!(0)),
                 ("under_replicated".to_owned(), json!(progress.under_replicated)),
             ])
@@ -259,7 +278,7 @@ impl Client {
         let progress: Progress =
             serde_json::from_value(answer.clone()).context("the node is of another version")?;
         match progress.moving {
-            0 => println!("epoch {}: nothing moves", progress.epoch),
+            0 => println!("epoch {}, {} partitions: nothing moves", progress.epoch, progress.partitions),
             moving => println!("epoch {}: {moving} partitions move; slipring layout watch", progress.epoch),
         }
         if progress.under_replicated > 0 {

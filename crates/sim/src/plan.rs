@@ -203,6 +203,8 @@ pub enum Fault {
         /// The copies.
         replicas: u8,
     },
+    /// Every partition is halved, as soon as nothing moves.
+    Split,
 }
 
 /// The faults of a run, in the order of their times.
@@ -268,6 +270,17 @@ impl Plan {
                 _ => Fault::Revert,
             };
             self.faults.push((rng.u64(..storm_ms * 3 / 4), fault));
+        }
+    }
+
+    /// Splits all partitions once or twice, in one of four seeds.
+    fn split(&mut self, seed: u64, storm_ms: u64) {
+        let mut rng = Rng::with_seed(seed ^ 0x0073_706c_6974);
+        if rng.u8(..4) > 0 {
+            return;
+        }
+        for _ in 0..rng.usize(1..=2) {
+            self.faults.push((rng.u64(..storm_ms * 3 / 4), Fault::Split));
         }
     }
 
@@ -367,6 +380,7 @@ impl Plan {
         let mut plan = Self { faults };
         plan.stir(seed, hosts, storm_ms);
         plan.double(seed, hosts, storm_ms);
+        plan.split(seed, storm_ms);
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
     }

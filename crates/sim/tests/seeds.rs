@@ -84,6 +84,27 @@ fn a_host_that_slept_for_an_hour_does_no_harm() {
 }
 
 #[test]
+fn every_promise_is_kept_while_partitions_are_split() {
+    let plan: Plan = serde_json::from_str(include_str!("../plans/splits.json")).expect("a plan");
+    for seed in 0..4 {
+        let report = run(seed, &Options { plan: Some(plan.clone()), ..Options::default() });
+        assert_eq!(report.verdict, Ok(()), "{report}");
+        let times = |what| report.counts.get(what).copied().unwrap_or(0);
+        assert!(times("splits") == 2 && times("joins") == 1 && times("process deaths") >= 2, "{report}");
+    }
+}
+
+#[test]
+fn a_host_that_slept_through_two_splits_does_no_harm() {
+    // It wakes with requests and copies of partitions that are four each by now, some of them elsewhere.
+    let plan = serde_json::from_str(include_str!("../plans/sleeps_through_splits.json")).expect("a plan");
+    let report = run(1, &Options { plan: Some(plan), ..Options::default() });
+    assert_eq!(report.verdict, Ok(()), "{report}");
+    let times = |what| report.counts.get(what).copied().unwrap_or(0);
+    assert!(times("sleeps for hours") == 1 && times("splits") == 2, "{report}");
+}
+
+#[test]
 fn copies_come_and_go_and_come_again() {
     let plan: Plan = serde_json::from_str(include_str!("../plans/copies.json")).expect("a plan");
     for (hosts, seed) in [(5, 1), (5, 2), (3, 3)] {

@@ -4,7 +4,8 @@
 //! hold the same document; a change raises the epoch by one and a refusal changes nothing; every partition
 //! lies on distinct members and moves to distinct ones, as many as its bucket asks for and take part; who holds
 //! it changes only by the arrival of a move that was under way; a pair of partition and node that comes into
-//! being is numbered by its command, so no number returns, and neither does a bucket's.
+//! being is numbered by its command, so no number returns, and neither does a bucket's; a split leaves both parts
+//! of a partition as the whole was.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +25,8 @@ const FOLLOWERS: usize = 3;
 /// Nodes and buckets that commands name.
 const NAMES: u8 = 7;
 const BITS: u8 = 3;
+/// How often partitions are halved, at most: with more of them the game takes too long.
+const SPLITS: u8 = 2;
 /// What all but a few nodes speak.
 const NEWEST: Versions = Versions { oldest: 2, newest: 4 };
 /// The index of what the first layout places. In the log it is the first leader's empty entry.
@@ -104,6 +107,12 @@ struct History {
 
 impl History {
     fn changed(&mut self, before: &Layout, after: &Layout, index: u64) -> Result<(), Violation> {
+        let splits = after.bits().checked_sub(before.bits()).filter(|splits| *splits <= 1);
+        let Some(splits) = splits else {
+            let story =
+                format!("from {} to {} partitions", before.partition_count(), after.partition_count());
+            return Err(breach("split", story));
+        };
         for (id, bucket) in after.buckets() {
             let name = bucket.name.to_string();
             let is_new = !before.buckets().contains_key(id);
@@ -118,7 +127,8 @@ impl History {
                 } else {
                     before.buckets().get_key_value(id)
                 };
-                let before = known.and_then(|(other, _)| before.holders(*other, partition));
+                let whole = PartitionId(partition.0 >> splits);
+                let before = known.and_then(|(other, _)| before.holders(*other, whole));
                 let place = format!("{id:?} {partition:?} after command {index}");
                 if let Some(story) = wrong(after, *id, partition, before, index) {
                     return Err(breach("placement", format!("{place}: {story}")));
@@ -199,7 +209,7 @@ fn draw(rng: &mut Rng, layout: &Layout) -> Command {
     let storage = if rng.u8(..8) == 0 { named + 1 } else { named };
     let name = format!("bucket-{named}").parse().expect("the name is valid");
     let changed = |change| Command::Change { changes: vec![Change { node, change }], expected_epoch: None };
-    match rng.u8(..20) {
+    match rng.u8(..21) {
         0..=2 => {
             let versions = if rng.u8(..16) == 0 { Versions::UNTOLD } else { NEWEST };
             Command::AddNode { node, entry: NodeEntry { versions, ..entry(storage, 1) } }
@@ -222,6 +232,10 @@ fn draw(rng: &mut Rng, layout: &Layout) -> Command {
         12 => changed(NodeChange::State(NodeState::Lost)),
         13 => Command::Revert,
         14..=16 => reshape(rng, layout, Change { node, change: NodeChange::Weight(50) }),
+        17 if layout.bits() < BITS + SPLITS => {
+            let bits = (layout.bits() + rng.u8(..4)).saturating_sub(1);
+            Command::Split { bits, expected_epoch: rng.bool().then(|| layout.epoch()) }
+        }
         _ => {
             let mut moves: Vec<_> = layout.moves().map(|(id, _)| id).collect();
             moves.retain(|_| rng.u8(..3) > 0);

@@ -95,6 +95,18 @@ impl World {
             | Fault::FlipBits { .. }
             | Fault::LoseDirectory { .. }
             | Fault::RollBack { .. } => self.strike_disk(now, fault),
+            Fault::Join { .. }
+            | Fault::Leave { .. }
+            | Fault::Drain { .. }
+            | Fault::Weigh { .. }
+            | Fault::Revert
+            | Fault::Split
+            | Fault::Respread { .. } => self.reshape(now, fault),
+        }
+    }
+
+    fn reshape(&mut self, now: u64, fault: Fault) {
+        match fault {
             Fault::Join { host } => {
                 self.journal.count("joins", 1);
                 self.out.remove(&host);
@@ -107,7 +119,9 @@ impl World {
             }
             Fault::Weigh { host, weight } => self.order_weight(host, weight),
             Fault::Revert => self.order_back(),
+            Fault::Split => self.order_split(),
             Fault::Respread { bucket, replicas } => self.order_copies(bucket, replicas),
+            _ => {}
         }
     }
 

@@ -34,7 +34,7 @@ pub async fn serve(listener: TcpListener, node: Node, stopping: watch::Receiver<
 pub fn router(node: Node) -> Router {
     Router::new()
         .route("/v1/buckets", get(buckets::list).post(buckets::create))
-        .route("/v1/buckets/{bucket}", get(buckets::show).delete(buckets::delete))
+        .route("/v1/buckets/{bucket}", get(buckets::show).patch(buckets::change).delete(buckets::delete))
         .route("/v1/kv/{bucket}", get(keys::list))
         .route("/v1/kv/{bucket}/{key}", get(keys::read).put(keys::write).delete(keys::delete))
         .route("/v1/cluster", get(cluster))

@@ -59,7 +59,7 @@ impl Report {
     /// The terms on which its history is judged. Killed processes lose nothing that they gave to the system.
     #[must_use]
     pub fn terms(&self) -> Terms {
-        Terms { skew_ms: self.skew_ms, hosts_that_lost_power: 0 }
+        Terms { skew_ms: self.skew_ms, hosts_that_lost_power: 0, is_thin: false }
     }
 
     /// Writes the story and the nodes' logs to a folder of their own; where that is.

@@ -61,11 +61,17 @@ pub enum Mutant {
     ReuseAssignment,
     /// What a node held under an earlier assignment counts as held under the new one.
     KeepLeftovers,
+    /// The parts of a partition that was split count their dots from one.
+    SplitForgetsDots,
+    /// What a node has noted of a bucket is forgotten when the bucket gets a table of its own.
+    ForgetHeld,
+    /// A bucket whose number of copies changes is placed anew at once, and nothing moves.
+    JumpTables,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -92,6 +98,9 @@ impl Mutant {
         Self::AskOneSource,
         Self::ReuseAssignment,
         Self::KeepLeftovers,
+        Self::SplitForgetsDots,
+        Self::ForgetHeld,
+        Self::JumpTables,
     ];
 
     /// Whether this thread has planted it.

@@ -59,7 +59,12 @@ impl Core {
                 }
             }
             Request::Scan { bucket, from, to, limit } => self.scan_here(bucket, from, to, limit as usize),
-            Request::Count { bucket, partitions } => self.count_here(bucket, &partitions).map(Reply::Count),
+            Request::Count { bucket, partitions } => {
+                self.count_here(bucket, None, &partitions).map(Reply::Count)
+            }
+            Request::CountOfCut { bucket, bits, partitions } => {
+                self.count_here(bucket, Some(bits), &partitions).map(Reply::Count)
+            }
             Request::Moves => Ok(self.moving.taken_over()),
             Request::Goodbye => {
                 tracing::info!(peer = %from.short(), "a peer says goodbye; it stays a member");
@@ -76,7 +81,10 @@ impl Core {
         tokio::spawn(async move {
             let reply = match request {
                 Request::Layout(bytes) => core.answer_group(from, bytes).await,
-                Request::Roots { bucket, roots } => core.compare_roots(bucket, &roots).await,
+                Request::Roots { bucket, roots } => core.compare_roots(bucket, None, &roots).await,
+                Request::RootsOfCut { bucket, bits, roots } => {
+                    core.compare_roots(bucket, Some(bits), &roots).await
+                }
                 Request::Digests { bucket, from, to, entries } => {
                     core.budget.run(|| core.compare_page(bucket, from, to, entries)).await
                 }
@@ -179,7 +187,9 @@ impl Core {
 
     fn refusal(&self, refusal: Refusal) -> Result<Reply, Error> {
         match refusal {
-            Refusal::Stale => Ok(Reply::Stale { epoch: self.view().map_or(0, |view| view.epoch()) }),
+            Refusal::Stale => {
+                Ok(Reply::Stale { epoch: self.view().map_or(0, |view| view.epoch_to_wait_for()) })
+            }
             Refusal::Failed(error) => Err(error),
         }
     }
@@ -225,16 +235,35 @@ impl Core {
             return Err(unavailable("this node does not hold the whole partition; ask another replica"));
         }
         let limit = limit.clamp(1, limits::PAGE_RECORDS_MAX);
-        let (keys, next) = bucket.bucket.keys(from..=to, limit, self.clock.wall_ms())?;
-        Ok(Reply::Keys { keys, next })
+        let (end, behind) = within_partition(from, to, view.bits);
+        let (keys, next) = bucket.bucket.keys(from..=end, limit, self.clock.wall_ms())?;
+        Ok(Reply::Keys { keys, next: next.or(behind) })
     }
 
-    pub(crate) fn count_here(&self, bucket: BucketId, partitions: &[u16]) -> Result<u64, Error> {
+    /// How many keys some partitions hold here, of `1 << bits`; of as many as the cluster was founded with when
+    /// that is not told.
+    pub(crate) fn count_here(
+        &self,
+        bucket: BucketId,
+        bits: Option<u8>,
+        partitions: &[u16],
+    ) -> Result<u64, Error> {
         let view = self.view().ok_or_else(no_bucket)?;
         let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
-        let known = partitions.iter().filter(|partition| usize::from(**partition) < bucket.places.len());
-        Ok(known.map(|partition| bucket.bucket.live(PartitionId(*partition))).sum())
+        let bits = bits.unwrap_or(view.layout.bits_founded());
+        if !(1..=limits::PARTITION_BITS_MAX).contains(&bits) {
+            return Err(Error::new(ErrorKind::Invalid, "the ring cannot be cut into so many partitions"));
+        }
+        let known = partitions.iter().filter(|partition| u32::from(**partition) < 1 << bits);
+        Ok(known.map(|partition| bucket.bucket.live(PartitionId(*partition), bits)).sum())
     }
+}
+
+/// How far a range lies in the partition it begins in, and where the rest of it begins. Who has not heard of a split
+/// asks for more than a partition, and this node need not hold the rest.
+fn within_partition(from: Position, to: Position, bits: u8) -> (Position, Option<Position>) {
+    let end = from.partition(bits).end(bits).min(to);
+    (end, (end < to).then(|| Position(end.0 + 1)))
 }
 
 pub(crate) fn no_bucket() -> Error {
@@ -255,7 +284,9 @@ fn needs_copies(request: &Request) -> bool {
         | Request::Execute { .. }
         | Request::Scan { .. }
         | Request::Count { .. }
+        | Request::CountOfCut { .. }
         | Request::Roots { .. }
+        | Request::RootsOfCut { .. }
         | Request::Digests { .. }
         | Request::Pull { .. } => true,
         Request::Layout(_)
@@ -264,5 +295,27 @@ fn needs_copies(request: &Request) -> bool {
         | Request::Status
         | Request::Goodbye
         | Request::Moves => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_ends_with_its_partition_and_the_rest_is_asked_for_anew() {
+        let half = 1 << 63;
+        let within = |from, to, bits| {
+            let (end, rest) = within_partition(Position(from), Position(to), bits);
+            (end.0, rest.map(|position| position.0))
+        };
+        assert_eq!(within(7, half - 1, 1), (half - 1, None), "both know the same cut");
+        assert_eq!(
+            within(7, half - 1, 2),
+            (half / 2 - 1, Some(half / 2)),
+            "the asker does not know of a split"
+        );
+        assert_eq!(within(7, half / 2 - 1, 1), (half / 2 - 1, None), "this node does not");
+        assert_eq!(within(half + 1, u64::MAX, 1), (u64::MAX, None));
     }
 }

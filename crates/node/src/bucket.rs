@@ -4,7 +4,9 @@
 //!
 //! Invariant: each change gets a dot higher than every dot this actor issued before in this partition.
 
+mod live;
 mod moves;
+mod split;
 mod upkeep;
 
 use std::collections::BTreeSet;
@@ -24,6 +26,7 @@ use slipring_storage::{Engine, RecordKey, Write};
 use crate::failure::{damaged, stored};
 use crate::heal::is_damage;
 
+use live::Live;
 pub(crate) use moves::Refusal;
 
 /// Scratch space a partition keeps between writes; larger writes give theirs back.
@@ -39,12 +42,15 @@ const DAMAGED_KEYS_MAX: usize = 100_000;
 pub(crate) struct Bucket {
     pub(crate) id: BucketId,
     pub(crate) name: BucketName,
+    /// As it was when the bucket was opened: how many copies there are to be is told by the layout.
     pub(crate) policy: BucketPolicy,
     pub(crate) engine: Arc<dyn Engine>,
     bits: u8,
     partitions: Box<[Mutex<Partition>]>,
+    /// Keys with a value, expired ones among them until they are swept.
+    live: Live,
     /// Keys whose records fail their check.
-    damaged: Mutex<BTreeSet<(Position, Bytes)>>,
+    damaged: Arc<Mutex<BTreeSet<(Position, Bytes)>>>,
 }
 
 #[derive(Default)]
@@ -53,11 +59,11 @@ struct Partition {
     fence: u64,
     /// Whether what an earlier assignment left here is still being removed.
     is_closed: bool,
+    /// Whether the partition was cut into others: nothing changes here any more.
+    is_over: bool,
     counter: u64,
     draws: u64,
     last_stamp: Timestamp,
-    /// Keys with a value, expired ones among them until they are swept.
-    live: u64,
     /// Rises with each change; tells whether `root` is still true.
     version: u64,
     root: Option<(u64, u128)>,
@@ -94,9 +100,15 @@ impl Bucket {
         bits: u8,
     ) -> Result<Self, Error> {
         let partitions = (0..1_u32 << bits).map(|_| Mutex::default()).collect();
-        let bucket = Self { id, name, policy, engine, bits, partitions, damaged: Mutex::default() };
+        let (live, damaged) = (Live::new(), Arc::default());
+        let bucket = Self { id, name, policy, engine, bits, partitions, live, damaged };
         bucket.take_stock()?;
         Ok(bucket)
+    }
+
+    /// How many bits of a position name its partition here.
+    pub(crate) fn bits(&self) -> u8 {
+        self.bits
     }
 
     /// Runs a service's function on the cell of a key and stores the change it makes.
@@ -117,7 +129,7 @@ impl Bucket {
         let mut outcome = Err(Error::new(ErrorKind::Internal, "the engine did not answer"));
         self.read(locus.position, locus.key, &mut |record| {
             if let Some(run) = run.take() {
-                outcome = partition.execute(record, locus, &context, run);
+                outcome = partition.execute(record, locus, (&context, &self.live), run);
             }
         })?;
         let (response, change) = self.noting(locus.position, locus.key, outcome)?;
@@ -144,7 +156,9 @@ impl Bucket {
         let partition = &mut *guard;
         partition.admit(epoch)?;
         let mut outcome = Ok(false);
-        self.read(position, key, &mut |record| outcome = partition.merge(record, cell))?;
+        self.read(position, key, &mut |record| {
+            outcome = partition.merge(record, cell, (position, &self.live));
+        })?;
         if self.noting(position, key, outcome)? {
             let record = Some(partition.scratch.as_slice());
             self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
@@ -224,9 +238,10 @@ impl Bucket {
         Ok((page, next))
     }
 
-    /// Keys with a value in one partition, expired ones among them until they are swept.
-    pub(crate) fn live(&self, partition: PartitionId) -> u64 {
-        self.partition(partition.start(self.bits)).live
+    /// Keys with a value in a partition, one of `1 << bits` with 1 to 14 bits, however the bucket is cut. Expired
+    /// ones count until they are swept.
+    pub(crate) fn live(&self, partition: PartitionId, bits: u8) -> u64 {
+        self.live.sum(partition, bits)
     }
 
     /// Counts what the engine holds, each processor a share of the partitions.
@@ -250,10 +265,9 @@ impl Bucket {
         self.engine
             .scan(self.id, range, None, &mut |position, key, record| {
                 let cell = self.decode(position, key, record);
-                let mut partition = self.partition(position);
                 // A damaged record counts until it is healed.
-                partition.live += u64::from(cell.as_ref().is_none_or(|cell| !cell.is_bare()));
-                partition.is_mortal |= cell.as_ref().is_none_or(is_mortal);
+                self.live.note(position, false, cell.as_ref().is_none_or(|cell| !cell.is_bare()));
+                self.partition(position).is_mortal |= cell.as_ref().is_none_or(is_mortal);
                 true
             })
             .map_err(stored)
@@ -294,7 +308,7 @@ impl Bucket {
         partition.scratch.clear();
         if let Some(cell) = &merged {
             cell.encode(&mut partition.scratch);
-            partition.note(true, cell);
+            partition.note((position, &self.live), true, cell);
         }
         let record = merged.is_some().then_some(partition.scratch.as_slice());
         self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
@@ -351,7 +365,7 @@ impl Partition {
         &mut self,
         record: Option<&[u8]>,
         locus: &Locus<'_>,
-        context: &Context,
+        (context, live): (&Context, &Live),
         run: impl FnOnce(&Context, &mut Cells<'_>) -> R,
     ) -> Result<(R, Option<bool>), Error> {
         let cell = decode(record)?;
@@ -363,7 +377,7 @@ impl Partition {
         self.counter += 1;
         self.last_stamp = stamp;
         let changed = cell.changed(&change, Dot { actor: locus.actor, counter: self.counter }, stamp);
-        self.note(was_live, &changed);
+        self.note((locus.position, live), was_live, &changed);
         self.scratch.clear();
         changed.encode(&mut self.scratch);
         let is_last = locus.is_alone || Mutant::DropTombstone.is_planted();
@@ -371,7 +385,12 @@ impl Partition {
     }
 
     /// Merges; leaves a changed cell in `scratch` and says whether there is one.
-    fn merge(&mut self, record: Option<&[u8]>, theirs: &[u8]) -> Result<bool, Error> {
+    fn merge(
+        &mut self,
+        record: Option<&[u8]>,
+        theirs: &[u8],
+        place: (Position, &Live),
+    ) -> Result<bool, Error> {
         let ours = decode(record)?;
         let was_live = !ours.is_bare();
         let mut theirs = Cell::decode(theirs).map_err(|_| not_a_cell())?;
@@ -385,16 +404,12 @@ impl Partition {
         if record == Some(self.scratch.as_slice()) {
             return Ok(false);
         }
-        self.note(was_live, &merged);
+        self.note(place, was_live, &merged);
         Ok(true)
     }
 
-    fn note(&mut self, was_live: bool, cell: &Cell<'_>) {
-        match (was_live, !cell.is_bare()) {
-            (false, true) => self.live += 1,
-            (true, false) => self.live = self.live.saturating_sub(1),
-            _ => {}
-        }
+    fn note(&mut self, (at, live): (Position, &Live), was_live: bool, cell: &Cell<'_>) {
+        live.note(at, was_live, !cell.is_bare());
         self.is_mortal |= is_mortal(cell);
     }
 

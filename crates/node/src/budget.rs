@@ -108,8 +108,6 @@ mod tests {
         assert_eq!(rests(&budget, &mut account, now), None);
         assert_eq!(rests(&budget, &mut account, now), None);
         assert_eq!(rests(&budget, &mut account, now), Some(each * 3));
-        assert_eq!(account.rest(&budget, now, now + QUIET_AFTER / 2), None, "what is left over is little");
-        budget.serves();
         let slow = Budget::new(1);
         slow.serves();
         let mut owing = Account::default();

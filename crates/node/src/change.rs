@@ -1,11 +1,12 @@
-//! Objections to changes of nodes' roles: what an operator must mean before it is done.
+//! Objections to changes of nodes' roles and buckets' copies: what an operator must mean before it is done.
 //!
 //! A change is objected to when copies would be missing afterwards that are not missing now, when a node that
 //! answers is to be counted as lost, and when so many replicas of a partition would be lost that writes which
-//! they acknowledged may be gone.
+//! they acknowledged may be gone. Copies that are not asked for any more are not missed; but those that would be left
+//! must answer, and with other numbers reads must not begin to miss what was written.
 
-use slipring_model::{Error, ErrorKind, NodeId, PartitionId};
-use slipring_ring::{Change, Layout, NodeChange, NodeState};
+use slipring_model::{BucketPolicy, Error, ErrorKind, NodeId, PartitionId};
+use slipring_ring::{Change, Changes, Holders, Layout, NodeChange, NodeState, Refused};
 
 use crate::core::Core;
 
@@ -14,13 +15,18 @@ impl Core {
     ///
     /// # Errors
     /// `Conflict` when they cannot be made at all.
-    pub(crate) fn objection(&self, layout: &Layout, changes: &[Change]) -> Result<Option<String>, Error> {
+    pub(crate) fn objection(&self, layout: &Layout, changes: &Changes) -> Result<Option<String>, Error> {
         let is_up = |node: NodeId| self.is_reachable(node) && !self.gossip.doubts(node);
-        let next =
-            layout.with(changes).map_err(|error| Error::new(ErrorKind::Conflict, error.to_string()))?;
-        Ok(answers_though_lost(changes, is_up)
+        let refused = |error: Refused| Error::new(ErrorKind::Conflict, error.to_string());
+        let next = layout.with(changes).map_err(refused)?;
+        // What is asked for is not missing for having been asked for.
+        let spread = Changes { nodes: Vec::new(), spreads: changes.spreads.clone() };
+        let spread = layout.with(&spread).map_err(refused)?;
+        Ok(answers_though_lost(&changes.nodes, is_up)
             .or_else(|| loses_writes(layout, &next))
-            .or_else(|| misses_copies(layout, &next, is_up)))
+            .or_else(|| misses_copies(&spread, &next, is_up))
+            .or_else(|| loses_quorums(layout, &next, is_up))
+            .or_else(|| overlaps_no_more(layout, &next)))
     }
 }
 
@@ -60,14 +66,61 @@ fn misses_copies(layout: &Layout, next: &Layout, is_up: impl Fn(NodeId) -> bool)
     })
 }
 
+/// Whether partitions of buckets that get another number of copies would lie where too few answer, and do not now.
+fn loses_quorums(layout: &Layout, next: &Layout, is_up: impl Fn(NodeId) -> bool) -> Option<String> {
+    let has_quorum = |holders: &Holders, policy: &BucketPolicy| {
+        let quorum = policy.quorum(holders.target().len() as u8);
+        let up = holders.target().iter().filter(|replica| is_up(replica.node)).count();
+        up >= usize::from(quorum.r.max(quorum.w))
+    };
+    let mut partitions = 0_u64;
+    for (id, before) in layout.buckets() {
+        let after = next.buckets().get(id).filter(|after| after.policy.replicas != before.policy.replicas);
+        let Some(after) = after else { continue };
+        for partition in (0..layout.partition_count()).map(PartitionId) {
+            let has_one = |layout: &Layout, policy| {
+                layout.holders(*id, partition).is_some_and(|holders| has_quorum(holders, policy))
+            };
+            partitions += u64::from(has_one(layout, &before.policy) && !has_one(next, &after.policy));
+        }
+    }
+    (partitions > 0).then(|| {
+        format!(
+            "{partitions} partitions would lie on nodes of which too few answer, and could neither be read nor \
+             written: start those nodes first"
+        )
+    })
+}
+
+/// Whether a bucket's reads meet its writes now, and would not with the number of copies that it gets.
+fn overlaps_no_more(layout: &Layout, next: &Layout) -> Option<String> {
+    let overlaps = |policy: &BucketPolicy| {
+        let quorum = policy.quorum(policy.replicas);
+        quorum.r + quorum.w > quorum.n
+    };
+    let is_worse = |id, after: &BucketPolicy| {
+        let before = layout.buckets().get(id);
+        before.is_some_and(|before| overlaps(&before.policy) && !overlaps(after))
+    };
+    let (_, bucket) = next.buckets().iter().find(|(id, after)| is_worse(id, &after.policy))?;
+    Some(format!(
+        "the read_acks and write_acks of bucket \"{}\" are too few for {} copies: reads could miss writes that were \
+         acknowledged",
+        bucket.name, bucket.policy.replicas
+    ))
+}
+
 #[cfg(test)]
 mod tests {
+    use slipring_model::BucketId;
+    use slipring_ring::{Applied, Command, Spread};
+
     use super::*;
     use crate::wholeness::tests::{layout, node};
 
     fn changed(layout: &Layout, nodes: &[u8], state: NodeState) -> Layout {
         let change = |n: &u8| Change { node: node(*n), change: NodeChange::State(state) };
-        layout.with(&nodes.iter().map(change).collect::<Vec<_>>()).expect("it is possible")
+        layout.with(&nodes.iter().map(change).collect::<Vec<_>>().into()).expect("it is possible")
     }
 
     #[test]
@@ -81,6 +134,57 @@ mod tests {
         assert!(drain(3, &[]) && drain(2, &[]), "one copy fewer, whether or not there were enough");
         assert!(drain(4, &[4]), "of the three that are left one is down");
         assert!(!drain(3, &[1]), "the one that is down held nothing that counts");
+    }
+
+    fn respread(layout: &Layout, replicas: u8, drained: &[u8]) -> (Layout, Layout) {
+        let drain = |n: &u8| Change { node: node(*n), change: NodeChange::State(NodeState::Drained) };
+        let spreads = vec![Spread { bucket: BucketId(0), replicas }];
+        let alone = Changes { nodes: Vec::new(), spreads: spreads.clone() };
+        let all = Changes { nodes: drained.iter().map(drain).collect(), spreads };
+        (layout.with(&alone).expect("possible"), layout.with(&all).expect("possible"))
+    }
+
+    #[test]
+    fn another_number_of_copies_is_objected_to_for_the_nodes_alone() {
+        let before = layout(4);
+        let misses = |replicas, drained: &[u8]| {
+            let (alone, all) = respread(&before, replicas, drained);
+            misses_copies(&alone, &all, |_| true).is_some()
+        };
+        assert!(!misses(2, &[]) && !misses(7, &[]), "what is asked for is meant");
+        assert!(!misses(2, &[1, 2]), "two are left for two");
+        assert!(misses(5, &[1]), "three are left for five, and there were four");
+    }
+
+    #[test]
+    fn fewer_copies_are_objected_to_when_those_that_would_be_left_do_not_answer() {
+        let before = layout(3);
+        let is_objected = |replicas, down: &[u8]| {
+            let is_up = |id: NodeId| !down.iter().any(|n| node(*n) == id);
+            loses_quorums(&before, &respread(&before, replicas, &[]).1, is_up).is_some()
+        };
+        assert!(!is_objected(1, &[]) && !is_objected(2, &[]));
+        assert!(is_objected(1, &[1]), "some partition would lie there alone");
+        assert!(is_objected(2, &[1]), "two of two are needed");
+        assert!(!is_objected(1, &[1, 2]), "there is no quorum now");
+        assert!(!is_objected(3, &[1]), "nothing changes");
+    }
+
+    #[test]
+    fn more_copies_are_objected_to_when_reads_would_miss_writes() {
+        let mut before = layout(3);
+        let policy = BucketPolicy { read_acks: Some(2), write_acks: Some(2), ..BucketPolicy::durable() };
+        let create = Command::CreateBucket { name: "two".parse().expect("a name"), policy };
+        let Ok(Applied::Bucket(bucket)) = before.apply(90, &create) else { panic!("a bucket") };
+        let objection = |bucket, replicas| {
+            let spreads = vec![Spread { bucket, replicas }];
+            let next = before.with(&Changes { nodes: Vec::new(), spreads }).expect("possible");
+            overlaps_no_more(&before, &next)
+        };
+        assert_eq!(objection(bucket, 2), None);
+        assert!(objection(bucket, 4).is_some_and(|why| why.contains("\"two\"")));
+        assert_eq!(objection(BucketId(0), 5), None, "majorities always meet");
+        assert_eq!(objection(BucketId(1), 5), None, "the cache has never promised it");
     }
 
     #[test]

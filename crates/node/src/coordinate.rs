@@ -199,7 +199,7 @@ impl Core {
                                 settled.take().or_else(|| self.requests.remove(id))
                         {
                             return match refusal {
-                                Refusal::Stale => self.submit_again(work, view.epoch()),
+                                Refusal::Stale => self.submit_again(work, view.epoch_to_wait_for()),
                                 Refusal::Failed(error) => self.pass_on(work, &error),
                             };
                         }
@@ -289,7 +289,7 @@ impl Core {
             })
         });
         match executed.map(|executed| (executed.response, executed.is_changed, executed.cell)) {
-            Err(Refusal::Stale) => self.submit_again(work, view.epoch()),
+            Err(Refusal::Stale) => self.submit_again(work, view.epoch_to_wait_for()),
             // The record is damaged here, or this disk takes no more.
             Err(Refusal::Failed(error)) if is_damage(&error) || error.kind == ErrorKind::Unavailable => {
                 self.pass_on(work, &error);

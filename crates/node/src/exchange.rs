@@ -82,7 +82,7 @@ impl Core {
                     }
                 }
             }
-            let request = Request::Roots { bucket: bucket.bucket.id, roots };
+            let request = roots_request(view, bucket.bucket.id, roots);
             let Some(Reply::Roots(differing)) =
                 self.ask(peer, request, self.settings.request_timeout() * 4).await
             else {
@@ -167,13 +167,18 @@ impl Core {
         Ok(matches!(reply, Some(Reply::Stored | Reply::Failed { kind: ErrorKind::Corrupt, .. })))
     }
 
-    /// Which of the peer's roots differ from this node's, or cannot be compared here now.
+    /// Which of the peer's roots differ from this node's, or cannot be compared here now. They are of `1 << bits`
+    /// partitions; of as many as the cluster was founded with when that is not told.
     pub(crate) async fn compare_roots(
         &self,
         bucket: BucketId,
+        bits: Option<u8>,
         roots: &[(u16, Bytes)],
     ) -> Result<Reply, Error> {
         let view = self.view().ok_or_else(no_bucket)?;
+        if !view.is_cut_into(bits) {
+            return Err(unavailable("the ring was split: one of us does not know yet; try again"));
+        }
         let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
         let mut differing = Vec::new();
         for (partition, root) in roots {
@@ -253,6 +258,14 @@ impl Core {
     }
 }
 
+/// Who knows of a split says how the ring is cut; before there was one, nodes of older releases may be asked.
+fn roots_request(view: &View, bucket: BucketId, roots: Vec<(u16, Bytes)>) -> Request {
+    match view.is_cut_into(None) {
+        true => Request::Roots { bucket, roots },
+        false => Request::RootsOfCut { bucket, bits: view.bits, roots },
+    }
+}
+
 /// How a page of a peer's differs from this node's.
 pub(crate) struct Difference {
     /// Keys that the peer has, or has otherwise.
@@ -263,4 +276,20 @@ pub(crate) struct Difference {
     pub(crate) next: Option<Position>,
     /// Why a cell is missing here, if one could not be read.
     pub(crate) unread: Option<Error>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests::{settled, split, view_of};
+
+    #[test]
+    fn roots_name_the_cut_once_there_was_a_split() {
+        let mut layout = settled(2);
+        let bucket = BucketId(0);
+        let request = |layout: &_| roots_request(&view_of(layout, 1), bucket, vec![]);
+        assert_eq!(request(&layout), Request::Roots { bucket, roots: vec![] });
+        split(&mut layout);
+        assert_eq!(request(&layout), Request::RootsOfCut { bucket, bits: 2, roots: vec![] });
+    }
 }

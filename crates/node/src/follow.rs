@@ -67,16 +67,25 @@ impl Core {
             layout.buckets().keys().map(|id| self.bucket(before.as_deref(), layout, *id)).collect();
         match opened {
             Ok(mut buckets) => {
+                let turn = self.moving.turn.lock();
+                if !self.moving.cut_anew(layout) {
+                    let reason = "the layout has fewer partitions than one that this node has worked with";
+                    return self.give_up(reason.to_owned());
+                }
+                if let Some(before) = before.filter(|view| view.bits != layout.bits()) {
+                    before.end();
+                    buckets.values_mut().for_each(|bucket| cut_anew(bucket, layout.bits()));
+                }
                 let view = View::new(Arc::clone(layout), self.me, |id| {
                     buckets.remove(&id).expect("every bucket of the layout was opened")
                 });
-                let turn = self.moving.turn.lock();
                 self.close_leftovers(&view);
                 let view = Arc::new(view);
                 self.view.store(Some(Arc::clone(&view)));
                 raise_fences(&view);
                 drop(turn);
                 self.metrics.epoch.set(layout.epoch() as i64);
+                self.metrics.partitions.set(layout.partition_count().into());
                 self.regroup_writes(&view);
                 self.adopted.send_replace(layout.epoch());
                 self.muster.review(layout);
@@ -111,6 +120,12 @@ impl Core {
         if let Some(transport) = self.transport.get() {
             transport.set_peers(peers);
         }
+    }
+}
+
+fn cut_anew(bucket: &mut Arc<Bucket>, bits: u8) {
+    if bucket.bits() != bits {
+        *bucket = Arc::new(bucket.cut_anew(bits));
     }
 }
 

@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: Gauge,
     pub(crate) hints_waiting: Gauge,
     pub(crate) epoch: Gauge,
+    pub(crate) partitions: Gauge,
     pub(crate) peers_connected: Gauge,
     pub(crate) gossip: GossipMetrics,
 }
@@ -74,6 +75,7 @@ impl Metrics {
         let in_flight = gauge("requests_in_flight", "Requests under way between nodes");
         let hints_waiting = gauge("hints_waiting", "Hints kept for absent replicas now");
         let epoch = gauge("layout_epoch", "The layout this node works with");
+        let partitions = gauge("layout_partitions", "How many partitions the ring is cut into");
         let peers_connected = gauge("peers_connected", "Peers this node can reach now");
         let gossip = GossipMetrics::register(&mut registry);
         Self {
@@ -100,6 +102,7 @@ impl Metrics {
             in_flight,
             hints_waiting,
             epoch,
+            partitions,
             peers_connected,
             gossip,
         }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use slipring_consensus::{GroupStatus, LayoutGroup};
 use slipring_model::bucket::Durability;
 use slipring_model::{BucketId, ClusterId, Error, ErrorKind, NodeId, Position, limits};
-use slipring_ring::{Addresses, Applied, Change, Command, Layout};
+use slipring_ring::{Addresses, Applied, Changes, Command, Layout};
 use slipring_service::{Access, Service};
 use slipring_wire::Request;
 use tokio::sync::{oneshot, watch};
@@ -215,7 +215,7 @@ impl Node {
         Ok(applied)
     }
 
-    /// Changes nodes' roles, unless that takes copies or acknowledged writes away and `is_forced` is not given.
+    /// Changes nodes' roles and buckets' copies, unless that takes copies or acknowledged writes away and `is_forced` is not given.
     ///
     /// Waits until this node works with the change. `expected_epoch` is that of the layout that was planned for.
     ///
@@ -223,12 +223,12 @@ impl Node {
     /// Those of [`Node::propose`]; `Conflict` with the reason, too, when force would be needed.
     pub async fn change(
         &self,
-        changes: Vec<Change>,
+        changes: Changes,
         expected_epoch: Option<u64>,
         is_forced: bool,
     ) -> Result<Applied, Error> {
         if is_forced {
-            return self.propose(Command::Change { changes, expected_epoch }).await;
+            return self.propose(changes.command(expected_epoch)).await;
         }
         for _ in 0..CHANGE_ATTEMPTS_MAX {
             let layout = self.layout();
@@ -237,8 +237,7 @@ impl Node {
             }
             // What was checked is what must be changed.
             let checked = expected_epoch.or(Some(layout.epoch()));
-            let command = Command::Change { changes: changes.clone(), expected_epoch: checked };
-            match self.propose(command).await {
+            match self.propose(changes.clone().command(checked)).await {
                 Err(error) if error.kind == ErrorKind::Conflict && expected_epoch.is_none() => {
                     tokio::time::sleep(CHANGE_REST).await;
                     if self.layout().epoch() == layout.epoch() {
@@ -254,12 +253,37 @@ impl Node {
         ))
     }
 
-    /// What some changes of nodes' roles would move, and how much that is. Nothing changes.
+    /// What some changes of nodes' roles and buckets' copies would move, and how much that is. Nothing changes.
     ///
     /// # Errors
     /// `Conflict` when they would be refused.
-    pub async fn plan(&self, changes: &[Change]) -> Result<Proposal, Error> {
+    pub async fn plan(&self, changes: &Changes) -> Result<Proposal, Error> {
         self.core.propose_changes(changes).await
+    }
+
+    /// What it would come to if the ring were cut into so many partitions. Nothing changes.
+    ///
+    /// # Errors
+    /// `Invalid` when there cannot be so many, `Conflict` when it would be refused.
+    pub fn plan_split(&self, partitions: u32) -> Result<Proposal, Error> {
+        self.core.propose_split(bits_of(partitions)?)
+    }
+
+    /// Cuts the ring into so many partitions, twice as many as now; done already when there are as many.
+    ///
+    /// Waits until this node works with the change. `expected_epoch` is that of the layout that was planned for.
+    ///
+    /// # Errors
+    /// Those of [`Node::propose`]; `Invalid` when there cannot be so many.
+    pub async fn split(&self, partitions: u32, expected_epoch: Option<u64>) -> Result<Applied, Error> {
+        let bits = bits_of(partitions)?;
+        let layout = self.layout();
+        if layout.bits() == bits {
+            return Ok(Applied::Changed { epoch: layout.epoch() });
+        }
+        // What is refused should not be in the log: older releases could not read it.
+        self.core.propose_split(bits)?;
+        self.propose(Command::Split { bits, expected_epoch }).await
     }
 
     /// About `count` keys from `cursor` on, 0 to begin; each key that stays is seen at least once.
@@ -385,6 +409,17 @@ impl Node {
         }
         self.core.disk.sync().map_err(|error| unavailable(error.to_string()))
     }
+}
+
+/// How many bits name so many partitions.
+fn bits_of(partitions: u32) -> Result<u8, Error> {
+    let most = 1_u32 << limits::PARTITION_BITS_MAX;
+    if partitions.is_power_of_two() && (2..=most).contains(&partitions) {
+        return Ok(partitions.trailing_zeros() as u8);
+    }
+    let message =
+        format!("there cannot be {partitions} partitions: a power of two from 2 to {most} is needed");
+    Err(Error::new(ErrorKind::Invalid, message))
 }
 
 fn check<S: Service>(service: &S, bucket: &BucketView, request: &S::Request) -> Result<(), Error> {

@@ -64,7 +64,10 @@ impl Core {
         let node = self.first_healthy(place)?;
         let next = if node == self.me {
             let (found, next) = bucket.bucket.keys(from..=end, limit, self.clock.wall_ms())?;
-            let now = self.view().ok_or_else(no_bucket)?;
+            let now = self
+                .view()
+                .filter(|now| now.bits == view.bits)
+                .ok_or_else(|| unavailable("the partition was just split; go on with the same cursor"))?;
             if !now.place(bucket.bucket.id, from).is_some_and(|(_, place)| place.is_held_by(self.me)) {
                 return Err(unavailable("a partition has just moved away; go on with the same cursor"));
             }
@@ -100,9 +103,9 @@ impl Core {
         let mut total = 0;
         for (node, partitions) in by_node {
             total += if node == self.me {
-                self.count_here(bucket, &partitions)?
+                self.count_here(bucket, Some(view.bits), &partitions)?
             } else {
-                let request = Request::Count { bucket, partitions };
+                let request = count_request(&view, bucket, partitions);
                 match self.ask(node, request, self.settings.request_timeout()).await {
                     Some(Reply::Count(count)) => count,
                     Some(Reply::Failed { kind, message }) => return Err(Error::new(kind, message)),
@@ -191,5 +194,29 @@ impl Core {
                 Err(error) => tracing::warn!(%error, "expired values could not be dropped"),
             }
         }
+    }
+}
+
+/// Who knows of a split says how the ring is cut; before there was one, nodes of older releases may be asked.
+fn count_request(view: &View, bucket: BucketId, partitions: Vec<u16>) -> Request {
+    match view.is_cut_into(None) {
+        true => Request::Count { bucket, partitions },
+        false => Request::CountOfCut { bucket, bits: view.bits, partitions },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests::{settled, split, view_of};
+
+    #[test]
+    fn counts_name_the_cut_once_there_was_a_split() {
+        let mut layout = settled(2);
+        let (bucket, partitions) = (BucketId(0), vec![1]);
+        let request = |layout: &_| count_request(&view_of(layout, 1), bucket, vec![1]);
+        assert_eq!(request(&layout), Request::Count { bucket, partitions: partitions.clone() });
+        split(&mut layout);
+        assert_eq!(request(&layout), Request::CountOfCut { bucket, bits: 2, partitions });
     }
 }

@@ -108,7 +108,7 @@ pub struct BucketStatus {
     pub name: String,
     /// What it promises.
     pub policy: slipring_model::BucketPolicy,
-    /// Copies that every key has now; fewer than the policy's while the cluster is small.
+    /// Copies that every key has now; fewer than the policy's while the cluster is small or more are made.
     pub copies: u8,
 }
 
@@ -133,12 +133,13 @@ impl Core {
             seen: self.gossip.member(*id, now),
             own,
         });
-        let buckets = view.buckets().map(|bucket| BucketStatus {
-            number: bucket.bucket.id.0,
-            name: bucket.bucket.name.to_string(),
-            policy: bucket.bucket.policy.clone(),
-            copies: bucket.places.iter().map(|place| place.quorum.n).min().unwrap_or(0),
-        });
+        let buckets =
+            view.layout.buckets().values().zip(view.buckets()).map(|(entry, bucket)| BucketStatus {
+                number: bucket.bucket.id.0,
+                name: bucket.bucket.name.to_string(),
+                policy: entry.policy.clone(),
+                copies: bucket.places.iter().map(|place| place.quorum.n).min().unwrap_or(0),
+            });
         Ok(Status {
             cluster: view.layout.cluster(),
             node: self.me,
@@ -172,7 +173,7 @@ impl Core {
         let primaries = places().filter(|place| place.replicas.first() == Some(&self.me)).count();
         let keys = view.buckets().map(|bucket| {
             let all: Vec<u16> = (0..view.layout.partition_count()).collect();
-            self.count_here(bucket.bucket.id, &all).unwrap_or(0)
+            self.count_here(bucket.bucket.id, Some(view.bits), &all).unwrap_or(0)
         });
         Some(OwnStatus {
             epoch: view.epoch(),

@@ -3,10 +3,11 @@
 //! A view is made anew whenever the layout changes and never altered; requests hold the one they began with.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use slipring_model::{BucketId, NodeId, PartitionId, Position, Quorum};
 use slipring_replication::{QuorumSet, Quorums};
-use slipring_ring::{Holders, Layout, Replica};
+use slipring_ring::{Holders, Layout, Replica, TableId};
 use smallvec::SmallVec;
 
 use crate::bucket::Bucket;
@@ -15,12 +16,15 @@ use crate::bucket::Bucket;
 pub(crate) struct View {
     pub(crate) layout: Arc<Layout>,
     pub(crate) bits: u8,
+    /// Whether its buckets are being cut anew, for the view that comes next.
+    is_ending: AtomicBool,
     buckets: Vec<Option<BucketView>>,
 }
 
 /// One bucket in one version of the layout.
 pub(crate) struct BucketView {
     pub(crate) bucket: Arc<Bucket>,
+    pub(crate) table: TableId,
     pub(crate) places: Vec<Place>,
 }
 
@@ -51,17 +55,32 @@ impl View {
         mut bucket_of: impl FnMut(BucketId) -> Arc<Bucket>,
     ) -> Self {
         let mut buckets: Vec<Option<BucketView>> = Vec::new();
-        for id in layout.buckets().keys() {
+        for (id, entry) in layout.buckets() {
             let bucket = bucket_of(*id);
             let places = places(&layout, me, &bucket);
             buckets.resize_with(id.0 as usize, || None);
-            buckets.push(Some(BucketView { bucket, places }));
+            buckets.push(Some(BucketView { bucket, table: entry.table(*id), places }));
         }
-        Self { bits: layout.bits(), layout, buckets }
+        Self { bits: layout.bits(), is_ending: AtomicBool::new(false), layout, buckets }
     }
 
     pub(crate) fn epoch(&self) -> u64 {
         self.layout.epoch()
+    }
+
+    /// Whether the ring is cut by so many bits; by those of the founding when none are told.
+    pub(crate) fn is_cut_into(&self, bits: Option<u8>) -> bool {
+        bits.unwrap_or(self.layout.bits_founded()) == self.bits
+    }
+
+    /// From now on partitions refuse what they are asked for under this view, and another view is about to come.
+    pub(crate) fn end(&self) {
+        self.is_ending.store(true, Ordering::Release);
+    }
+
+    /// The layout under which a request goes on that a partition has refused as stale under this view, or an older.
+    pub(crate) fn epoch_to_wait_for(&self) -> u64 {
+        self.epoch() + u64::from(self.is_ending.load(Ordering::Acquire))
     }
 
     pub(crate) fn bucket(&self, id: BucketId) -> Option<&BucketView> {

@@ -145,7 +145,7 @@ pub(crate) mod tests {
             raft_id: u64::from(n),
             addresses: Addresses::default(),
             role: Role { zone: "z".to_owned(), weight: 100, state: NodeState::Active },
-            versions: Versions::UNTOLD,
+            versions: Versions { oldest: 3, newest: 4 },
         }
     }
 

@@ -9,6 +9,8 @@
 mod change;
 mod command;
 mod node;
+mod split;
+mod spread;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,9 +18,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use slipring_model::{BucketId, BucketName, BucketPolicy, ClusterId, NodeId, PartitionId, Versions, limits};
 
-pub use change::{Change, Exposure, NodeChange, Plan, PlannedMove};
+pub use change::{Change, Changes, Exposure, NodeChange, Plan, PlannedMove};
 pub use command::{Applied, Command, Refused};
 pub use node::{Addresses, NodeEntry, NodeState, Role};
+pub use spread::{Spread, TableId};
 pub use table::{Holders, Move, MoveId, Replica};
 
 use table::Table;
@@ -30,6 +33,15 @@ pub struct BucketEntry {
     pub name: BucketName,
     /// What it promises.
     pub policy: BucketPolicy,
+    /// How many copies it was made with, once it has had another number: since then no other uses its table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_with: Option<u8>,
+}
+
+impl BucketEntry {
+    fn new(name: BucketName, policy: BucketPolicy) -> Self {
+        Self { name, policy, made_with: None }
+    }
 }
 
 /// Why a name names no member.
@@ -46,7 +58,7 @@ pub enum NotOneMember {
 /// How much of the ring a node holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeLoad {
-    /// Copies of partitions, summed over all spreads.
+    /// Copies of partitions, summed over all tables.
     pub replicas: u32,
     /// Those of which it is the primary.
     pub primaries: u32,
@@ -58,16 +70,21 @@ pub struct Layout {
     epoch: u64,
     cluster: ClusterId,
     bits: u8,
+    /// How often every partition has been halved since the founding.
+    #[serde(default)]
+    splits: u8,
     nodes: BTreeMap<NodeId, NodeEntry>,
     buckets: BTreeMap<BucketId, BucketEntry>,
     next_bucket: u32,
-    /// By copies per partition.
-    tables: BTreeMap<u8, Table>,
+    tables: BTreeMap<TableId, Table>,
     /// The newest version of the protocol that anything in it needs; who does not speak it cannot be a member.
     #[serde(default)]
     floor: u8,
     /// What the nodes' roles were before the moves under way began.
     roles_before: Option<BTreeMap<NodeId, Role>>,
+    /// How many copies buckets had then, those that have another number now.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    copies_before: BTreeMap<BucketId, u8>,
 }
 
 impl Layout {
@@ -75,18 +92,20 @@ impl Layout {
     #[must_use]
     pub fn found(cluster: ClusterId, bits: u8, founder: (NodeId, NodeEntry)) -> Self {
         let name = |text: &str| text.parse().expect("the name is valid");
-        let default = BucketEntry { name: name("default"), policy: BucketPolicy::durable() };
-        let cache = BucketEntry { name: name("cache"), policy: BucketPolicy::cache() };
+        let default = BucketEntry::new(name("default"), BucketPolicy::durable());
+        let cache = BucketEntry::new(name("cache"), BucketPolicy::cache());
         let mut layout = Self {
             epoch: 1,
             cluster,
             bits: bits.clamp(1, limits::PARTITION_BITS_MAX),
+            splits: 0,
             nodes: BTreeMap::from([founder]),
             buckets: BTreeMap::from([(BucketId(0), default), (BucketId(1), cache)]),
             next_bucket: 2,
             tables: BTreeMap::new(),
             floor: Versions::UNTOLD.newest,
             roles_before: None,
+            copies_before: BTreeMap::new(),
         };
         layout.place(1, 1).expect("one node can hold everything");
         layout
@@ -175,12 +194,12 @@ impl Layout {
     /// Who holds a partition of a bucket, and where it moves.
     #[must_use]
     pub fn holders(&self, bucket: BucketId, partition: PartitionId) -> Option<&Holders> {
-        self.tables.get(&self.buckets.get(&bucket)?.policy.replicas)?.get(partition.index())
+        self.tables.get(&self.table_of(bucket)?)?.get(partition.index())
     }
 
-    /// The partitions that move, by spread.
+    /// The partitions that move, by table.
     pub fn moves(&self) -> impl Iterator<Item = (MoveId, &Holders)> {
-        self.tables.iter().flat_map(|(copies, table)| table::moves(*copies, table))
+        self.tables.iter().flat_map(|(id, table)| table::moves(*id, table))
     }
 
     /// How much each node holds; of partitions that move, what it will hold.

@@ -6,7 +6,8 @@ mod layout;
 mod placement;
 
 pub use layout::{
-    Addresses, Applied, BucketEntry, Change, Command, Exposure, Holders, Layout, Move, MoveId, NodeChange,
-    NodeEntry, NodeLoad, NodeState, NotOneMember, Plan, PlannedMove, Refused, Replica, Role,
+    Addresses, Applied, BucketEntry, Change, Changes, Command, Exposure, Holders, Layout, Move, MoveId,
+    NodeChange, NodeEntry, NodeLoad, NodeState, NotOneMember, Plan, PlannedMove, Refused, Replica, Role,
+    Spread, TableId,
 };
 pub use placement::{Infeasible, Placement, Request, solve};

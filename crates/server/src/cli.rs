@@ -72,7 +72,7 @@ enum Command {
         #[arg(long, default_value = "default")]
         bucket: String,
     },
-    /// Make, list and delete buckets.
+    /// Make, list, change and delete buckets.
     #[command(subcommand)]
     Bucket(BucketCommand),
     /// Show who holds what, plan changes of it, agree on them.
@@ -148,6 +148,17 @@ enum BucketCommand {
     },
     /// List the buckets.
     List,
+    /// Give a bucket another number of copies: data begins to move.
+    Set {
+        name: String,
+        /// Copies of each key, 1 to 7; a smaller cluster holds as many as it has nodes.
+        #[arg(long, value_name = "COPIES")]
+        replicas: u8,
+        #[command(flatten)]
+        care: Care,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
     /// Delete a bucket and everything in it.
     Delete { name: String },
 }
@@ -161,7 +172,7 @@ enum LayoutCommand {
         #[command(flatten)]
         changes: Changes,
     },
-    /// Make changes: data begins to move.
+    /// Make changes: data begins to move, but for --split.
     Commit {
         #[command(flatten)]
         changes: Changes,
@@ -173,7 +184,7 @@ enum LayoutCommand {
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Take back the changes that the moves under way come from.
+    /// Take back the changes that the moves under way come from. A split is not taken back.
     Revert,
     /// Show how far the moves under way are, until they are over.
     Watch,
@@ -210,6 +221,9 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<bool> {
         Command::Del { key, bucket } => return client.delete(&bucket, &key),
         Command::Bucket(BucketCommand::Create { name, preset, policy }) => {
             client.create_bucket(&name, &preset, &policy)?;
+        }
+        Command::Bucket(BucketCommand::Set { name, replicas, care, waiting }) => {
+            client.set_copies(&name, replicas, &care, &waiting)?;
         }
         Command::Bucket(BucketCommand::List) => client.buckets()?,
         Command::Bucket(BucketCommand::Delete { name }) => client.delete_bucket(&name)?,

@@ -35,6 +35,7 @@ impl Client {
         let sent = match (method, body) {
             ("PUT", body) => self.agent.put(&url).send(body.unwrap_or_default()),
             ("POST", body) => self.agent.post(&url).send(body.unwrap_or_default()),
+            ("PATCH", body) => self.agent.patch(&url).send(body.unwrap_or_default()),
             ("DELETE", _) => self.agent.delete(&url).call(),
             _ => self.agent.get(&url).call(),
         };
@@ -205,8 +206,11 @@ impl Client {
             safety::tell(&status.wholeness);
             for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
                 println!(
-                    "bucket \"{}\" has {} of {} copies: add nodes",
-                    bucket.name, bucket.copies, bucket.policy.replicas
+                    "bucket \"{}\" has {} of {} copies: {}",
+                    bucket.name,
+                    bucket.copies,
+                    bucket.policy.replicas,
+                    if status.moving > 0 { "data moves" } else { "add nodes" }
                 );
             }
         }

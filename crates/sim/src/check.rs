@@ -29,6 +29,8 @@ pub struct Terms {
     pub skew_ms: u64,
     /// How many hosts lost what they had not synced.
     pub hosts_that_lost_power: usize,
+    /// Whether buckets of majorities had fewer than three copies at some time.
+    pub is_thin: bool,
 }
 
 /// Which reads of a bucket must see the writes acknowledged before them.
@@ -49,7 +51,7 @@ impl Terms {
         match (bucket, self.hosts_that_lost_power) {
             (BucketKind::Cache, _) => Fresh::Never,
             (BucketKind::Fsync, _) | (_, 0) => Fresh::Always,
-            (BucketKind::Buffered | BucketKind::Siblings, 1) => Fresh::AtLast,
+            (BucketKind::Buffered | BucketKind::Siblings, 1) if !self.is_thin => Fresh::AtLast,
             (BucketKind::Buffered | BucketKind::Siblings | BucketKind::Single, _) => Fresh::Never,
         }
     }

@@ -24,6 +24,9 @@ use crate::guest::Guest;
 use crate::journal::{HostClock, Journal};
 use crate::network::{Delivery, Network, address};
 
+/// How many bits name a partition when a cluster is founded.
+pub(crate) const PARTITION_BITS: u8 = 4;
+
 /// A host.
 pub(crate) struct Host {
     pub(crate) index: usize,
@@ -249,7 +252,7 @@ fn settings() -> Settings {
         exchange_interval_ms: 1_000,
         expiry_interval_ms: 50,
         scrub_interval_ms: 50,
-        partition_bits: 4,
+        partition_bits: PARTITION_BITS,
         membership: MembershipSettings::local(),
         ..Settings::default()
     }

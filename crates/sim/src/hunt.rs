@@ -16,7 +16,7 @@ pub struct Hunt {
 }
 
 /// Every mutant.
-pub const HUNTS: [Hunt; 26] = [
+pub const HUNTS: [Hunt; 29] = [
     hunt(Mutant::AckBeforeStored, 10, None),
     hunt(Mutant::AckBeforeSync, 10, Some(include_str!("../plans/blackout.json"))),
     hunt(Mutant::CountHintAsAck, 20, Some(include_str!("../plans/isolations.json"))),
@@ -42,6 +42,9 @@ pub const HUNTS: [Hunt; 26] = [
     hunt(Mutant::AskOneSource, 10, Some(include_str!("../plans/drains_across_a_cut.json"))),
     hunt(Mutant::ReuseAssignment, 10, None),
     hunt(Mutant::KeepLeftovers, 10, None),
+    hunt(Mutant::SplitForgetsDots, 10, Some(include_str!("../plans/splits.json"))),
+    hunt(Mutant::ForgetHeld, 10, Some(include_str!("../plans/copies_while_one_is_away.json"))),
+    hunt(Mutant::JumpTables, 10, Some(include_str!("../plans/copies.json"))),
     hunt(Mutant::DecideOnStaleCopy, 200, Some(include_str!("../plans/disks_fail_after_cuts.json"))),
 ];
 

@@ -4,9 +4,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use slipring_model::{ErrorKind, NodeId};
-use slipring_ring::{Change, Command, Layout, NodeChange, NodeState};
+use slipring_model::{BucketId, ErrorKind, NodeId};
+use slipring_ring::{Change, Changes, Command, Layout, NodeChange, NodeState, Spread};
 
+use crate::host::PARTITION_BITS;
 use crate::run::Violation;
 use crate::world::World;
 
@@ -20,8 +21,21 @@ const PATIENCE_MS: u64 = 4_000;
 pub(crate) struct Operator {
     orders: VecDeque<Command>,
     attempt: Option<Attempt>,
+    /// Splits that were ordered.
+    splits: u8,
     /// Hosts that were told to leave.
     pub(crate) leaving: BTreeSet<usize>,
+}
+
+/// What came of an order.
+#[derive(Clone, Copy, PartialEq)]
+enum Heard {
+    /// It is done, or can never be.
+    Over,
+    /// It cannot be done yet.
+    NotYet,
+    /// Nobody can tell.
+    Nothing,
 }
 
 /// An order on its way.
@@ -29,7 +43,7 @@ struct Attempt {
     host: usize,
     life: u64,
     since_ms: u64,
-    outcome: Arc<Mutex<Option<bool>>>,
+    outcome: Arc<Mutex<Option<Heard>>>,
 }
 
 impl Operator {
@@ -40,10 +54,25 @@ impl Operator {
 
 impl World {
     /// Tells the cluster that one of its nodes is to be different.
-    pub(crate) fn order(&mut self, node: NodeId, change: NodeChange) {
+    fn order(&mut self, node: NodeId, change: NodeChange) {
         let changes = vec![Change { node, change }];
         self.operator.orders.push_back(Command::Change { changes, expected_epoch: None });
         self.journal.count("roles changed", 1);
+    }
+
+    /// Tells the cluster that a host's share is to be another one.
+    pub(crate) fn order_weight(&mut self, host: usize, weight: u32) {
+        if let Some(node) = self.ids.get(host).copied() {
+            self.order(node, NodeChange::Weight(weight));
+        }
+    }
+
+    /// Tells the cluster that a bucket is to have another number of copies.
+    pub(crate) fn order_copies(&mut self, bucket: u32, replicas: u8) {
+        let spreads = vec![Spread { bucket: BucketId(bucket), replicas }];
+        let changes = Changes { nodes: Vec::new(), spreads };
+        self.operator.orders.push_back(changes.command(None));
+        self.journal.count("copies changed", 1);
     }
 
     /// Tells the cluster to take back what moves.
@@ -52,15 +81,26 @@ impl World {
         self.journal.count("moves taken back", 1);
     }
 
+    /// Tells the cluster to halve every partition.
+    pub(crate) fn order_split(&mut self) {
+        self.operator.splits += 1;
+        let bits = PARTITION_BITS + self.operator.splits;
+        self.operator.orders.push_back(Command::Split { bits, expected_epoch: None });
+        self.journal.count("splits", 1);
+    }
+
     /// Looks after the first order that is not done.
     pub(crate) fn operate(&mut self) {
         if let Some(attempt) = &self.operator.attempt {
             let now = self.journal.now_ms();
             let is_lost = !self.is_alive(attempt.host, attempt.life) || now > attempt.since_ms + PATIENCE_MS;
             let outcome = *attempt.outcome.lock();
-            if outcome == Some(true) {
-                self.operator.orders.pop_front();
-            }
+            let first = match outcome {
+                Some(Heard::Over | Heard::NotYet) => self.operator.orders.pop_front(),
+                _ => None,
+            };
+            // Something moves, and an order may be what ends that.
+            self.operator.orders.extend(first.filter(|_| outcome == Some(Heard::NotYet)));
             if outcome.is_some() || is_lost {
                 self.operator.attempt = None;
             }
@@ -70,17 +110,22 @@ impl World {
         let Some((host, node)) = self.members().find_map(|host| Some((host, self.node(host)?))) else {
             return;
         };
+        if matches!(command, Command::Split { .. }) && node.layout().is_moving() {
+            return self.operator.orders.rotate_left(1);
+        }
         let outcome = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&outcome);
         let life = self.life(host);
         self.journal.note(format_args!("host {host} is told: {command:?}"));
         self.spawn_on(host, async move {
-            let is_over = match node.propose(command).await {
-                Ok(_) => true,
+            let is_split = matches!(command, Command::Split { .. });
+            *slot.lock() = Some(match node.propose(command).await {
+                Ok(_) => Heard::Over,
+                Err(error) if error.kind == ErrorKind::Conflict && is_split => Heard::NotYet,
                 // It is so already, or can never be.
-                Err(error) => error.kind == ErrorKind::Conflict,
-            };
-            *slot.lock() = Some(is_over);
+                Err(error) if error.kind == ErrorKind::Conflict => Heard::Over,
+                Err(_) => Heard::Nothing,
+            });
         });
         self.operator.attempt = Some(Attempt { host, life, since_ms: self.journal.now_ms(), outcome });
     }

@@ -3,6 +3,10 @@
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
+/// Buckets whose copies change, by their numbers: those that ask for majorities, and the cache.
+const RESPREAD: [u32; 4] = [0, 1, 2, 4];
+/// Copies with which a majority bears the loss of one.
+const COPIES_ENOUGH: u8 = 3;
 /// Of so many seeds one has a host that sleeps for hours.
 const SEEDS_PER_SLEEP: u64 = 150;
 
@@ -192,6 +196,15 @@ pub enum Fault {
     },
     /// What moves is turned back.
     Revert,
+    /// A bucket gets another number of copies.
+    Respread {
+        /// Its number.
+        bucket: u32,
+        /// The copies.
+        replicas: u8,
+    },
+    /// Every partition is halved, as soon as nothing moves.
+    Split,
 }
 
 /// The faults of a run, in the order of their times.
@@ -260,6 +273,17 @@ impl Plan {
         }
     }
 
+    /// Splits all partitions once or twice, in one of four seeds.
+    fn split(&mut self, seed: u64, storm_ms: u64) {
+        let mut rng = Rng::with_seed(seed ^ 0x0073_706c_6974);
+        if rng.u8(..4) > 0 {
+            return;
+        }
+        for _ in 0..rng.usize(1..=2) {
+            self.faults.push((rng.u64(..storm_ms * 3 / 4), Fault::Split));
+        }
+    }
+
     /// Lets frames come twice, on some ways, in one of three seeds.
     fn double(&mut self, seed: u64, hosts: usize, storm_ms: u64) {
         let mut rng = Rng::with_seed(seed ^ 0x0064_6f75_626c_6500);
@@ -285,6 +309,32 @@ impl Plan {
             self.faults.push((at, Fault::Sleep { host, for_ms: rng.u64(2..4) * 1_800_000 }));
             self.faults.sort_by_key(|(at, _)| *at);
         }
+    }
+
+    /// Lets buckets get other numbers of copies, in one of three seeds.
+    pub(crate) fn respread(&mut self, seed: u64, storm_ms: u64) {
+        let mut rng = Rng::with_seed(seed ^ 0x7370_7265_6164);
+        // What has one copy only must not be damaged, nor lost.
+        let is_damaging = |fault: &Fault| matches!(fault, Fault::RollBack { .. } | Fault::FlipBits { .. });
+        if rng.u8(..3) > 0 || self.faults.iter().any(|(_, fault)| is_damaging(fault)) {
+            return;
+        }
+        let is_one_lost = self.faults.iter().any(|(_, fault)| matches!(fault, Fault::LoseDirectory { .. }));
+        let fewest = if is_one_lost || rng.bool() { COPIES_ENOUGH } else { 1 };
+        for _ in 0..rng.usize(1..6) {
+            let bucket = rng.choice(RESPREAD).unwrap_or_default();
+            let fault = Fault::Respread { bucket, replicas: rng.u8(fewest..=5) };
+            self.faults.push((rng.u64(..storm_ms * 3 / 4), fault));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+    }
+
+    /// Whether any bucket gets fewer copies than those with which a majority bears the loss of one.
+    #[must_use]
+    pub fn is_thin(&self) -> bool {
+        let is_thin =
+            |fault: &Fault| matches!(fault, Fault::Respread { replicas, .. } if *replicas < COPIES_ENOUGH);
+        self.faults.iter().any(|(_, fault)| is_thin(fault))
     }
 
     /// When the last host that sleeps wakes, in milliseconds from the beginning of the storm.
@@ -330,6 +380,7 @@ impl Plan {
         let mut plan = Self { faults };
         plan.stir(seed, hosts, storm_ms);
         plan.double(seed, hosts, storm_ms);
+        plan.split(seed, storm_ms);
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
     }

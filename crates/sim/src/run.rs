@@ -136,9 +136,10 @@ pub(crate) fn run_with(seed: u64, options: &Options, guest: Option<&GuestFactory
     let hosts = options.hosts.unwrap_or(if seed % 5 == 4 { 5 } else { 3 });
     let plan = options.plan.clone().unwrap_or_else(|| {
         let mut plan = Plan::draw(seed, hosts, options.storm_ms);
-        // A guest's clients do not rest: hours of them would take minutes.
+        // A guest's clients do not rest: hours of them would take minutes. Its bucket is as it asks for.
         if guest.is_none() {
             plan.send_to_sleep(seed, hosts, options.storm_ms);
+            plan.respread(seed, options.storm_ms);
         }
         plan
     });

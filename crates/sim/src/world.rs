@@ -118,7 +118,7 @@ impl World {
     /// What the checkers must know of this run.
     pub(crate) fn terms(&self, plan: &Plan, storm_ms: u64) -> Terms {
         let lost = self.lost_power.union(&self.out).count();
-        Terms { skew_ms: plan.skew_ms(storm_ms), hosts_that_lost_power: lost }
+        Terms { skew_ms: plan.skew_ms(storm_ms), hosts_that_lost_power: lost, is_thin: plan.is_thin() }
     }
 
     /// Starts a host's process.

@@ -84,6 +84,47 @@ fn a_host_that_slept_for_an_hour_does_no_harm() {
 }
 
 #[test]
+fn every_promise_is_kept_while_partitions_are_split() {
+    let plan: Plan = serde_json::from_str(include_str!("../plans/splits.json")).expect("a plan");
+    for seed in 0..4 {
+        let report = run(seed, &Options { plan: Some(plan.clone()), ..Options::default() });
+        assert_eq!(report.verdict, Ok(()), "{report}");
+        let times = |what| report.counts.get(what).copied().unwrap_or(0);
+        assert!(times("splits") == 2 && times("joins") == 1 && times("process deaths") >= 2, "{report}");
+    }
+}
+
+#[test]
+fn a_host_that_slept_through_two_splits_does_no_harm() {
+    // It wakes with requests and copies of partitions that are four each by now, some of them elsewhere.
+    let plan = serde_json::from_str(include_str!("../plans/sleeps_through_splits.json")).expect("a plan");
+    let report = run(1, &Options { plan: Some(plan), ..Options::default() });
+    assert_eq!(report.verdict, Ok(()), "{report}");
+    let times = |what| report.counts.get(what).copied().unwrap_or(0);
+    assert!(times("sleeps for hours") == 1 && times("splits") == 2, "{report}");
+}
+
+#[test]
+fn copies_come_and_go_and_come_again() {
+    let plan: Plan = serde_json::from_str(include_str!("../plans/copies.json")).expect("a plan");
+    for (hosts, seed) in [(5, 1), (5, 2), (3, 3)] {
+        let report =
+            run(seed, &Options { plan: Some(plan.clone()), hosts: Some(hosts), ..Options::default() });
+        assert_eq!(report.verdict, Ok(()), "{report}");
+        assert_eq!(report.counts.get("copies changed"), Some(&8), "{report}");
+    }
+}
+
+#[test]
+fn a_host_that_was_away_while_copies_came_and_went_has_nothing_left_of_them() {
+    let plan = serde_json::from_str(include_str!("../plans/copies_while_one_is_away.json")).expect("a plan");
+    for seed in 0..3 {
+        let report = run(seed, &Options { plan: Some(Plan::clone(&plan)), ..Options::default() });
+        assert_eq!(report.verdict, Ok(()), "{report}");
+    }
+}
+
+#[test]
 fn a_member_that_restarts_before_it_has_heard_all_works_with_no_older_layout() {
     // Found by seed 972: it went back to the layout of the founding, which had fewer buckets.
     let plan = serde_json::from_str(include_str!("../plans/dies_after_joining.json")).expect("a plan");

@@ -14,7 +14,8 @@ use crate::{Message, Reply, Request};
 /// The newest version of the protocol that this build speaks.
 pub const PROTOCOL_VERSION: u8 = PROTOCOL_VERSIONS.newest;
 /// The versions that this build speaks. In 3 the layout group's messages name its recoveries, and nodes introduce
-/// themselves before they join. In 4 the layout can change in more ways; messages are those of 3.
+/// themselves before they join. In 4 the layout can change in more ways, and what names partitions of a
+/// ring that was split says how it is cut.
 pub const PROTOCOL_VERSIONS: Versions = Versions { oldest: 3, newest: 4 };
 /// How greetings are laid out, whatever versions they tell of: fields are only ever added at the end.
 const GREETING: u8 = 2;
@@ -190,8 +191,10 @@ impl Message {
                 Request::Digests { entries, .. } | Request::Pull { entries, .. } => {
                     entries.iter().map(|(key, _)| key.len() + 12).sum()
                 }
-                Request::Roots { roots, .. } => roots.len() * 20,
-                Request::Count { partitions, .. } => partitions.len() * 3,
+                Request::Roots { roots, .. } | Request::RootsOfCut { roots, .. } => roots.len() * 20,
+                Request::Count { partitions, .. } | Request::CountOfCut { partitions, .. } => {
+                    partitions.len() * 3
+                }
                 Request::Scan { .. } | Request::Status | Request::Goodbye | Request::Moves => 0,
             },
             Self::Reply { reply, .. } => match reply {
@@ -211,7 +214,7 @@ impl Message {
                 Reply::Stored | Reply::Cell(None) | Reply::Digest(_) | Reply::Count(_) => 0,
                 Reply::Done | Reply::RolledBack | Reply::Removed | Reply::Stale { .. } => 0,
                 Reply::Page { cells, .. } => cells.iter().map(|(key, cell)| key.len() + cell.len() + 8).sum(),
-                Reply::TakenOver(moves) => moves.len() * 12,
+                Reply::TakenOver(moves) => moves.len() * 16,
             },
         };
         body + 48

@@ -84,14 +84,14 @@ pub enum Request {
         /// The most keys to answer with, but for keys that share a position.
         limit: u32,
     },
-    /// How many live keys some partitions hold. Answer: `Count`.
+    /// How many live keys some partitions hold, as the ring was cut at the founding. Answer: `Count`.
     Count {
         /// The bucket.
         bucket: BucketId,
         /// The partitions.
         partitions: Vec<u16>,
     },
-    /// Which of these partition roots differ. Answer: `Roots`.
+    /// Which of these partition roots differ, as the ring was cut at the founding. Answer: `Roots`.
     Roots {
         /// The bucket.
         bucket: BucketId,
@@ -134,6 +134,24 @@ pub enum Request {
     Moves,
     /// What a node that belongs to no cluster says of itself, as JSON. Answer: `Introduced`.
     Introduce(Bytes),
+    /// As `Count`, of a ring that was split. Answer: `Count`.
+    CountOfCut {
+        /// The bucket.
+        bucket: BucketId,
+        /// How many bits of a position name its partition.
+        bits: u8,
+        /// The partitions.
+        partitions: Vec<u16>,
+    },
+    /// As `Roots`, of a ring that was split; refused where it is cut otherwise. Answer: `Roots`.
+    RootsOfCut {
+        /// The bucket.
+        bucket: BucketId,
+        /// How many bits of a position name its partition.
+        bits: u8,
+        /// Partition and its 16-byte root.
+        roots: Vec<(u16, Bytes)>,
+    },
 }
 
 /// What a peer may answer.
@@ -194,8 +212,8 @@ pub enum Reply {
         /// Where to go on, if anything is left in the range.
         next: Option<Position>,
     },
-    /// Moves whose data is here: copies per partition of the table, partition, session.
-    TakenOver(Vec<(u8, u16, u64)>),
+    /// Moves whose data is here: table, partition, session.
+    TakenOver(Vec<(u32, u16, u64)>),
     /// The cluster goes on without the asker: it must stop.
     Removed,
     /// What the answerer says of itself, as JSON.

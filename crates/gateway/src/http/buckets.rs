@@ -1,4 +1,4 @@
-//! Buckets: listing, making, deleting.
+//! Buckets: listing, making, changing, deleting.
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -8,9 +8,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use slipring_model::{BucketName, BucketPolicy};
 use slipring_node::Node;
-use slipring_ring::Command;
+use slipring_ring::{Changes, Command, Spread};
 
 use super::failure::Failure;
+use super::layout::progress;
 
 /// What a new bucket should be: a preset, and fields of the policy that differ from it.
 #[derive(Deserialize)]
@@ -21,6 +22,20 @@ struct Wish {
     preset: Option<String>,
     #[serde(default)]
     policy: serde_json::Map<String, Value>,
+}
+
+/// What is to be different about a bucket.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// Copies of each key.
+    replicas: u8,
+    /// The epoch of the layout that this was planned for.
+    #[serde(default)]
+    epoch: Option<u64>,
+    /// Whether it is done in spite of an objection.
+    #[serde(default)]
+    force: bool,
 }
 
 pub(super) async fn list(State(node): State<Node>) -> impl IntoResponse {
@@ -57,6 +72,28 @@ pub(super) async fn create(State(node): State<Node>, body: Bytes) -> Result<impl
     node.propose(Command::CreateBucket { name: name.clone(), policy: policy.clone() }).await?;
     let number = node.bucket_named(&wish.name).map(|id| id.0);
     Ok((StatusCode::CREATED, Json(json!({ "name": name, "number": number, "policy": policy }))))
+}
+
+pub(super) async fn change(
+    State(node): State<Node>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Result<impl IntoResponse, Failure> {
+    let wanted: Wanted = serde_json::from_slice(&body)
+        .map_err(|error| Failure::invalid(format!("the body is no change of a bucket: {error}")))?;
+    let layout = node.layout();
+    let (bucket, entry) = layout.bucket_named(&name).ok_or_else(|| no_such(&name))?;
+    let policy = BucketPolicy { replicas: wanted.replicas, ..entry.policy.clone() };
+    policy.validate().map_err(Failure::invalid)?;
+    let spreads = vec![Spread { bucket, replicas: policy.replicas }];
+    node.change(Changes { nodes: Vec::new(), spreads }, wanted.epoch, wanted.force).await?;
+    let layout = node.layout();
+    let (id, entry) = layout.bucket_named(&name).ok_or_else(|| no_such(&name))?;
+    let mut told = describe(id.0, &name, &entry.policy);
+    if let (Some(told), Value::Object(progress)) = (told.as_object_mut(), progress(&layout)) {
+        told.extend(progress);
+    }
+    Ok(Json(told))
 }
 
 pub(super) async fn delete(

@@ -1,4 +1,5 @@
-//! The layout: showing it, planning changes of nodes' roles, agreeing on them, taking them back.
+//! The layout: showing it, planning changes of nodes' roles and buckets' copies, and splits; agreeing on them, taking
+//! changes back.
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -7,15 +8,22 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use slipring_model::NodeId;
 use slipring_node::Node;
-use slipring_ring::{Change, Command, Layout, NodeChange, NodeState, NotOneMember};
+use slipring_ring::{Change, Changes, Command, Layout, NodeChange, NodeState, NotOneMember, Spread};
 
+use super::buckets::no_such;
 use super::failure::Failure;
 
-/// Changes of roles, and the epoch they were planned for.
+/// Changes of roles and of buckets' copies, or a split, and the epoch it was planned for.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wish {
+    #[serde(default)]
     changes: Vec<Wanted>,
+    /// How many partitions there are to be; not together with any other change.
+    #[serde(default)]
+    partitions: Option<u32>,
+    #[serde(default)]
+    buckets: Vec<WantedCopies>,
     #[serde(default)]
     epoch: Option<u64>,
     /// Whether it is done even if copies are missing then, or acknowledged writes may be lost.
@@ -37,18 +45,32 @@ struct Wanted {
     state: Option<NodeState>,
 }
 
+/// How many copies one bucket is to have.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedCopies {
+    bucket: String,
+    replicas: u8,
+}
+
 pub(super) async fn show(State(node): State<Node>) -> impl IntoResponse {
     Json(Layout::clone(&node.layout()))
 }
 
 pub(super) async fn plan(State(node): State<Node>, body: Bytes) -> Result<impl IntoResponse, Failure> {
-    let (changes, _) = changes(&node.layout(), &body)?;
-    Ok(Json(node.plan(&changes).await?))
+    let (changes, wish) = changes(&node.layout(), &body)?;
+    Ok(Json(match wish.partitions {
+        Some(partitions) => node.plan_split(partitions)?,
+        None => node.plan(&changes).await?,
+    }))
 }
 
 pub(super) async fn commit(State(node): State<Node>, body: Bytes) -> Result<impl IntoResponse, Failure> {
     let (changes, wish) = changes(&node.layout(), &body)?;
-    node.change(changes, wish.epoch, wish.force).await?;
+    match wish.partitions {
+        Some(partitions) => node.split(partitions, wish.epoch).await?,
+        None => node.change(changes, wish.epoch, wish.force).await?,
+    };
     Ok(Json(progress(&node.layout())))
 }
 
@@ -61,18 +83,23 @@ pub(super) async fn moves(State(node): State<Node>) -> impl IntoResponse {
     Json(progress(&node.layout()))
 }
 
-fn progress(layout: &Layout) -> Value {
+pub(super) fn progress(layout: &Layout) -> Value {
     json!({
         "epoch": layout.epoch(),
+        "partitions": layout.partition_count(),
         "moving": layout.moves().count(),
         "under_replicated": layout.under_replicated(),
     })
 }
 
-fn changes(layout: &Layout, body: &[u8]) -> Result<(Vec<Change>, Wish), Failure> {
+fn changes(layout: &Layout, body: &[u8]) -> Result<(Changes, Wish), Failure> {
     let wish: Wish = serde_json::from_slice(body)
         .map_err(|error| Failure::invalid(format!("the body is no list of changes: {error}")))?;
-    let mut changes = Vec::new();
+    if wish.partitions.is_some() && !(wish.changes.is_empty() && wish.buckets.is_empty()) {
+        let message = "partitions are split alone: make other changes before or afterwards";
+        return Err(Failure::invalid(message.to_owned()));
+    }
+    let mut changes = Changes::default();
     for wanted in &wish.changes {
         let node = find(layout, &wanted.node)?;
         let asked = [
@@ -80,7 +107,11 @@ fn changes(layout: &Layout, body: &[u8]) -> Result<(Vec<Change>, Wish), Failure>
             wanted.zone.clone().map(NodeChange::Zone),
             wanted.state.map(NodeChange::State),
         ];
-        changes.extend(asked.into_iter().flatten().map(|change| Change { node, change }));
+        changes.nodes.extend(asked.into_iter().flatten().map(|change| Change { node, change }));
+    }
+    for wanted in &wish.buckets {
+        let (bucket, _) = layout.bucket_named(&wanted.bucket).ok_or_else(|| no_such(&wanted.bucket))?;
+        changes.spreads.push(Spread { bucket, replicas: wanted.replicas });
     }
     Ok((changes, wish))
 }

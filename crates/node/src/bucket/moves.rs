@@ -64,7 +64,7 @@ impl Bucket {
         is_wanted: impl Fn() -> bool,
     ) -> Result<Option<Position>, Error> {
         let mut guard = self.partition(partition.start(self.bits));
-        if !is_wanted() {
+        if guard.is_over || !is_wanted() {
             return Ok(None);
         }
         let mut found: Vec<(Position, Bytes)> = Vec::new();
@@ -82,7 +82,8 @@ impl Bucket {
         guard.commit();
         let next = found.last().filter(|_| found.len() >= WIPED_AT_ONCE).map(|(position, _)| *position);
         if next.is_none() {
-            (guard.live, guard.is_mortal, guard.root) = (0, false, None);
+            (guard.is_mortal, guard.root) = (false, None);
+            self.live.clear(partition, self.bits);
             let mut damaged = self.damaged.lock();
             damaged.retain(|(position, _)| position.partition(self.bits) != partition);
         }
@@ -98,7 +99,7 @@ impl Bucket {
 
 impl Partition {
     pub(super) fn admit(&self, epoch: u64) -> Result<(), Refusal> {
-        if epoch < self.fence && !Mutant::IgnoreFence.is_planted() {
+        if self.is_over || epoch < self.fence && !Mutant::IgnoreFence.is_planted() {
             return Err(Refusal::Stale);
         }
         if self.is_closed {
@@ -180,12 +181,12 @@ mod tests {
         bucket.note_damage(HIGH, b"k");
         let rest = || bucket.keys(LOW..=HIGH, 10, 0).expect("read").0.len();
         assert!(bucket.wipe_some(low, LOWEST, || false).expect("nothing fails").is_none());
-        assert_eq!(bucket.live(low), WIPED_AT_ONCE as u64 + 1, "nobody wanted it");
+        assert_eq!(bucket.live(low, 1), WIPED_AT_ONCE as u64 + 1, "nobody wanted it");
         let next = bucket.wipe_some(low, LOWEST, || true).expect("wiped").expect("one is left");
         assert_eq!(next, Position(WIPED_AT_ONCE as u64 - 1));
-        assert_eq!((rest(), bucket.live(low)), (2, WIPED_AT_ONCE as u64 + 1), "one is left");
+        assert_eq!((rest(), bucket.live(low, 1)), (2, WIPED_AT_ONCE as u64 + 1), "one is left");
         assert!(bucket.wipe_some(low, next, || true).expect("wiped").is_none());
-        assert_eq!((rest(), bucket.live(low), bucket.live(high)), (1, 0, 1));
+        assert_eq!((rest(), bucket.live(low, 1), bucket.live(high, 1)), (1, 0, 1));
         assert!(!bucket.is_damaged_within(Position(0), LOW) && bucket.is_damaged_within(HIGH, HIGH));
     }
 

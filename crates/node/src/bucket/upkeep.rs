@@ -9,7 +9,7 @@ use slipring_storage::Write;
 
 use super::{Bucket, is_mortal};
 use crate::budget::{Budget, PIECE_RECORDS};
-use crate::failure::stored;
+use crate::failure::{stored, unavailable};
 
 /// What one page held that may expire.
 #[derive(Default)]
@@ -26,6 +26,9 @@ impl Bucket {
     pub(crate) async fn root(&self, partition: PartitionId, budget: &Budget) -> Result<u128, Error> {
         let version = {
             let guard = self.partition(partition.start(self.bits));
+            if guard.is_over {
+                return Err(unavailable("the partition was just split; try again"));
+            }
             match guard.root {
                 Some((version, root)) if version == guard.version => return Ok(root),
                 _ => guard.version,
@@ -113,6 +116,9 @@ impl Bucket {
     fn expire(&self, position: Position, key: &[u8], now_ms: u64, is_alone: bool) -> Result<(), Error> {
         let mut guard = self.partition(position);
         let partition = &mut *guard;
+        if partition.is_over {
+            return Ok(());
+        }
         let mut kept = None;
         self.read(position, key, &mut |record| {
             let cell = record.and_then(|bytes| Cell::decode(bytes).ok());
@@ -126,7 +132,7 @@ impl Bucket {
         if let Some(is_kept) = kept {
             let record = is_kept.then_some(partition.scratch.as_slice());
             self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
-            partition.live = partition.live.saturating_sub(1);
+            self.live.note(position, true, false);
             partition.tidy();
         }
         Ok(())

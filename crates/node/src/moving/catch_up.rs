@@ -109,7 +109,8 @@ mod tests {
         let mut layout = settled(3);
         join(&mut layout, 4);
         create_bucket(&mut layout, "later");
-        let (id, holders) = layout.moves().find(|(id, _)| id.copies == 3).expect("a move");
+        let (id, holders) =
+            layout.moves().find(|(id, _)| id.table == slipring_ring::TableId(3)).expect("a move");
         let since = holders.since;
         assert!(since < layout.epoch());
         let position = PartitionId(id.partition).start(layout.bits());

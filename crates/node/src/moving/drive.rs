@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use slipring_consensus::LayoutGroup;
 use slipring_model::NodeId;
-use slipring_ring::{Command, Layout, MoveId};
+use slipring_ring::{Command, Layout, MoveId, TableId};
 use slipring_wire::{Reply, Request};
 
 use crate::core::Core;
@@ -55,7 +55,8 @@ impl Core {
             self.ask(node, Request::Moves, PATIENCE).await
         };
         let Some(Reply::TakenOver(moves)) = reply else { return BTreeSet::new() };
-        moves.into_iter().map(|(copies, partition, session)| MoveId { copies, partition, session }).collect()
+        let id = |(table, partition, session)| MoveId { table: TableId(table), partition, session };
+        moves.into_iter().map(id).collect()
     }
 }
 

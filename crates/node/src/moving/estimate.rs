@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use slipring_model::{Error, ErrorKind, Position};
-use slipring_ring::{Change, Plan};
+use slipring_ring::{Changes, Plan, TableId};
 
 use crate::bucket::Bucket;
 use crate::core::Core;
@@ -33,27 +33,40 @@ pub struct Proposal {
 
 impl Core {
     /// What some changes would move, and how much that is.
-    pub(crate) async fn propose_changes(&self, changes: &[Change]) -> Result<Proposal, Error> {
+    pub(crate) async fn propose_changes(&self, changes: &Changes) -> Result<Proposal, Error> {
         let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
         let refused = |error: slipring_ring::Refused| Error::new(ErrorKind::Conflict, error.to_string());
         let plan = view.layout.plan(changes).map_err(refused)?;
-        let mut bytes_of: BTreeMap<u8, u64> = BTreeMap::new();
+        // A bucket that gets a table of its own is not of the one that it shares now.
+        let next = view.layout.with(changes).map_err(refused)?;
+        let mut bytes_of: BTreeMap<TableId, u64> = BTreeMap::new();
         for bucket in view.buckets() {
+            let Some(table) = next.table_of(bucket.bucket.id) else { continue };
             let keys = self.count(bucket.bucket.id).await.unwrap_or(0);
             let bytes = keys * record_bytes(&bucket.bucket)? / u64::from(view.layout.partition_count());
-            *bytes_of.entry(bucket.bucket.policy.replicas).or_default() += bytes;
+            *bytes_of.entry(table).or_default() += bytes;
         }
         let (mut copies, mut by_node) = (0, BTreeMap::new());
         for moved in &plan.moves {
             for node in moved.to.iter().filter(|node| !moved.from.contains(node)) {
                 copies += 1;
-                *by_node.entry(*node).or_insert(0) += bytes_of.get(&moved.copies).copied().unwrap_or(0);
+                *by_node.entry(*node).or_insert(0) += bytes_of.get(&moved.table).copied().unwrap_or(0);
             }
         }
         let slowest: u64 = by_node.values().copied().max().unwrap_or(0);
         let seconds = slowest.div_ceil(BYTES_PER_SECOND);
         let objection = self.objection(&view.layout, changes)?;
         Ok(Proposal { plan, copies, bytes: by_node.values().sum(), seconds, objection })
+    }
+}
+
+impl Core {
+    /// What a split to `1 << bits` partitions would come to: no copy is made.
+    pub(crate) fn propose_split(&self, bits: u8) -> Result<Proposal, Error> {
+        let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
+        let refused = |error: slipring_ring::Refused| Error::new(ErrorKind::Conflict, error.to_string());
+        let plan = view.layout.plan_split(bits).map_err(refused)?;
+        Ok(Proposal { plan, copies: 0, bytes: 0, seconds: 0, objection: None })
     }
 }
 

@@ -58,7 +58,7 @@ impl Core {
             let overdue = watch.look(gone, now).filter(|(_, gone_for)| *gone_for >= after);
             let Some((node, _)) = overdue else { continue };
             let changes = vec![Change { node, change: NodeChange::State(NodeState::Lost) }];
-            match self.objection(&view.layout, &changes) {
+            match self.objection(&view.layout, &changes.clone().into()) {
                 Ok(None) => {}
                 Ok(Some(why)) => {
                     tracing::warn!(node = %node.short(), why, "a node is gone for too long and not given up");

@@ -22,7 +22,7 @@ use crate::failure::unavailable;
 use crate::sync::Waiter;
 use crate::view::{BucketView, View};
 
-use super::wipe::of_spread;
+use super::wipe::of_table;
 
 /// How long to rest when not everything could be taken over.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -72,7 +72,7 @@ impl Core {
 
     async fn take_over(&self, view: &Arc<View>, id: MoveId, holders: &Holders) -> Result<(), Error> {
         let is_current = || self.view().is_some_and(|now| is_under_way(&now, view, id));
-        for bucket in of_spread(view, id.copies) {
+        for bucket in of_table(view, id.table) {
             if bucket.bucket.is_closed(PartitionId(id.partition)) {
                 return Err(unavailable("what an earlier assignment left here is still being removed"));
             }
@@ -170,7 +170,7 @@ fn moving_to(view: &View, me: NodeId) -> impl Iterator<Item = (MoveId, &Holders)
 /// Whether a move of `view` is still the one of `now`.
 fn is_under_way(now: &View, view: &View, id: MoveId) -> bool {
     let session = |view: &View| {
-        let bucket = of_spread(view, id.copies).next()?;
+        let bucket = of_table(view, id.table).next()?;
         let holders = view.layout.holders(bucket.bucket.id, PartitionId(id.partition))?;
         holders.next.as_ref().map(|next| next.session)
     };
@@ -194,7 +194,7 @@ fn sources(view: &View, me: NodeId, policy: &BucketPolicy, holders: &Holders) ->
 #[cfg(test)]
 mod tests {
     use slipring_model::BucketId;
-    use slipring_ring::Layout;
+    use slipring_ring::{Layout, TableId};
 
     use super::*;
     use crate::view::tests::{arrive, give_state, join, node, settled, view_of};
@@ -251,7 +251,7 @@ mod tests {
         let before = settled(3);
         let mut moving = before.clone();
         join(&mut moving, 4);
-        let id = moving.moves().map(|(id, _)| id).find(|id| id.copies == 3).expect("it moves");
+        let id = moving.moves().map(|(id, _)| id).find(|id| id.table == TableId(3)).expect("it moves");
         let mut over = moving.clone();
         arrive(&mut over);
         let view = |layout: &Layout| view_of(layout, 1);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slipring_model::Error;
+use slipring_ring::TableId;
 
 use crate::core::Core;
 use crate::failure::stored;
@@ -18,6 +19,7 @@ impl Core {
     /// Refuses requests on partitions of a coming view whose data here is of an earlier assignment. Where there
     /// is no such data the assignment is noted at once.
     pub(crate) fn close_leftovers(&self, view: &View) {
+        self.moving.carry_over(&view.layout);
         let (left, clean): (Vec<_>, Vec<_>) =
             self.moving.leftovers(view).into_iter().partition(Leftover::has_data);
         close(view, &left);
@@ -39,8 +41,7 @@ impl Core {
                 () = self.moving.wake_wiper.notified() => {}
                 () = tokio::time::sleep(RETRY_AFTER) => {}
             }
-            let Some(view) = self.view() else { continue };
-            let leftovers = self.moving.leftovers(&view);
+            let Some((view, leftovers)) = self.leftovers_now() else { continue };
             if !leftovers.is_empty()
                 && let Err(error) = self.wipe(&view, &leftovers).await
             {
@@ -49,12 +50,25 @@ impl Core {
         }
     }
 
+    /// The view this node works with, and what is left over by it.
+    fn leftovers_now(&self) -> Option<(Arc<View>, Vec<Leftover>)> {
+        // What is noted must not be of a later view.
+        let _turn = self.moving.turn.lock();
+        let view = self.view()?;
+        let leftovers = self.moving.leftovers(&view);
+        Some((view, leftovers))
+    }
+
     async fn wipe(&self, view: &Arc<View>, leftovers: &[Leftover]) -> Result<(), Error> {
         for leftover in leftovers.iter().filter(|leftover| leftover.had.is_some()) {
-            for bucket in of_spread(view, leftover.copies) {
+            for bucket in of_table(view, leftover.table) {
                 // Under the partition's lock: a later view may have given it back.
-                let is_wanted =
-                    || self.view().is_some_and(|now| self.moving.leftovers(&now).contains(leftover));
+                let is_wanted = || {
+                    self.view().is_some_and(|now| {
+                        now.layout.table_of(bucket.bucket.id) == Some(leftover.table)
+                            && self.moving.leftovers(&now).contains(leftover)
+                    })
+                };
                 let mut next = Some(leftover.partition.start(view.bits));
                 while let Some(from) = next {
                     let wipe = || bucket.bucket.wipe_some(leftover.partition, from, is_wanted);
@@ -72,8 +86,7 @@ impl Core {
             leftovers.iter().filter(|leftover| still.contains(leftover)).copied().collect();
         self.moving.settle(&self.meta, &settled).map_err(stored)?;
         for leftover in settled {
-            of_spread(&now, leftover.copies)
-                .for_each(|bucket| bucket.bucket.close(leftover.partition, false));
+            of_table(&now, leftover.table).for_each(|bucket| bucket.bucket.close(leftover.partition, false));
         }
         Ok(())
     }
@@ -82,13 +95,13 @@ impl Core {
 /// Refuses requests on partitions that this node is to hold anew.
 fn close(view: &View, left: &[Leftover]) {
     for leftover in left.iter().filter(|leftover| leftover.now.is_some()) {
-        of_spread(view, leftover.copies).for_each(|bucket| bucket.bucket.close(leftover.partition, true));
+        of_table(view, leftover.table).for_each(|bucket| bucket.bucket.close(leftover.partition, true));
     }
 }
 
 /// The buckets that use a table.
-pub(super) fn of_spread(view: &View, copies: u8) -> impl Iterator<Item = &BucketView> {
-    view.buckets().filter(move |bucket| bucket.bucket.policy.replicas == copies)
+pub(super) fn of_table(view: &View, table: TableId) -> impl Iterator<Item = &BucketView> {
+    view.buckets().filter(move |bucket| bucket.table == table)
 }
 
 #[cfg(test)]
@@ -101,11 +114,16 @@ mod tests {
     #[test]
     fn only_what_is_to_be_held_anew_is_closed_and_only_in_its_own_table() {
         let view = view_of(&settled(3), 1);
-        let left =
-            |partition, now| Leftover { copies: 3, partition: PartitionId(partition), had: Some(1), now };
+        let left = |partition, now| Leftover {
+            table: TableId(3),
+            partition: PartitionId(partition),
+            bits: 1,
+            had: Some(1),
+            now,
+        };
         close(&view, &[left(0, Some(2)), left(1, None)]);
         let closed = |bucket: &BucketView| [0, 1].map(|at| bucket.bucket.is_closed(PartitionId(at)));
         assert_eq!(view.buckets().map(closed).collect::<Vec<_>>(), [[true, false], [false, false]]);
-        assert_eq!(of_spread(&view, 2).count(), 1);
+        assert_eq!(of_table(&view, TableId(2)).count(), 1);
     }
 }

@@ -1,7 +1,9 @@
 //! What a view tells of the layout, and the layouts that the tests of moves look at.
 
 use slipring_model::{BucketPolicy, ClusterId, StorageId, Versions};
-use slipring_ring::{Addresses, Change, Command, MoveId, NodeChange, NodeEntry, NodeState, Role};
+use slipring_ring::{
+    Addresses, Change, Changes, Command, MoveId, NodeChange, NodeEntry, NodeState, Role, Spread,
+};
 use slipring_storage::MemoryEngine;
 
 use super::*;
@@ -17,7 +19,7 @@ fn entry(byte: u8) -> NodeEntry {
         boot: 1,
         raft_id: u64::from(byte),
         addresses: Addresses::default(),
-        versions: Versions::default(),
+        versions: Versions { oldest: 3, newest: 4 },
         role: Role { zone: String::new(), weight: 100, state: NodeState::Active },
     }
 }
@@ -47,9 +49,21 @@ pub(crate) fn give_state(layout: &mut Layout, byte: u8, state: NodeState) {
     layout.apply(500, &Command::Change { changes, expected_epoch: None }).expect("it can be so");
 }
 
+pub(crate) fn split(layout: &mut Layout) {
+    let command = Command::Split { bits: layout.bits() + 1, expected_epoch: None };
+    layout.apply(2_000, &command).expect("split");
+}
+
 pub(crate) fn create_bucket(layout: &mut Layout, name: &str) {
     let name = name.parse().expect("a name");
     layout.apply(600, &Command::CreateBucket { name, policy: BucketPolicy::durable() }).expect("made");
+}
+
+/// The first bucket gets another number of copies, at this index of the log.
+pub(crate) fn respread(layout: &mut Layout, index: u64, replicas: u8) {
+    let spreads = vec![Spread { bucket: BucketId(0), replicas }];
+    let changes = Changes { nodes: Vec::new(), spreads };
+    layout.apply(index, &changes.command(None)).expect("it can be so");
 }
 
 pub(crate) fn view_of(layout: &Layout, me: u8) -> View {
@@ -129,4 +143,21 @@ fn what_was_read_counts_while_the_copy_is_the_same() {
     assert_eq!([4, 5, 6].map(|epoch| place.still_counts(epoch)), [false, true, true]);
     place.mine = None;
     assert!(!place.still_counts(6), "nothing is held here any more");
+}
+
+#[test]
+fn a_view_knows_how_its_ring_is_cut_and_what_its_founders_cut_it_into() {
+    let mut layout = settled(2);
+    let cuts = |layout: &Layout| [None, Some(1), Some(2)].map(|bits| view_of(layout, 1).is_cut_into(bits));
+    assert_eq!(cuts(&layout), [true, true, false]);
+    split(&mut layout);
+    assert_eq!(cuts(&layout), [false, false, true], "who names no bits means those of the founding");
+}
+
+#[test]
+fn what_a_view_refuses_while_it_ends_goes_on_under_the_next_one() {
+    let view = view_of(&settled(2), 1);
+    assert_eq!(view.epoch_to_wait_for(), view.epoch());
+    view.end();
+    assert_eq!(view.epoch_to_wait_for(), view.epoch() + 1);
 }

@@ -1,11 +1,11 @@
-//! Changes of nodes' roles: what they would move, before they are agreed on, and their application.
+//! Changes of nodes' roles and buckets' copies: what they would move, before they are agreed on, and their application.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use slipring_model::{NodeId, PartitionId};
 
-use super::{Holders, Layout, NodeLoad, NodeState, Refused, Role};
+use super::{Command, Holders, Layout, NodeLoad, NodeState, Refused, Role, Spread, TableId};
 
 /// Something that is to be different about one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,11 +28,46 @@ pub struct Change {
     pub change: NodeChange,
 }
 
+/// Changes that are made together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Of nodes, in this order.
+    #[serde(default)]
+    pub nodes: Vec<Change>,
+    /// Of buckets' copies, each bucket once.
+    #[serde(default)]
+    pub spreads: Vec<Spread>,
+}
+
+impl From<Vec<Change>> for Changes {
+    fn from(nodes: Vec<Change>) -> Self {
+        Self { nodes, spreads: Vec::new() }
+    }
+}
+
+impl Changes {
+    /// The command that makes them, if the layout is still at `expected_epoch`; at any without one.
+    #[must_use]
+    pub fn command(self, expected_epoch: Option<u64>) -> Command {
+        if self.spreads.is_empty() {
+            Command::Change { changes: self.nodes, expected_epoch }
+        } else {
+            Command::Reshape { changes: self, expected_epoch }
+        }
+    }
+}
+
 /// What changes would come to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The epoch this is true of.
     pub epoch: u64,
+    /// How many partitions there are.
+    #[serde(default)]
+    pub partitions_before: u16,
+    /// How many there would be.
+    #[serde(default)]
+    pub partitions_after: u16,
     /// The partitions that would begin to move.
     pub moves: Vec<PlannedMove>,
     /// What each node holds now, of partitions that move what it will hold.
@@ -57,8 +92,11 @@ pub struct Exposure {
 /// One partition that would move.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedMove {
-    /// Copies per partition of its table.
+    /// Copies per partition that its table is to have.
     pub copies: u8,
+    /// Its table.
+    #[serde(default)]
+    pub table: TableId,
     /// The partition.
     pub partition: u16,
     /// Who holds it.
@@ -72,7 +110,7 @@ impl Layout {
     ///
     /// # Errors
     /// Why they would be refused.
-    pub fn with(&self, changes: &[Change]) -> Result<Self, Refused> {
+    pub fn with(&self, changes: &Changes) -> Result<Self, Refused> {
         let mut next = self.clone();
         next.change(u64::MAX, changes)?;
         Ok(next)
@@ -97,23 +135,31 @@ impl Layout {
     ///
     /// # Errors
     /// Why they would be refused.
-    pub fn plan(&self, changes: &[Change]) -> Result<Plan, Refused> {
-        let next = self.with(changes)?;
+    pub fn plan(&self, changes: &Changes) -> Result<Plan, Refused> {
+        Ok(self.plan_of(&self.with(changes)?))
+    }
+
+    /// What `next` would be after this layout; its own moves have the session `u64::MAX`.
+    pub(super) fn plan_of(&self, next: &Self) -> Plan {
+        let copies = next.copies_by_table();
         let moves = next.moves().filter(|(id, _)| id.session == u64::MAX);
         let nodes = |replicas: &[super::Replica]| replicas.iter().map(|replica| replica.node).collect();
         let planned = moves.map(|(id, holders)| PlannedMove {
-            copies: id.copies,
+            copies: copies.get(&id.table).copied().unwrap_or_default(),
+            table: id.table,
             partition: id.partition,
             from: nodes(&holders.replicas),
             to: nodes(holders.target()),
         });
-        Ok(Plan {
+        Plan {
             epoch: self.epoch,
+            partitions_before: self.partition_count(),
+            partitions_after: next.partition_count(),
             moves: planned.collect(),
             load_before: self.load(),
             load_after: next.load(),
             exposed: next.exposures(),
-        })
+        }
     }
 
     /// Which single failures, of a node or of a whole zone, take a quorum from any partition as it is to lie.
@@ -163,10 +209,10 @@ impl Layout {
         self.buckets.iter().map(of_bucket).sum()
     }
 
-    /// Applies changes of roles and begins what they move; `false` when all is as asked already.
-    pub(super) fn change(&mut self, index: u64, changes: &[Change]) -> Result<bool, Refused> {
-        let before = self.roles();
-        for Change { node, change } in changes {
+    /// Applies changes and begins what they move; `false` when all is as asked already.
+    pub(super) fn change(&mut self, index: u64, changes: &Changes) -> Result<bool, Refused> {
+        let (before, copies_before) = (self.roles(), self.copies_by_table());
+        for Change { node, change } in &changes.nodes {
             let entry = self.nodes.get_mut(node).ok_or(Refused::UnknownNode { node: *node })?;
             match change {
                 NodeChange::Weight(weight) => entry.role.weight = *weight,
@@ -183,7 +229,8 @@ impl Layout {
                 NodeChange::State(state) => entry.role.state = *state,
             }
         }
-        if self.roles() == before {
+        self.respread(&changes.spreads)?;
+        if self.roles() == before && self.copies_by_table() == copies_before {
             return Ok(false);
         }
         self.replace_all(index, before)?;
@@ -209,10 +256,11 @@ impl Layout {
         gone.iter().for_each(|node| drop(self.nodes.remove(node)));
         if !self.is_moving() {
             self.roles_before = None;
+            self.copies_before.clear();
         }
     }
 
-    /// Takes back the changes of roles that the moves under way come from; a node that joined since is drained.
+    /// Takes back the changes that the moves under way come from; a node that joined since is drained.
     pub(super) fn revert(&mut self, index: u64) -> Result<(), Refused> {
         let Some(before) = self.roles_before.take() else { return Ok(()) };
         let now = self.roles();
@@ -223,6 +271,7 @@ impl Layout {
                 None => entry.role.state = NodeState::Drained,
             }
         }
+        self.spread_back();
         self.turn_back(self.epoch + 1);
         self.replace_all(index, now)?;
         // Told twice it is the same.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use slipring_model::{BucketId, BucketName, BucketPolicy, NodeId, StorageId, Versions, limits};
 use thiserror::Error;
 
-use super::{Addresses, BucketEntry, Change, Layout, MoveId, NodeEntry};
+use super::{Addresses, BucketEntry, Change, Changes, Layout, MoveId, NodeEntry, TableId};
 
 /// One change to the layout. Giving the same one twice is harmless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,8 +58,22 @@ pub enum Command {
         /// Which. Those that are over already, or were given up, are passed over.
         moves: Vec<MoveId>,
     },
-    /// The changes of roles that the moves under way come from are taken back, and the moves with them.
+    /// The changes that the moves under way come from are taken back, and the moves with them.
     Revert,
+    /// Every partition is halved where it lies; nothing moves. Read since version 4.
+    Split {
+        /// How many bits of a position are to name its partition: one more than now.
+        bits: u8,
+        /// The epoch it was planned for, if that matters.
+        expected_epoch: Option<u64>,
+    },
+    /// Buckets get other numbers of copies, and nodes' roles change with them; partitions begin to move.
+    Reshape {
+        /// What is to be different.
+        changes: Changes,
+        /// The epoch they were planned for, if that matters.
+        expected_epoch: Option<u64>,
+    },
 }
 
 /// What a command did.
@@ -164,6 +178,7 @@ impl Command {
             | Self::Change { .. }
             | Self::Arrived { .. }
             | Self::Revert => Versions::UNTOLD.newest,
+            Self::Split { .. } | Self::Reshape { .. } => 4,
         }
     }
 }
@@ -185,6 +200,9 @@ impl Layout {
             Command::CreateBucket { name, policy } => next.create_bucket(index, name, policy)?,
             Command::DeleteBucket { name } => next.delete_bucket(index, name)?,
             Command::Change { changes, expected_epoch } => {
+                next.apply_change(index, &changes.clone().into(), *expected_epoch)?
+            }
+            Command::Reshape { changes, expected_epoch } => {
                 next.apply_change(index, changes, *expected_epoch)?
             }
             Command::Arrived { moves } => next.apply_arrived(moves),
@@ -192,7 +210,13 @@ impl Layout {
                 next.revert(index)?;
                 Applied::Changed { epoch: next.epoch }
             }
+            Command::Split { bits, expected_epoch } => next.split(*bits, *expected_epoch)?,
         };
+        // Documents of older releases tell no floor; what those can read must not make a difference to it.
+        if next.floor > self.floor.max(Versions::UNTOLD.newest) && next.epoch == self.epoch {
+            // It changed nothing else, and is in the log all the same.
+            next.epoch += 1;
+        }
         *self = next;
         Ok(applied)
     }
@@ -207,7 +231,7 @@ impl Layout {
     }
 
     /// Whether a node that speaks these versions can read every command since the founding.
-    fn can_be_read_by(&self, versions: Versions) -> Result<(), Refused> {
+    pub(super) fn can_be_read_by(&self, versions: Versions) -> Result<(), Refused> {
         let (floor, newest) = (self.floor, versions.newest);
         if newest < floor { Err(Refused::TooOld { floor, newest }) } else { Ok(()) }
     }
@@ -233,7 +257,7 @@ impl Layout {
     fn apply_change(
         &mut self,
         index: u64,
-        changes: &[Change],
+        changes: &Changes,
         expected_epoch: Option<u64>,
     ) -> Result<Applied, Refused> {
         let mut asked = self.clone();
@@ -302,7 +326,7 @@ impl Layout {
         }
         let id = BucketId(self.next_bucket);
         self.next_bucket += 1;
-        self.buckets.insert(id, BucketEntry { name: name.clone(), policy: policy.clone() });
+        self.buckets.insert(id, BucketEntry::new(name.clone(), policy.clone()));
         self.refit(index)?;
         self.epoch += 1;
         Ok(Applied::Bucket(id))
@@ -315,6 +339,7 @@ impl Layout {
             return Err(Refused::DefaultBucket);
         }
         self.buckets.remove(&id);
+        self.copies_before.remove(&id);
         self.refit(index)?;
         self.epoch += 1;
         Ok(Applied::Done)
@@ -322,8 +347,8 @@ impl Layout {
 
     /// Makes the tables that the buckets ask for, and drops those that none does.
     fn refit(&mut self, index: u64) -> Result<(), Refused> {
-        let spreads: BTreeSet<u8> = self.buckets.values().map(|entry| entry.policy.replicas).collect();
-        self.tables.retain(|copies, _| spreads.contains(copies));
+        let used: BTreeSet<TableId> = self.copies_by_table().into_keys().collect();
+        self.tables.retain(|id, _| used.contains(id));
         let placed = self.place(index, self.epoch + 1);
         placed.map_err(|error| Refused::Impossible(error.to_string()))?;
         self.settle();

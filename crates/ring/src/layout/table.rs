@@ -1,4 +1,4 @@
-//! One table per spread: who holds each partition, and where those that move are going.
+//! Tables: who holds each partition, and where those that move are going.
 //!
 //! A partition moves in two steps, as a Raft group changes its members: from the agreement on its `next`
 //! replicas on, requests need a quorum of the old and one of the next; when every next replica has taken over
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use slipring_model::{Mutant, NodeId, limits};
 
-use super::Layout;
+use super::{Layout, TableId};
 use crate::placement::{Infeasible, Placement, Request, solve};
 
 /// One node's copy of one partition.
@@ -49,8 +49,9 @@ pub struct Move {
 /// Names one move of one partition; never the same twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MoveId {
-    /// Copies per partition of the table.
-    pub copies: u8,
+    /// The table; called by its copies before there were others.
+    #[serde(rename = "copies")]
+    pub table: TableId,
     /// The partition.
     pub partition: u16,
     /// The index of the command that aimed it.
@@ -71,6 +72,16 @@ impl Holders {
     #[must_use]
     pub fn of(&self, node: NodeId) -> Option<Replica> {
         self.replicas.iter().chain(self.target()).find(|replica| replica.node == node).copied()
+    }
+
+    /// The nodes that had best be among `copies` ones: those it is to lie on; when it is to lie on fewer, those of
+    /// them that have everything already, if they are enough.
+    fn worth_keeping(&self, copies: u8) -> Vec<NodeId> {
+        let target = nodes_in_order(self.target());
+        let holding = nodes_of(&self.replicas);
+        let have_all: Vec<NodeId> = target.iter().filter(|node| holding.contains(*node)).copied().collect();
+        let wanted = usize::from(copies);
+        if target.len() > wanted && have_all.len() >= wanted { have_all } else { target }
     }
 
     /// The target is these nodes, from `since` on unless it was before; copies that stay keep their assignment,
@@ -97,10 +108,10 @@ impl Holders {
 }
 
 /// The moves of one table.
-pub(super) fn moves(copies: u8, table: &Table) -> impl Iterator<Item = (MoveId, &Holders)> {
+pub(super) fn moves(id: TableId, table: &Table) -> impl Iterator<Item = (MoveId, &Holders)> {
     table.iter().enumerate().filter_map(move |(partition, holders)| {
         let session = holders.next.as_ref()?.session;
-        Some((MoveId { copies, partition: partition as u16, session }, holders))
+        Some((MoveId { table: id, partition: partition as u16, session }, holders))
     })
 }
 
@@ -108,12 +119,11 @@ impl Layout {
     /// Places every table anew, as epoch `since`. Partitions that move already are aimed anew where they should
     /// be elsewhere.
     pub(super) fn place(&mut self, index: u64, since: u64) -> Result<(), Infeasible> {
-        let spreads: BTreeSet<u8> = self.buckets.values().map(|entry| entry.policy.replicas).collect();
         let roles = || self.nodes.iter().map(|(node, entry)| (*node, &entry.role));
         let mut tables = BTreeMap::new();
-        for copies in spreads {
-            let mut table = self.tables.get(&copies).cloned().unwrap_or_default();
-            let before: Placement = table.iter().map(|holders| nodes_in_order(holders.target())).collect();
+        for (id, copies) in self.copies_by_table() {
+            let mut table = self.tables.get(&id).cloned().unwrap_or_default();
+            let before: Placement = table.iter().map(|holders| holders.worth_keeping(copies)).collect();
             let request = Request {
                 partitions: self.partition_count(),
                 replicas: copies,
@@ -127,7 +137,7 @@ impl Layout {
                 let aimed = table.iter_mut().zip(&placed);
                 aimed.for_each(|(holders, nodes)| holders.aim(nodes, index, since));
             }
-            tables.insert(copies, table);
+            tables.insert(id, table);
         }
         self.tables = tables;
         Ok(())
@@ -138,7 +148,7 @@ impl Layout {
     pub(super) fn arrive(&mut self, arrived: &[MoveId], since: u64) -> bool {
         let mut is_changed = false;
         for id in arrived {
-            let table = self.tables.get_mut(&id.copies);
+            let table = self.tables.get_mut(&id.table);
             let Some(holders) = table.and_then(|table| table.get_mut(usize::from(id.partition))) else {
                 continue;
             };

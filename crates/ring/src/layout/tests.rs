@@ -5,11 +5,11 @@ use slipring_model::bucket::EngineKind;
 
 use super::*;
 
-fn node(byte: u8) -> NodeId {
+pub(super) fn node(byte: u8) -> NodeId {
     NodeId([byte; 32])
 }
 
-fn entry(byte: u8, zone: &str) -> NodeEntry {
+pub(super) fn entry(byte: u8, zone: &str) -> NodeEntry {
     NodeEntry {
         storage: StorageId([byte; 16]),
         incarnation: 1,
@@ -21,24 +21,24 @@ fn entry(byte: u8, zone: &str) -> NodeEntry {
     }
 }
 
-fn founded() -> Layout {
+pub(super) fn founded() -> Layout {
     Layout::found(ClusterId([1; 16]), 8, (node(1), NodeEntry { raft_id: 1, ..entry(1, "a") }))
 }
 
-fn join(layout: &mut Layout, index: u64, byte: u8) {
+pub(super) fn join(layout: &mut Layout, index: u64, byte: u8) {
     let command = Command::AddNode { node: node(byte), entry: entry(byte, "a") };
     assert_eq!(layout.apply(index, &command), Ok(Applied::Node { raft_id: index }));
 }
 
 /// Every move under way is over; how many there were.
-fn arrive(layout: &mut Layout, index: u64) -> usize {
+pub(super) fn arrive(layout: &mut Layout, index: u64) -> usize {
     let moves: Vec<MoveId> = layout.moves().map(|(id, _)| id).collect();
     let count = moves.len();
     assert_eq!(layout.apply(index, &Command::Arrived { moves }), Ok(Applied::Done));
     count
 }
 
-fn of_four() -> Layout {
+pub(super) fn of_four() -> Layout {
     let mut layout = founded();
     for byte in 2..=4 {
         join(&mut layout, u64::from(byte) * 10, byte);
@@ -47,7 +47,7 @@ fn of_four() -> Layout {
     layout
 }
 
-fn change(node_byte: u8, change: NodeChange) -> Command {
+pub(super) fn change(node_byte: u8, change: NodeChange) -> Command {
     Command::Change { changes: vec![Change { node: node(node_byte), change }], expected_epoch: None }
 }
 
@@ -73,7 +73,8 @@ fn a_second_join_turns_the_moves_of_the_first() {
     let first = layout.holders(BucketId(0), PartitionId(3)).and_then(|holders| holders.next.clone());
     assert_eq!(first.expect("moves").session, 20);
     join(&mut layout, 21, 3);
-    let stale: Vec<MoveId> = layout.moves().map(|(id, _)| MoveId { session: 20, copies: 3, ..id }).collect();
+    let stale: Vec<MoveId> =
+        layout.moves().map(|(id, _)| MoveId { session: 20, table: TableId(3), ..id }).collect();
     let before = layout.clone();
     layout.apply(22, &Command::Arrived { moves: stale }).expect("passed over");
     assert_eq!(layout, before, "what arrived was no longer where it should be");
@@ -97,7 +98,7 @@ fn a_move_has_an_assignment_and_a_session_that_never_return() {
     assert_eq!(moving.replicas, before.replicas);
     assert_eq!(moving.next.as_ref().map(|next| next.session), Some(60));
     assert_eq!(moving.since, layout.epoch());
-    let stale = MoveId { copies: 3, partition: 7, session: 40 };
+    let stale = MoveId { table: TableId(3), partition: 7, session: 40 };
     let epoch = layout.epoch();
     layout.apply(61, &Command::Arrived { moves: vec![stale] }).expect("passed over");
     assert_eq!((layout.epoch(), holders(&layout)), (epoch, moving));
@@ -171,7 +172,7 @@ fn replicas_that_one_command_places_have_numbers_of_their_own() {
 fn a_plan_tells_what_would_move_and_changes_nothing() {
     let layout = of_four();
     let changes = [Change { node: node(1), change: NodeChange::State(NodeState::Drained) }];
-    let plan = layout.plan(&changes).expect("possible");
+    let plan = layout.plan(&changes.to_vec().into()).expect("possible");
     assert_eq!(layout, of_four());
     assert_eq!(plan.moves.len(), 192 + 128);
     assert!(plan.moves.iter().all(|moved| moved.from.contains(&node(1)) && !moved.to.contains(&node(1))));
@@ -277,7 +278,7 @@ fn a_full_cluster_takes_no_more() {
     assert!(matches!(added, Err(Refused::Impossible(_))), "{added:?}");
     let name = |number: usize| format!("b{number}").parse::<BucketName>().expect("a name");
     for number in layout.buckets.len()..limits::BUCKETS_MAX {
-        let bucket = BucketEntry { name: name(number), policy: BucketPolicy::durable() };
+        let bucket = BucketEntry::new(name(number), BucketPolicy::durable());
         layout.buckets.insert(BucketId(number as u32), bucket);
     }
     let create = Command::CreateBucket { name: name(0), policy: BucketPolicy::durable() };

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use slipring_node::Proposal;
 use slipring_ring::NodeState;
 
-use super::{Client, Waiting, table};
+use super::{Client, Waiting, escape, table};
 
 /// How often a node is asked how far its cluster is.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -35,12 +35,19 @@ pub(crate) struct Changes {
     /// A dead node whose data is given up; may be repeated.
     #[arg(long, value_name = "NODE")]
     lost: Vec<String>,
+    /// How many copies a bucket is to have; may be repeated.
+    #[arg(long, value_name = "BUCKET=COPIES")]
+    replicas: Vec<String>,
+    /// Halve every partition where it lies, so that there are twice as many: nothing moves, and clients notice
+    /// nothing. 32 to 64 partitions per node are plenty; split before there are fewer than 8. Cannot be taken back.
+    #[arg(long, conflicts_with_all = ["weight", "zone", "drain", "restore", "remove", "lost", "replicas"])]
+    split: bool,
 }
 
 /// What the operator means in spite of an objection.
 #[derive(clap::Args)]
 pub(crate) struct Care {
-    /// Do it even if copies would be missing then, or acknowledged writes may be lost.
+    /// Do it even if copies would be missing then, or acknowledged writes may be lost or missed.
     #[arg(long)]
     force: bool,
 }
@@ -49,12 +56,14 @@ pub(crate) struct Care {
 #[derive(Deserialize)]
 struct Progress {
     epoch: u64,
+    #[serde(default)]
+    partitions: u32,
     moving: u64,
     under_replicated: u64,
 }
 
 impl Changes {
-    fn to_json(&self) -> anyhow::Result<Vec<Value>> {
+    fn to_json(&self) -> anyhow::Result<Map<String, Value>> {
         let mut changes = Vec::new();
         for text in &self.weight {
             let (node, weight) = pair(text, "NODE=WEIGHT")?;
@@ -75,10 +84,24 @@ impl Changes {
         for (nodes, state) in states {
             changes.extend(nodes.iter().map(|node| json!({ "node": node, "state": state })));
         }
-        if changes.is_empty() {
-            bail!("nothing is to change: give --weight, --zone, --drain, --restore, --remove or --lost");
+        let mut buckets = Vec::new();
+        for text in &self.replicas {
+            let (bucket, copies) = pair(text, "BUCKET=COPIES")?;
+            let copies: u8 =
+                copies.parse().with_context(|| format!("\"{text}\": the copies are a number"))?;
+            buckets.push(json!({ "bucket": bucket, "replicas": copies }));
         }
-        Ok(changes)
+        if changes.is_empty() && buckets.is_empty() {
+            bail!(
+                "nothing is to change: give --weight, --zone, --drain, --restore, --remove, --lost, --replicas or --split"
+            );
+        }
+        let mut body = Map::from_iter([("changes".to_owned(), Value::Array(changes))]);
+        // An older node knows nothing of it, and need not while it is not asked for.
+        if !buckets.is_empty() {
+            body.insert("buckets".to_owned(), Value::Array(buckets));
+        }
+        Ok(body)
     }
 }
 
@@ -98,7 +121,7 @@ pub(super) fn word(state: NodeState) -> &'static str {
 
 impl Client {
     pub(crate) fn plan(&self, changes: &Changes) -> anyhow::Result<()> {
-        let body = json!({ "changes": changes.to_json()? }).to_string();
+        let body = Value::Object(self.wish(changes)?).to_string();
         let answer = self.ask_json("POST", "/v1/layout/plan", Some(body.as_bytes()))?;
         let proposal: Proposal =
             serde_json::from_value(answer.clone()).context("the node is of another version")?;
@@ -114,6 +137,9 @@ impl Client {
         self.show(&answer, &table);
         if self.is_json {
             return Ok(());
+        }
+        if plan.partitions_after != plan.partitions_before {
+            println!("{} partitions would be split into {}", plan.partitions_before, plan.partitions_after);
         }
         println!(
             "{} partitions would move, {} copies of about {} in about {} s",
@@ -145,7 +171,18 @@ impl Client {
         care: &Care,
         waiting: &Waiting,
     ) -> anyhow::Result<()> {
-        self.change(json!({ "changes": changes.to_json()?, "epoch": epoch }), care, waiting)
+        let mut body = self.wish(changes)?;
+        body.insert("epoch".to_owned(), json!(epoch));
+        self.change(("POST", "/v1/layout/changes"), body.into(), care, waiting)
+    }
+
+    /// What is asked for, as the node is told. A split names its end, so that it may be told twice.
+    fn wish(&self, changes: &Changes) -> anyhow::Result<Map<String, Value>> {
+        if changes.split {
+            let partitions = self.progress()?.partitions * 2;
+            return Ok(Map::from_iter([("partitions".to_owned(), json!(partitions))]));
+        }
+        changes.to_json()
     }
 
     /// Changes one node's state.
@@ -156,7 +193,20 @@ impl Client {
         care: &Care,
         waiting: &Waiting,
     ) -> anyhow::Result<()> {
-        self.change(json!({ "changes": [{ "node": node, "state": state }] }), care, waiting)
+        let body = json!({ "changes": [{ "node": node, "state": state }] });
+        self.change(("POST", "/v1/layout/changes"), body, care, waiting)
+    }
+
+    /// Gives a bucket another number of copies.
+    pub(crate) fn set_copies(
+        &self,
+        bucket: &str,
+        replicas: u8,
+        care: &Care,
+        waiting: &Waiting,
+    ) -> anyhow::Result<()> {
+        let path = format!("/v1/buckets/{}", escape(bucket));
+        self.change(("PATCH", &path), json!({ "replicas": replicas }), care, waiting)
     }
 
     pub(crate) fn revert(&self) -> anyhow::Result<()> {
@@ -187,6 +237,7 @@ impl Client {
         self.tell(
             &Map::from_iter([
                 ("epoch".to_owned(), json!(progress.epoch)),
+                ("partitions".to_owned(), json!(progress.partitions)),
                 ("moving".to_owned(), json!(0)),
                 ("under_replicated".to_owned(), json!(progress.under_replicated)),
             ])
@@ -194,11 +245,17 @@ impl Client {
         )
     }
 
-    fn change(&self, mut body: Value, care: &Care, waiting: &Waiting) -> anyhow::Result<()> {
+    fn change(
+        &self,
+        (method, path): (&str, &str),
+        mut body: Value,
+        care: &Care,
+        waiting: &Waiting,
+    ) -> anyhow::Result<()> {
         if let Some(fields) = body.as_object_mut().filter(|_| care.force) {
             fields.insert("force".to_owned(), json!(true));
         }
-        let answer = self.ask_json("POST", "/v1/layout/changes", Some(body.to_string().as_bytes()))?;
+        let answer = self.ask_json(method, path, Some(body.to_string().as_bytes()))?;
         self.tell(&answer)?;
         let Some(deadline) = waiting.deadline() else { return Ok(()) };
         self.watch(Some(deadline))?;
@@ -221,7 +278,7 @@ impl Client {
         let progress: Progress =
             serde_json::from_value(answer.clone()).context("the node is of another version")?;
         match progress.moving {
-            0 => println!("epoch {}: nothing moves", progress.epoch),
+            0 => println!("epoch {}, {} partitions: nothing moves", progress.epoch, progress.partitions),
             moving => println!("epoch {}: {moving} partitions move; slipring layout watch", progress.epoch),
         }
         if progress.under_replicated > 0 {

@@ -58,7 +58,7 @@ mod tests {
     use crate::check::samples::{acked, get, operation, set, unknown};
     use crate::history::{BucketKind, Outcome};
 
-    const TERMS: Terms = Terms { skew_ms: 0, hosts_that_lost_power: 0 };
+    const TERMS: Terms = Terms { skew_ms: 0, hosts_that_lost_power: 0, is_thin: false };
 
     fn is_kept(operations: &[Operation]) -> bool {
         check(operations, &TERMS).is_ok()
@@ -119,7 +119,7 @@ mod tests {
     fn a_bucket_is_held_to_what_it_promises() {
         let mut history = [set("a", 0, acked(10)), get(None, 20, 30)];
         history.iter_mut().for_each(|operation| operation.bucket = BucketKind::Buffered);
-        let with = |hosts_that_lost_power| Terms { skew_ms: 0, hosts_that_lost_power };
+        let with = |hosts_that_lost_power| Terms { skew_ms: 0, hosts_that_lost_power, is_thin: false };
         assert!(check(&history, &with(0)).is_err());
         assert!(check(&history, &with(1)).is_ok());
         history[1].is_final = true;

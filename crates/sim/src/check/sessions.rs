@@ -100,7 +100,7 @@ mod tests {
     use crate::check::samples::{acked, by, get, operation, set, unknown};
     use crate::history::{Action, BucketKind};
 
-    const TERMS: Terms = Terms { skew_ms: 0, hosts_that_lost_power: 0 };
+    const TERMS: Terms = Terms { skew_ms: 0, hosts_that_lost_power: 0, is_thin: false };
 
     fn broken(operations: &[Operation]) -> Option<String> {
         let violation = check(operations, &TERMS).err()?;

@@ -4,14 +4,16 @@
 //! hold the same document; a change raises the epoch by one and a refusal changes nothing; every partition
 //! lies on distinct members and moves to distinct ones, as many as its bucket asks for and take part; who holds
 //! it changes only by the arrival of a move that was under way; a pair of partition and node that comes into
-//! being is numbered by its command, so no number returns, and neither does a bucket's.
+//! being is numbered by its command, so no number returns, and neither does a bucket's; a split leaves both parts
+//! of a partition as the whole was.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use slipring_model::{BucketId, BucketPolicy, ClusterId, NodeId, PartitionId, StorageId, Versions};
 use slipring_ring::{
-    Addresses, Change, Command, Holders, Layout, NodeChange, NodeEntry, NodeState, Replica, Role,
+    Addresses, Change, Changes, Command, Holders, Layout, NodeChange, NodeEntry, NodeState, Replica, Role,
+    Spread,
 };
 
 use crate::run::Violation;
@@ -23,6 +25,10 @@ const FOLLOWERS: usize = 3;
 /// Nodes and buckets that commands name.
 const NAMES: u8 = 7;
 const BITS: u8 = 3;
+/// How often partitions are halved, at most: with more of them the game takes too long.
+const SPLITS: u8 = 2;
+/// What all but a few nodes speak.
+const NEWEST: Versions = Versions { oldest: 2, newest: 4 };
 /// The index of what the first layout places. In the log it is the first leader's empty entry.
 const FOUNDING: u64 = 1;
 
@@ -101,6 +107,12 @@ struct History {
 
 impl History {
     fn changed(&mut self, before: &Layout, after: &Layout, index: u64) -> Result<(), Violation> {
+        let splits = after.bits().checked_sub(before.bits()).filter(|splits| *splits <= 1);
+        let Some(splits) = splits else {
+            let story =
+                format!("from {} to {} partitions", before.partition_count(), after.partition_count());
+            return Err(breach("split", story));
+        };
         for (id, bucket) in after.buckets() {
             let name = bucket.name.to_string();
             let is_new = !before.buckets().contains_key(id);
@@ -108,10 +120,15 @@ impl History {
                 return Err(breach("bucket_number", format!("{id:?} has come back")));
             }
             for partition in (0..after.partition_count()).map(PartitionId) {
-                // Buckets with as many copies share a table, also with those that come later.
-                let copies = bucket.policy.replicas;
-                let sharing = before.buckets().iter().find(|(_, other)| other.policy.replicas == copies);
-                let before = sharing.and_then(|(other, _)| before.holders(*other, partition));
+                // A new bucket comes into a table that others may use; after that its holders are its own.
+                let table = bucket.table(*id);
+                let known = if is_new {
+                    before.buckets().iter().find(|(other, entry)| entry.table(**other) == table)
+                } else {
+                    before.buckets().get_key_value(id)
+                };
+                let whole = PartitionId(partition.0 >> splits);
+                let before = known.and_then(|(other, _)| before.holders(*other, whole));
                 let place = format!("{id:?} {partition:?} after command {index}");
                 if let Some(story) = wrong(after, *id, partition, before, index) {
                     return Err(breach("placement", format!("{place}: {story}")));
@@ -171,8 +188,19 @@ fn entry(storage: u8, incarnation: u64) -> NodeEntry {
         raft_id: 0,
         addresses: Addresses::default(),
         role: Role { zone: (storage % 3).to_string(), weight: 100, state: NodeState::Active },
-        versions: Versions::UNTOLD,
+        versions: NEWEST,
     }
+}
+
+/// Some buckets get other numbers of copies, now and then a node another weight with them.
+fn reshape(rng: &mut Rng, layout: &Layout, change: Change) -> Command {
+    let nodes = if rng.u8(..4) == 0 { vec![change] } else { Vec::new() };
+    let ids: Vec<BucketId> = layout.buckets().keys().copied().collect();
+    let count = rng.usize(1..3);
+    let chosen = rng.choose_multiple(&ids, count);
+    let spreads =
+        chosen.into_iter().map(|bucket| Spread { bucket: *bucket, replicas: rng.u8(..7) }).collect();
+    Command::Reshape { changes: Changes { nodes, spreads }, expected_epoch: None }
 }
 
 fn draw(rng: &mut Rng, layout: &Layout) -> Command {
@@ -181,8 +209,11 @@ fn draw(rng: &mut Rng, layout: &Layout) -> Command {
     let storage = if rng.u8(..8) == 0 { named + 1 } else { named };
     let name = format!("bucket-{named}").parse().expect("the name is valid");
     let changed = |change| Command::Change { changes: vec![Change { node, change }], expected_epoch: None };
-    match rng.u8(..16) {
-        0..=2 => Command::AddNode { node, entry: entry(storage, 1) },
+    match rng.u8(..21) {
+        0..=2 => {
+            let versions = if rng.u8(..16) == 0 { Versions::UNTOLD } else { NEWEST };
+            Command::AddNode { node, entry: NodeEntry { versions, ..entry(storage, 1) } }
+        }
         3 => {
             let incarnation = rng.u64(..20);
             let NodeEntry { storage, addresses, versions, .. } = entry(storage, 1);
@@ -200,6 +231,11 @@ fn draw(rng: &mut Rng, layout: &Layout) -> Command {
         11 => changed(NodeChange::State(NodeState::Leaving)),
         12 => changed(NodeChange::State(NodeState::Lost)),
         13 => Command::Revert,
+        14..=16 => reshape(rng, layout, Change { node, change: NodeChange::Weight(50) }),
+        17 if layout.bits() < BITS + SPLITS => {
+            let bits = (layout.bits() + rng.u8(..4)).saturating_sub(1);
+            Command::Split { bits, expected_epoch: rng.bool().then(|| layout.epoch()) }
+        }
         _ => {
             let mut moves: Vec<_> = layout.moves().map(|(id, _)| id).collect();
             moves.retain(|_| rng.u8(..3) > 0);

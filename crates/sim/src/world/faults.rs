@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use slipring_node::Node;
-use slipring_ring::{NodeChange, NodeState};
+use slipring_ring::NodeState;
 
 use super::{Event, World};
 use crate::plan::Fault;
@@ -95,6 +95,18 @@ impl World {
             | Fault::FlipBits { .. }
             | Fault::LoseDirectory { .. }
             | Fault::RollBack { .. } => self.strike_disk(now, fault),
+            Fault::Join { .. }
+            | Fault::Leave { .. }
+            | Fault::Drain { .. }
+            | Fault::Weigh { .. }
+            | Fault::Revert
+            | Fault::Split
+            | Fault::Respread { .. } => self.reshape(now, fault),
+        }
+    }
+
+    fn reshape(&mut self, now: u64, fault: Fault) {
+        match fault {
             Fault::Join { host } => {
                 self.journal.count("joins", 1);
                 self.out.remove(&host);
@@ -105,12 +117,11 @@ impl World {
                 self.order_away(host, NodeState::Drained);
                 self.decide(now + for_ms, Event::Restore { host });
             }
-            Fault::Weigh { host, weight } => {
-                if let Some(node) = self.ids.get(host).copied() {
-                    self.order(node, NodeChange::Weight(weight));
-                }
-            }
+            Fault::Weigh { host, weight } => self.order_weight(host, weight),
             Fault::Revert => self.order_back(),
+            Fault::Split => self.order_split(),
+            Fault::Respread { bucket, replicas } => self.order_copies(bucket, replicas),
+            _ => {}
         }
     }
 

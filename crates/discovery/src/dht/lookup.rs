@@ -115,8 +115,9 @@ impl<'a> Lookup<'a> {
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 self.failed(connection_id, peer_id, told(&error));
             }
-            SwarmEvent::ConnectionClosed { connection_id, peer_id, num_established: 0, .. } => {
-                self.failed(connection_id, Some(peer_id), format!("{peer_id} has ended the connection"));
+            SwarmEvent::ConnectionClosed { connection_id, peer_id, num_established, .. } => {
+                let gone = (num_established == 0).then_some(peer_id);
+                self.failed(connection_id, gone, format!("{peer_id} has ended the connection"));
             }
             _ => {}
         }

@@ -190,7 +190,7 @@ def test_what_is_no_source_is_refused_with_the_way_out(tmp_path):
     assert "host:port" in refusal("--join", "nowhere")
     assert "dns+srv://" in refusal("--join", "gopher://a:1")
     assert "cannot be announced" in refusal("--announce", "dns://a:1")
-    for feature in ("etcd", "zookeeper", "kubernetes"):
+    for feature in ("etcd", "zookeeper", "kubernetes", "libp2p"):
         said = refusal("--join", f"{feature}://127.0.0.1:1/p")
         # A build that has the feature waits for it instead, and is stopped by the time-out above.
         assert f"--features {feature}" in said

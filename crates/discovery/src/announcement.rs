@@ -79,7 +79,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::source::{Failure, Found};
+    use crate::source::{Failure, Found, Kept};
 
     /// Fails twice, then holds the address.
     #[derive(Default)]
@@ -97,7 +97,7 @@ mod tests {
             &'a self,
             address: &'a str,
             mut withdrawn: Withdrawn,
-            kept: &'a (dyn Fn() + Send + Sync),
+            kept: &'a Kept<'a>,
         ) -> BoxFuture<'a, Result<(), Failure>> {
             Box::pin(async move {
                 *self.attempts.lock() += 1;

@@ -23,7 +23,7 @@ use self::messages::{
     WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use crate::location::{InvalidLocation, Location};
-use crate::source::{Failure, Found, Source, Withdrawn};
+use crate::source::{Failure, Found, Kept, Source, Withdrawn, keep_up};
 
 /// How long one question may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -86,7 +86,7 @@ impl Etcd {
     }
 
     async fn read_and_watch(&self, found: &Found) -> Result<Infallible, Failure> {
-        let mut client = self.connect().await?;
+        let client = self.connect().await?;
         let (key, range_end) = self.range();
         let request = RangeRequest { key: key.clone(), range_end: range_end.clone(), limit: KEYS_MAX as i64 };
         let range: RangeResponse = client.ask("/etcdserverpb.KV/Range", request).await?;
@@ -110,28 +110,19 @@ impl Etcd {
         Err(Failure::say("the watch ended"))
     }
 
-    async fn keep(
-        &self,
-        address: &str,
-        withdrawn: &mut Withdrawn,
-        kept: &(dyn Fn() + Send + Sync),
-    ) -> Result<(), Failure> {
-        let mut client = self.connect().await?;
+    async fn keep(&self, address: &str, withdrawn: &mut Withdrawn, kept: &Kept<'_>) -> Result<(), Failure> {
+        let client = self.connect().await?;
         let grant = LeaseGrantRequest { ttl: LIFE_SECONDS, id: 0 };
         let lease: LeaseGrantResponse = client.ask("/etcdserverpb.Lease/LeaseGrant", grant).await?;
         if !lease.error.is_empty() {
             return Err(Failure::say(format!("no lease is granted: {}", lease.error)));
         }
         let key = format!("{}{address}", self.prefix).into_bytes();
-        while !withdrawn.is_set() {
+        let renew = || async {
             client.renew(lease.id).await?;
-            client.ensure(&key, address, lease.id).await?;
-            kept();
-            tokio::select! {
-                () = tokio::time::sleep(RENEWAL) => {}
-                () = withdrawn.wait() => {}
-            }
-        }
+            client.ensure(&key, address, lease.id).await
+        };
+        keep_up(RENEWAL, withdrawn, kept, renew).await?;
         // The key goes with its lease.
         let revoke = LeaseRevokeRequest { id: lease.id };
         client.ask::<_, LeaseRevokeResponse>("/etcdserverpb.Lease/LeaseRevoke", revoke).await.map(|_| ())
@@ -139,34 +130,37 @@ impl Etcd {
 }
 
 impl Client {
-    async fn ready(&mut self) -> Result<(), Failure> {
-        self.0.ready().await.map_err(|error| Failure::new("not connected any more", &error))
+    /// The connection, ready for one more call.
+    async fn ready(&self) -> Result<Grpc<Channel>, Failure> {
+        let mut calls = self.0.clone();
+        calls.ready().await.map_err(|error| Failure::new("not connected any more", &error))?;
+        Ok(calls)
     }
 
     /// One question, one answer.
-    async fn ask<Q, A>(&mut self, method: &'static str, question: Q) -> Result<A, Failure>
+    async fn ask<Q, A>(&self, method: &'static str, question: Q) -> Result<A, Failure>
     where
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
         let asked = async {
-            self.ready().await?;
+            let mut calls = self.ready().await?;
             let codec = ProstCodec::<Q, A>::default();
             let request = tonic::Request::new(question);
-            let answer = self.0.unary(request, PathAndQuery::from_static(method), codec).await;
+            let answer = calls.unary(request, PathAndQuery::from_static(method), codec).await;
             answer.map(tonic::Response::into_inner).map_err(|error| Failure::new(method, &error))
         };
         in_time(method, asked).await
     }
 
     /// Gives the lease another life; fails when it is over.
-    async fn renew(&mut self, id: i64) -> Result<(), Failure> {
+    async fn renew(&self, id: i64) -> Result<(), Failure> {
         let method = "/etcdserverpb.Lease/LeaseKeepAlive";
         let renewed = async {
-            self.ready().await?;
+            let mut calls = self.ready().await?;
             let codec = ProstCodec::<LeaseKeepAliveRequest, LeaseKeepAliveResponse>::default();
             let questions = tonic::Request::new(stream::iter([LeaseKeepAliveRequest { id }]));
-            let answers = self.0.streaming(questions, PathAndQuery::from_static(method), codec).await;
+            let answers = calls.streaming(questions, PathAndQuery::from_static(method), codec).await;
             let mut answers = answers.map_err(|error| Failure::new(method, &error))?.into_inner();
             let answer = answers.message().await.map_err(|error| Failure::new(method, &error))?;
             match answer {
@@ -178,7 +172,7 @@ impl Client {
     }
 
     /// Writes the key unless it is there on this lease: it may be of an earlier start, or have been deleted.
-    async fn ensure(&mut self, key: &[u8], address: &str, lease: i64) -> Result<(), Failure> {
+    async fn ensure(&self, key: &[u8], address: &str, lease: i64) -> Result<(), Failure> {
         let request = RangeRequest { key: key.to_vec(), range_end: Vec::new(), limit: 1 };
         let range: RangeResponse = self.ask("/etcdserverpb.KV/Range", request).await?;
         if range.kvs.first().is_some_and(|pair| pair.lease == lease) {
@@ -188,14 +182,14 @@ impl Client {
         self.ask::<_, PutResponse>("/etcdserverpb.KV/Put", put).await.map(|_| ())
     }
 
-    async fn watch(&mut self, create: WatchRequest) -> Result<tonic::Streaming<WatchResponse>, Failure> {
+    async fn watch(&self, create: WatchRequest) -> Result<tonic::Streaming<WatchResponse>, Failure> {
         let method = "/etcdserverpb.Watch/Watch";
         let begun = async {
-            self.ready().await?;
+            let mut calls = self.ready().await?;
             let codec = ProstCodec::<WatchRequest, WatchResponse>::default();
             // The stream of questions stays open as long as the watch is wanted.
             let questions = tonic::Request::new(stream::iter([create]).chain(stream::pending()));
-            let answers = self.0.streaming(questions, PathAndQuery::from_static(method), codec).await;
+            let answers = calls.streaming(questions, PathAndQuery::from_static(method), codec).await;
             answers.map(tonic::Response::into_inner).map_err(|error| Failure::new(method, &error))
         };
         in_time(method, begun).await
@@ -241,7 +235,7 @@ impl Source for Etcd {
         &'a self,
         address: &'a str,
         mut withdrawn: Withdrawn,
-        kept: &'a (dyn Fn() + Send + Sync),
+        kept: &'a Kept<'a>,
     ) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move { self.keep(address, &mut withdrawn, kept).await })
     }

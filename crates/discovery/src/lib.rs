@@ -7,6 +7,8 @@
 mod address;
 mod announcement;
 mod backoff;
+#[cfg(feature = "libp2p")]
+mod dht;
 mod discovery;
 mod dns;
 #[cfg(feature = "etcd")]

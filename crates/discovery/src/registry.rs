@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::http::request;
 use crate::location::{InvalidLocation, Location};
-use crate::source::{Failure, Found, Source, Withdrawn};
+use crate::source::{Failure, Found, Kept, Source, Withdrawn, keep_up};
 
 /// How often the list is read.
 const POLL: Duration = Duration::from_secs(2);
@@ -99,17 +99,10 @@ impl Source for Registry {
         &'a self,
         address: &'a str,
         mut withdrawn: Withdrawn,
-        kept: &'a (dyn Fn() + Send + Sync),
+        kept: &'a Kept<'a>,
     ) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            while !withdrawn.is_set() {
-                self.put(address).await?;
-                kept();
-                tokio::select! {
-                    () = tokio::time::sleep(RENEWAL) => {}
-                    () = withdrawn.wait() => {}
-                }
-            }
+            keep_up(RENEWAL, &mut withdrawn, kept, || self.put(address)).await?;
             self.remove(address).await
         })
     }

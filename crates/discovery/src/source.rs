@@ -1,6 +1,7 @@
 //! What each kind of source does: follow a list that is kept elsewhere, and put an address on it.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use thiserror::Error;
@@ -31,6 +32,9 @@ impl Failure {
     }
 }
 
+/// Hears that an address is on a list.
+pub(crate) type Kept<'a> = dyn Fn() + Send + Sync + 'a;
+
 /// One place where addresses are kept.
 ///
 /// Both methods are cancelled by dropping what they return, and are called again after a failure.
@@ -50,7 +54,7 @@ pub(crate) trait Source: Send + Sync + 'static {
         &'a self,
         address: &'a str,
         withdrawn: Withdrawn,
-        kept: &'a (dyn Fn() + Send + Sync),
+        kept: &'a Kept<'a>,
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let _ = (address, withdrawn, kept);
         Box::pin(std::future::ready(Ok(())))
@@ -86,6 +90,30 @@ impl Found {
     pub(crate) fn watch(&self) -> watch::Receiver<Option<Vec<String>>> {
         self.list.subscribe()
     }
+}
+
+/// Renews what holds an address on a list, now and after each rest, until the address is withdrawn.
+///
+/// # Errors
+/// The first of `renew`.
+pub(crate) async fn keep_up<R>(
+    rest: Duration,
+    withdrawn: &mut Withdrawn,
+    kept: &Kept<'_>,
+    mut renew: impl FnMut() -> R,
+) -> Result<(), Failure>
+where
+    R: Future<Output = Result<(), Failure>>,
+{
+    while !withdrawn.is_set() {
+        renew().await?;
+        kept();
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = withdrawn.wait() => {}
+        }
+    }
+    Ok(())
 }
 
 /// Tells when what was announced is to be taken back.

@@ -1,5 +1,6 @@
 //! Sources as an operator writes them: what each is, and all of them together.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ const SCHEMES: &[(&str, Option<&str>)] = &[
     ("etcd", Some("etcd")),
     ("zookeeper", Some("zookeeper")),
     ("kubernetes", Some("kubernetes")),
+    ("libp2p", Some("libp2p")),
 ];
 
 /// Why a text names no source.
@@ -56,7 +58,7 @@ pub enum InvalidSource {
         feature: &'static str,
     },
     /// An address cannot be put there.
-    #[error("\"{0}\" cannot be announced at: only registry, etcd and zookeeper can")]
+    #[error("\"{0}\" cannot be announced at: only registry, etcd and zookeeper can, and libp2p with listen=")]
     CannotAnnounce(String),
     /// There are more than one node asks.
     #[error("there are more than {SOURCES_MAX} sources")]
@@ -86,16 +88,17 @@ struct Remote {
 
 impl Sources {
     /// Reads what an operator wrote: in each text words separated by spaces, each of them one
-    /// `scheme://...` or addresses separated by commas. Nothing is contacted yet.
+    /// `scheme://...` or addresses separated by commas. Nothing is contacted yet. A source that others know this node by
+    /// keeps its key in `folder`; without one it is somebody else at each start.
     ///
     /// # Errors
     /// [`InvalidSource`] tells which word is none, and why.
-    pub fn read<S: AsRef<str>>(texts: &[S]) -> Result<Self, InvalidSource> {
+    pub fn read<S: AsRef<str>>(texts: &[S], folder: Option<&Path>) -> Result<Self, InvalidSource> {
         let (mut addresses, mut remote) = (Vec::new(), Vec::new());
         for word in texts.iter().flat_map(|text| text.as_ref().split_whitespace()) {
             if word.contains("://") {
                 let location = Location::parse(word)?;
-                let source = open(&location)?;
+                let source = open(&location, folder)?;
                 let follower = Follower::new(word, Arc::clone(&source));
                 remote.push(Remote { name: word.to_owned(), source, follower });
             } else {
@@ -112,8 +115,11 @@ impl Sources {
     ///
     /// # Errors
     /// [`InvalidSource`], also for a source that cannot be told anything.
-    pub fn read_for_announcing<S: AsRef<str>>(texts: &[S]) -> Result<Self, InvalidSource> {
-        let sources = Self::read(texts)?;
+    pub fn read_for_announcing<S: AsRef<str>>(
+        texts: &[S],
+        folder: Option<&Path>,
+    ) -> Result<Self, InvalidSource> {
+        let sources = Self::read(texts, folder)?;
         let deaf =
             sources.remote.iter().find(|remote| !remote.source.can_announce()).map(|remote| &remote.name);
         match sources.seeds.addresses().first().or(deaf) {
@@ -177,7 +183,9 @@ fn in_turn(lists: Vec<Vec<String>>) -> Vec<String> {
 }
 
 /// The source at a location.
-fn open(location: &Location) -> Result<Arc<dyn Source>, InvalidSource> {
+fn open(location: &Location, folder: Option<&Path>) -> Result<Arc<dyn Source>, InvalidSource> {
+    // Only some sources keep anything.
+    let _ = folder;
     Ok(match location.scheme.as_str() {
         "dns" => Arc::new(Dns::addresses(location)?),
         "dns+srv" => Arc::new(Dns::services(location)?),
@@ -186,6 +194,8 @@ fn open(location: &Location) -> Result<Arc<dyn Source>, InvalidSource> {
         "etcd" => Arc::new(crate::etcd::Etcd::new(location)?),
         #[cfg(feature = "kubernetes")]
         "kubernetes" => Arc::new(crate::kubernetes::Kubernetes::new(location)?),
+        #[cfg(feature = "libp2p")]
+        "libp2p" => Arc::new(crate::dht::Dht::new(location, folder)?),
         #[cfg(feature = "zookeeper")]
         "zookeeper" => Arc::new(crate::zookeeper::ZooKeeper::new(location)?),
         scheme => match SCHEMES.iter().find(|(known, _)| *known == scheme) {
@@ -202,20 +212,20 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> String {
-        Sources::read(&[text]).err().expect("refused").to_string()
+        Sources::read(&[text], None).err().expect("refused").to_string()
     }
 
     #[tokio::test]
     async fn addresses_come_in_any_number_of_texts() {
-        let sources = Sources::read(&["a:1,b:2", "", " c:3  d:4, "]).expect("sources");
+        let sources = Sources::read(&["a:1,b:2", "", " c:3  d:4, "], None).expect("sources");
         assert_eq!(sources.candidates().await, ["a:1", "b:2", "c:3", "d:4"]);
         assert!(!sources.is_empty());
-        assert!(Sources::read(&["", " , "]).expect("nothing").is_empty());
+        assert!(Sources::read(&["", " , "], None).expect("nothing").is_empty());
     }
 
     #[test]
     fn a_source_counts_before_it_is_heard() {
-        assert!(!Sources::read(&["registry://127.0.0.1:1/x"]).expect("a source").is_empty());
+        assert!(!Sources::read(&["registry://127.0.0.1:1/x"], None).expect("a source").is_empty());
     }
 
     #[test]
@@ -226,7 +236,7 @@ mod tests {
         assert!(error("dns://a:1,b:2").contains("separate sources by spaces"));
         assert!(error("registry://a:1").contains("/name"));
         assert!(error("dns://a:1?servr=x").contains("servr"));
-        assert!(Sources::read(&vec!["registry://a:1/n"; SOURCES_MAX + 1]).is_err());
+        assert!(Sources::read(&vec!["registry://a:1/n"; SOURCES_MAX + 1], None).is_err());
     }
 
     #[cfg(not(feature = "etcd"))]
@@ -237,9 +247,9 @@ mod tests {
 
     #[test]
     fn only_some_can_be_told() {
-        assert!(Sources::read_for_announcing(&["registry://a:1/n"]).is_ok());
+        assert!(Sources::read_for_announcing(&["registry://a:1/n"], None).is_ok());
         for deaf in ["a:1", "dns://a:1", "registry://a:1/n b:2"] {
-            assert!(Sources::read_for_announcing(&[deaf]).is_err(), "{deaf}");
+            assert!(Sources::read_for_announcing(&[deaf], None).is_err(), "{deaf}");
         }
     }
 

@@ -8,10 +8,10 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use zookeeper_client::{Acls, Client, CreateMode, Error};
+use zookeeper_client::{Acls, Client, CreateMode, Error, SessionState};
 
 use crate::location::{InvalidLocation, Location};
-use crate::source::{Failure, Found, Source, Withdrawn};
+use crate::source::{Failure, Found, Kept, Source, Withdrawn, keep_up};
 
 /// How long one question may take, reconnecting included.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,33 +55,35 @@ impl ZooKeeper {
             found.publish(children);
             let event = changed.changed().await;
             if event.session_state.is_terminated() {
-                return Err(Failure::say(format!("the session is over: {:?}", event.session_state)));
+                return Err(over(event.session_state));
             }
         }
     }
 
-    async fn keep(
-        &self,
-        address: &str,
-        withdrawn: &mut Withdrawn,
-        kept: &(dyn Fn() + Send + Sync),
-    ) -> Result<(), Failure> {
+    async fn keep(&self, address: &str, withdrawn: &mut Withdrawn, kept: &Kept<'_>) -> Result<(), Failure> {
         let client = self.connect().await?;
         let path = format!("{}/{address}", self.path);
-        let mut session = client.state_watcher();
-        while !withdrawn.is_set() {
-            ensure(&client, &path).await?;
-            kept();
-            tokio::select! {
-                () = tokio::time::sleep(RENEWAL) => {}
-                state = session.changed() => if state.is_terminated() {
-                    return Err(Failure::say(format!("the session is over: {state:?}")));
-                },
-                () = withdrawn.wait() => {}
-            }
+        tokio::select! {
+            kept_up = keep_up(RENEWAL, withdrawn, kept, || ensure(&client, &path)) => kept_up?,
+            failure = session_over(&client) => return Err(failure),
         }
         in_time(&path, remove(&client, &path)).await
     }
+}
+
+/// Returns when the session is over.
+async fn session_over(client: &Client) -> Failure {
+    let mut session = client.state_watcher();
+    loop {
+        let state = session.changed().await;
+        if state.is_terminated() {
+            return over(state);
+        }
+    }
+}
+
+fn over(state: SessionState) -> Failure {
+    Failure::say(format!("the session is over: {state:?}"))
 }
 
 /// Makes the node unless it is there and of this session.
@@ -128,7 +130,7 @@ impl Source for ZooKeeper {
         &'a self,
         address: &'a str,
         mut withdrawn: Withdrawn,
-        kept: &'a (dyn Fn() + Send + Sync),
+        kept: &'a Kept<'a>,
     ) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move { self.keep(address, &mut withdrawn, kept).await })
     }

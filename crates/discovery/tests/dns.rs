@@ -2,6 +2,8 @@
 
 #[path = "servers/expect.rs"]
 mod expect;
+#[path = "servers/port.rs"]
+mod port;
 #[path = "servers/process.rs"]
 mod process;
 
@@ -10,7 +12,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use expect::{expect, expect_that, sources};
-use process::{Process, free_port, text};
+use port::free_port;
+use process::{Process, text};
 use slipring_discovery::Discovery;
 
 /// A dnsmasq that knows the hosts in a file, and nobody else to ask.

@@ -1,54 +1,26 @@
 //! Keys and leases in a real etcd on loopback.
 
+#[path = "servers/announced.rs"]
+mod announced;
+#[path = "servers/etcd.rs"]
+mod etcd;
 #[path = "servers/expect.rs"]
 mod expect;
+#[path = "servers/port.rs"]
+mod port;
 #[path = "servers/process.rs"]
 mod process;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use announced::announced;
+use etcd::Etcd;
 use expect::{expect, sources};
-use process::{Process, free_port, text};
-use slipring_discovery::{Discovery, Sources};
-
-/// An etcd whose data outlives its process.
-struct Etcd {
-    folder: tempfile::TempDir,
-    process: Option<Process>,
-    port: u16,
-    peer_port: u16,
-}
+use port::free_port;
+use slipring_discovery::Discovery;
 
 impl Etcd {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut etcd = Self { folder, process: None, port: free_port(), peer_port: free_port() };
-        etcd.revive();
-        etcd
-    }
-
-    fn revive(&mut self) {
-        let (clients, peers) =
-            (format!("http://127.0.0.1:{}", self.port), format!("http://127.0.0.1:{}", self.peer_port));
-        let cluster = format!("default={peers}");
-        let arguments = [
-            "--data-dir",
-            text(self.folder.path()),
-            "--listen-client-urls",
-            &clients,
-            "--advertise-client-urls",
-            &clients,
-            "--listen-peer-urls",
-            &peers,
-            "--initial-advertise-peer-urls",
-            &peers,
-            "--initial-cluster",
-            &cluster,
-        ];
-        self.process = Some(Process::start("etcd", &arguments, self.port));
-    }
-
     fn source(&self, prefix: &str) -> String {
         format!("etcd://127.0.0.1:{}/{prefix}", self.port)
     }
@@ -82,12 +54,6 @@ fn base64(bytes: &[u8]) -> String {
         }
     }
     text
-}
-
-fn announced(source: &str, address: &str) -> Sources {
-    let sources = sources(source);
-    sources.announce(address);
-    sources
 }
 
 #[tokio::test]

@@ -1,11 +1,19 @@
 //! EndpointSlices of a server that speaks the wire format, and of a real API server.
 //!
-//! With `SLIPRING_KUBE_APISERVER` set to the path of a `kube-apiserver`, `-- --ignored` runs the same scenario on that.
+//! With the feature `kube-apiserver-test` the same scenario runs on the `kube-apiserver` whose path
+//! `SLIPRING_KUBE_APISERVER` tells.
 
+#[cfg(feature = "kube-apiserver-test")]
+#[path = "servers/etcd.rs"]
+mod etcd;
 #[path = "servers/expect.rs"]
 mod expect;
 #[path = "servers/kube.rs"]
 mod kube;
+#[cfg(feature = "kube-apiserver-test")]
+#[path = "servers/port.rs"]
+mod port;
+#[cfg(feature = "kube-apiserver-test")]
 #[path = "servers/process.rs"]
 mod process;
 
@@ -13,7 +21,6 @@ use std::time::Duration;
 
 use expect::{expect, sources};
 use kube::Kube;
-use process::text;
 use serde_json::{Value, json};
 use slipring_discovery::{Discovery, Sources};
 use tokio::process::Command;
@@ -41,7 +48,7 @@ impl Server {
 
     fn source(&self, namespace: &str, more: &str) -> Sources {
         let config = self.folder.path().join("config");
-        sources(&format!("kubernetes://{namespace}/?selector=app=ring&kubeconfig={}{more}", text(&config)))
+        sources(&format!("kubernetes://{namespace}/?selector=app=ring&kubeconfig={}{more}", config.display()))
     }
 
     async fn ask(&self, method: &str, path: &str, body: &Value) {
@@ -179,47 +186,30 @@ async fn a_server_that_is_away_leaves_what_it_said() {
 
 #[cfg(feature = "kube-apiserver-test")]
 mod a_real_server {
-    use super::process::{Process, free_port};
+    use super::etcd::Etcd;
+    use super::port::free_port;
+    use super::process::{Process, text};
     use super::*;
 
     /// A kube-apiserver and the etcd beneath it.
     struct RealServer {
         folder: tempfile::TempDir,
         port: u16,
-        etcd_port: u16,
-        _etcd: Process,
+        etcd: Etcd,
         process: Option<Process>,
     }
 
     impl RealServer {
         fn start(program: &str) -> Self {
             let folder = tempfile::tempdir().expect("a folder");
-            let (etcd_port, peers) = (free_port(), format!("http://127.0.0.1:{}", free_port()));
-            let clients = format!("http://127.0.0.1:{etcd_port}");
-            let cluster = format!("default={peers}");
-            let data = folder.path().join("etcd");
-            let arguments = [
-                "--data-dir",
-                text(&data),
-                "--listen-client-urls",
-                &clients,
-                "--advertise-client-urls",
-                &clients,
-                "--listen-peer-urls",
-                &peers,
-                "--initial-advertise-peer-urls",
-                &peers,
-                "--initial-cluster",
-                &cluster,
-            ];
-            let etcd = Process::start("etcd", &arguments, etcd_port);
+            let etcd = Etcd::start();
             let key = folder.path().join("key");
             let made =
                 std::process::Command::new("openssl").args(["genrsa", "-out", text(&key), "2048"]).output();
             assert!(made.expect("openssl").status.success());
             std::fs::write(folder.path().join("tokens"), format!("{TOKEN},tests,1,system:masters\n"))
                 .expect("written");
-            let mut server = Self { folder, port: free_port(), etcd_port, _etcd: etcd, process: None };
+            let mut server = Self { folder, port: free_port(), etcd, process: None };
             server.revive(program);
             server
         }
@@ -227,7 +217,7 @@ mod a_real_server {
         fn revive(&mut self, program: &str) {
             let file = |name: &str| format!("{}/{name}", text(self.folder.path()));
             let arguments = [
-                format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
+                format!("--etcd-servers=http://127.0.0.1:{}", self.etcd.port),
                 format!("--secure-port={}", self.port),
                 format!("--cert-dir={}", file("certs")),
                 format!("--service-account-key-file={}", file("key")),

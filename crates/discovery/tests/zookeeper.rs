@@ -1,60 +1,33 @@
 //! Ephemeral nodes in a real ZooKeeper on loopback.
 
+#[path = "servers/announced.rs"]
+mod announced;
 #[path = "servers/expect.rs"]
 mod expect;
+#[path = "servers/port.rs"]
+mod port;
 #[path = "servers/process.rs"]
 mod process;
 #[path = "servers/way.rs"]
 mod way;
+#[path = "servers/zookeeper.rs"]
+mod zookeeper;
 
 use std::time::{Duration, Instant};
 
+use announced::announced;
 use expect::{expect, sources};
-use process::{Process, free_port, text};
-use slipring_discovery::{Discovery, Sources};
+use slipring_discovery::Discovery;
 use way::Way;
+use zookeeper::ZooKeeper;
 
 /// How long a session outlives its last sign of life, as the source asks for it.
 const SESSION: Duration = Duration::from_secs(10);
 
-/// A ZooKeeper whose data outlives its process.
-struct ZooKeeper {
-    folder: tempfile::TempDir,
-    process: Option<Process>,
-    port: u16,
-}
-
 impl ZooKeeper {
-    fn start() -> Self {
-        let mut server =
-            Self { folder: tempfile::tempdir().expect("a folder"), process: None, port: free_port() };
-        server.revive();
-        server
-    }
-
-    fn revive(&mut self) {
-        let (config, data) = (self.folder.path().join("zoo.cfg"), self.folder.path().join("data"));
-        let settings = format!(
-            "tickTime=500\ndataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\n",
-            text(&data),
-            self.port
-        );
-        std::fs::write(&config, settings).expect("written");
-        let classes = "/etc/zookeeper/conf_example:/usr/share/java/zookeeper.jar";
-        let arguments =
-            ["-Xmx256m", "-cp", classes, "org.apache.zookeeper.server.quorum.QuorumPeerMain", text(&config)];
-        self.process = Some(Process::start("java", &arguments, self.port));
-    }
-
     fn source(&self, path: &str) -> String {
         format!("zookeeper://127.0.0.1:{}/{path}", self.port)
     }
-}
-
-fn announced(source: &str, address: &str) -> Sources {
-    let sources = sources(source);
-    sources.announce(address);
-    sources
 }
 
 #[tokio::test]

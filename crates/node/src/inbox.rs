@@ -18,9 +18,11 @@ impl Inbox for Receiver {
     fn connected(&self, peer: &Hello) {
         tracing::info!(peer = %peer.node.short(), incarnation = peer.incarnation, "connected");
         if let Some(core) = self.0.upgrade() {
-            core.muster.met(peer);
-            if let Some(view) = core.view() {
-                core.muster.review(&view.layout);
+            let view = core.view();
+            let layout = view.as_ref().map(|view| view.layout.as_ref());
+            core.muster.met(peer, layout);
+            if let Some(layout) = layout {
+                core.muster.review(layout);
             }
             if core.muster.refuses(peer.node) {
                 // It may never ask anything: it may think that it is alone.

@@ -18,6 +18,9 @@ use slipring_wire::Hello;
 use crate::core::Core;
 use crate::failure::unavailable;
 
+/// The most starts that are known: those of as many members as there may be, and of strangers.
+const STARTS_MAX: usize = 2 * limits::NODES_MAX;
+
 /// How long to rest before registering this start is tried again.
 const REGISTRATION_REST: Duration = Duration::from_millis(100);
 
@@ -32,12 +35,14 @@ pub(crate) struct Muster {
 }
 
 impl Muster {
-    /// A peer has told of its start.
-    pub(crate) fn met(&self, hello: &Hello) {
+    /// A peer has told of its start. Where there are too many, those of nodes that are no members make room.
+    pub(crate) fn met(&self, hello: &Hello, layout: Option<&Layout>) {
         let mut starts = self.starts.lock();
-        if starts.len() < limits::NODES_MAX || starts.contains_key(&hello.node) {
-            starts.insert(hello.node, (hello.incarnation, hello.boot));
+        if starts.len() >= STARTS_MAX && !starts.contains_key(&hello.node) {
+            let Some(layout) = layout else { return };
+            starts.retain(|node, _| layout.nodes().contains_key(node));
         }
+        starts.insert(hello.node, (hello.incarnation, hello.boot));
     }
 
     /// Holds the starts of peers against a layout.
@@ -114,5 +119,36 @@ impl Core {
             }
             tokio::time::sleep(REGISTRATION_REST).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slipring_model::{StorageId, Versions};
+
+    use super::*;
+    use crate::wholeness::tests::{layout, node};
+
+    fn hello(node: NodeId, incarnation: u64) -> Hello {
+        let (storage, versions) = (StorageId::default(), Versions::UNTOLD);
+        let (cluster, peer_address) = (None, String::new());
+        Hello { versions, cluster, node, storage, incarnation, boot: 1, peer_address, is_question: false }
+    }
+
+    #[test]
+    fn a_member_that_was_rolled_back_is_refused_however_many_strangers_were_met_before() {
+        let (muster, layout) = (Muster::default(), layout(3));
+        muster.met(&hello(node(2), 1), Some(&layout));
+        for stranger in 0..2 * STARTS_MAX {
+            let mut bytes = [0xff; 32];
+            bytes[..8].copy_from_slice(&stranger.to_be_bytes());
+            muster.met(&hello(NodeId(bytes), 1), Some(&layout));
+            assert!(muster.starts.lock().len() <= STARTS_MAX);
+        }
+        assert!(muster.starts.lock().contains_key(&node(2)), "members are never forgotten");
+        muster.met(&hello(node(3), 0), Some(&layout));
+        muster.review(&layout);
+        assert!(muster.refuses(node(3)));
+        assert!(!muster.refuses(node(2)));
     }
 }

@@ -66,8 +66,9 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
         redis: ports.redis.local_addr()?.to_string(),
         http: ports.http.local_addr()?.to_string(),
     };
-    let seeds = Arc::new(Sources::read(&settings.join).context("join")?);
-    let boards = Sources::read_for_announcing(&settings.announce).context("announce")?;
+    let keys = Some(directory.path());
+    let seeds = Arc::new(Sources::read(&settings.join, keys).context("join")?);
+    let boards = Sources::read_for_announcing(&settings.announce, keys).context("announce")?;
     if !seeds.is_empty() {
         say_where(settings);
     }

@@ -24,6 +24,8 @@ use steps::{Steps, Tally};
 /// Seeds of the simulator, and seconds for each fuzz target, that `test` spends.
 const SEEDS: u64 = 300;
 const FUZZ_SECONDS: u64 = 60;
+/// The features of `slipring` that are sources of addresses; each has a test of that name.
+const SOURCES: [&str; 4] = ["etcd", "kubernetes", "libp2p", "zookeeper"];
 /// Where the fuzz inputs of `test` begin: a judge that draws lots cannot be appealed to.
 const FUZZ_SEED: u32 = 1;
 
@@ -154,11 +156,17 @@ fn fix() -> Result<()> {
     cargo(&["fmt", "--all"])
 }
 
-/// Every source of addresses, also those that the default build leaves out.
+/// The sources of addresses that the default build leaves out, and real nodes that find each other by them.
 fn sources() -> Result<Tally> {
     tools::servers()?;
-    let features = "etcd,zookeeper,kubernetes";
-    tests("cargo", &["test", "--package", "slipring-discovery", "--features", features], &[])
+    // Both packages at once: what they depend on is compiled once.
+    let packages = ["test", "--package", "slipring-discovery", "--package", "slipring"];
+    let features: Vec<String> = SOURCES.iter().map(|source| format!("slipring/{source}")).collect();
+    let features = features.join(",");
+    let mut line = [&packages[..], &["--features", &features, "--no-fail-fast", "--lib"]].concat();
+    line.extend(SOURCES.iter().flat_map(|source| ["--test", source]));
+    line.extend(["--test", "sources"]);
+    tests("cargo", &line, &[])
 }
 
 /// Builds the binary that users run.

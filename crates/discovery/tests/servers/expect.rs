@@ -10,7 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Sources, as an operator writes them.
 pub(crate) fn sources(text: &str) -> Sources {
-    Sources::read(&[text]).expect("sources")
+    Sources::read(&[text], None).expect("sources")
 }
 
 /// Waits until the candidates, sorted, are these.

@@ -1,6 +1,6 @@
 //! Introductions: what nodes tell each other before they belong to the same cluster, and asking many at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,20 +9,22 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use slipring_discovery::StaticSeeds;
 use slipring_membership::founding::{Founding, Standing};
-use slipring_model::{ClusterId, Error, ErrorKind, NodeId};
+use slipring_model::{ClusterId, Error, ErrorKind, Moment, NodeId};
 use slipring_transport::AskError;
 use slipring_wire::{Reply, Request};
 
 use crate::builder::StartError;
 use crate::core::Core;
 
-/// How many addresses are asked at a time, and how long each has to answer.
-const ASKED_AT_ONCE: usize = 32;
+/// How many addresses are asked at a time, and how long each has to answer. As many silent ones as a source is believed
+/// and others can tell of must not outlast the time for which a node that was heard counts as present.
+const ASKED_AT_ONCE: usize = 128;
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much longer the others have, once a member has answered: one of another cluster should be heard.
 const GRACE: Duration = Duration::from_millis(500);
-/// Addresses of nodes that were heard, told on or believed.
+/// Addresses of nodes that were heard, told on or believed; and for how long after they were heard of last.
 const ADDRESSES_MAX: usize = 64;
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
 /// What a node tells another one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,10 +42,13 @@ pub(crate) struct Acquaintance {
     /// Decides whether this node founds; none while it will not.
     pub(super) founding: Mutex<Option<Founding>>,
     /// Where nodes were heard that start at the same time.
-    heard: Mutex<BTreeMap<NodeId, String>>,
+    heard: Mutex<Recent<NodeId, String>>,
     /// Where others heard some.
-    told: Mutex<BTreeSet<String>>,
+    told: Mutex<Recent<String, ()>>,
 }
+
+/// What was heard lately, and a little of what was heard before, as far as there is room.
+struct Recent<K, V>(BTreeMap<K, (V, Moment)>);
 
 /// A node that has answered, and where.
 pub(super) struct Answer {
@@ -111,31 +116,58 @@ pub(super) fn named(whom: &str, cluster: ClusterId) -> String {
     format!("{whom} (cluster {})", cluster.short())
 }
 
-impl Acquaintance {
-    /// Where nodes that start at the same time may be found, by what was heard.
-    pub(super) fn addresses(&self) -> Vec<String> {
-        let told = self.told.lock().clone();
-        self.heard.lock().values().cloned().chain(told).collect()
+impl<K, V> Default for Recent<K, V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord, V> Recent<K, V> {
+    fn note(&mut self, now: Moment, key: K, value: V) {
+        if self.0.len() >= ADDRESSES_MAX && !self.0.contains_key(&key) {
+            self.0.retain(|_, (_, at)| is_recent(now, *at));
+        }
+        if self.0.len() < ADDRESSES_MAX || self.0.contains_key(&key) {
+            self.0.insert(key, (value, now));
+        }
     }
 
-    /// Where a node was heard, for people.
+    fn iter(&self, now: Moment) -> impl Iterator<Item = (&K, &V)> {
+        let recent = self.0.iter().filter(move |(_, (_, at))| is_recent(now, *at));
+        recent.map(|(key, (value, _))| (key, value))
+    }
+}
+
+fn is_recent(now: Moment, at: Moment) -> bool {
+    now.since(at) <= FORGOTTEN_AFTER
+}
+
+impl Acquaintance {
+    /// Where nodes that start at the same time may be found, by what was heard lately.
+    pub(super) fn addresses(&self, now: Moment) -> Vec<String> {
+        let told: Vec<String> = self.told.lock().iter(now).map(|(address, ())| address.clone()).collect();
+        self.heard(now).into_iter().chain(told).collect()
+    }
+
+    /// Where nodes were heard lately that start at the same time.
+    fn heard(&self, now: Moment) -> Vec<String> {
+        self.heard.lock().iter(now).map(|(_, address)| address.clone()).collect()
+    }
+
+    /// Where a node was heard, for people; they may want to know of one that has long been silent.
     pub(super) fn place_of(&self, node: NodeId) -> String {
-        let heard = self.heard.lock().get(&node).cloned();
+        let heard = self.heard.lock().0.get(&node).map(|(address, _)| address.clone());
         heard.unwrap_or_else(|| format!("node {}", node.short()))
     }
 
-    fn note(&self, introduction: &Introduction) {
+    fn note(&self, now: Moment, introduction: &Introduction) {
         let is_address = |address: &&String| StaticSeeds::new([(*address).clone()]).is_ok();
-        let node = introduction.standing.node;
-        let mut heard = self.heard.lock();
-        if is_address(&&introduction.address) && (heard.len() < ADDRESSES_MAX || heard.contains_key(&node)) {
-            heard.insert(node, introduction.address.clone());
+        if is_address(&&introduction.address) {
+            self.heard.lock().note(now, introduction.standing.node, introduction.address.clone());
         }
         let mut told = self.told.lock();
         for address in introduction.others.iter().take(ADDRESSES_MAX).filter(is_address) {
-            if told.len() < ADDRESSES_MAX {
-                told.insert(address.clone());
-            }
+            told.note(now, address.clone(), ());
         }
     }
 }
@@ -151,7 +183,7 @@ impl Core {
             (None, Some(standing)) => standing,
             (None, None) => Standing::joiner(self.me, self.incarnation),
         };
-        let others = self.acquaintance.heard.lock().values().cloned().collect();
+        let others = self.acquaintance.heard(self.now());
         Introduction { standing, address: self.addresses.peer.clone(), others }
     }
 
@@ -179,7 +211,7 @@ impl Core {
         if is_me || self.acquaintance.founding.lock().is_none() {
             return;
         }
-        self.acquaintance.note(introduction);
+        self.acquaintance.note(self.now(), introduction);
         self.heard_of(introduction.standing);
     }
 
@@ -235,5 +267,49 @@ impl Core {
             Err(AskError::Refused { reason, .. }) => Err(Unmet::Refused(reason)),
             Err(error) => Err(Unmet::Silent(error.to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: usize) -> NodeId {
+        NodeId([u8::try_from(number).expect("few"); 32])
+    }
+
+    fn introduction(number: usize, others: impl IntoIterator<Item = usize>) -> Introduction {
+        let others = others.into_iter().map(|other| format!("other:{other}")).collect();
+        let standing = Standing::joiner(node(number), 1);
+        Introduction { standing, address: format!("host:{number}"), others }
+    }
+
+    #[test]
+    fn who_is_heard_of_no_more_is_forgotten_and_makes_room() {
+        let acquaintance = Acquaintance::default();
+        let began = Moment::default();
+        for number in 1..=ADDRESSES_MAX {
+            acquaintance.note(began, &introduction(number, 1..=ADDRESSES_MAX));
+        }
+        assert_eq!(acquaintance.addresses(began).len(), 2 * ADDRESSES_MAX);
+        acquaintance.note(began, &introduction(200, [200]));
+        assert!(!acquaintance.addresses(began).contains(&"host:200".to_owned()), "there is no room");
+
+        let later = began.after(FORGOTTEN_AFTER);
+        acquaintance.note(later, &introduction(1, [1]));
+        let latest = later.after(Duration::from_secs(1));
+        assert_eq!(acquaintance.addresses(latest), ["host:1", "other:1"]);
+        assert_eq!(acquaintance.heard(latest), ["host:1"], "others are told of nobody else");
+        assert_eq!(acquaintance.place_of(node(2)), "host:2", "people may still be told where it was");
+        acquaintance.note(latest, &introduction(200, [200]));
+        assert_eq!(acquaintance.addresses(latest), ["host:1", "host:200", "other:1", "other:200"]);
+    }
+
+    #[test]
+    fn only_addresses_are_noted() {
+        let acquaintance = Acquaintance::default();
+        let wrong = Introduction { address: "no address".to_owned(), ..introduction(1, []) };
+        acquaintance.note(Moment::default(), &Introduction { others: vec!["x".to_owned()], ..wrong });
+        assert!(acquaintance.addresses(Moment::default()).is_empty());
     }
 }

@@ -34,7 +34,7 @@ impl Core {
         loop {
             let mut addresses = seeds.candidates().await;
             let listed = addresses.len();
-            addresses.extend(self.acquaintance.addresses());
+            addresses.extend(self.acquaintance.addresses(self.now()));
             addresses.sort();
             addresses.dedup();
             let survey = self.survey(addresses).await;

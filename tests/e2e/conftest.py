@@ -84,7 +84,7 @@ class Node:
         first = lambda: "0" if "--bind" in self.extra else str(free_port())
         port = lambda address: address.rsplit(":", 1)[1] if address else first()
         command = [BINARY, "start", "--data", self.data, "--ready-file", self.ready, "--redis-port", port(self.redis),
-                   "--http-port", port(self.http), "--peer-port", port(self.peer), *self.extra]
+                   "--http-port", port(self.http), "--peer-port", port(self.peer), *SOONER, *self.extra]
         if self.join:
             command += ["--join", self.join]
         log = open(self.log, "ab")

@@ -43,7 +43,7 @@ def test_copies_come_and_go_while_clients_write_and_a_node_dies(five):
         five.nodes[3].kill()
         time.sleep(1)
         five.nodes[3].start()
-        five.wait_until_whole(90)
+        five.wait_until_whole()
         assert copies_of(five, 0) == {5} and bucket(five)["copies"] == 5
         assert bucket(five, "cache")["copies"] == 2, "the others stay as they are"
         five.nodes[4].kill()
@@ -60,7 +60,7 @@ def test_copies_come_and_go_while_clients_write_and_a_node_dies(five):
         five.nodes[2].kill()
         time.sleep(1)
         five.nodes[2].start()
-        five.wait_until_whole(90)
+        five.wait_until_whole()
         assert copies_of(five, 0) == {2} and bucket(five, node=4)["copies"] == 2
     finally:
         stop.set()

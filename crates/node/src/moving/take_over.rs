@@ -28,6 +28,8 @@ use super::wipe::of_table;
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Partitions that are taken over at a time. Each has one page on its way: that is its credit.
 const AT_A_TIME: usize = 8;
+/// Partitions that wait for the disk at a time.
+const SYNCING_AT_A_TIME: usize = 1024;
 
 impl Core {
     /// Takes over what moves here, for ever.
@@ -55,8 +57,14 @@ impl Core {
         self.moving.forget_others(&under_way);
         let mine = moving_to(view, self.me).filter(|(id, _)| !self.moving.is_done(*id));
         let mine: Vec<(MoveId, Holders)> = mine.map(|(id, holders)| (id, holders.clone())).collect();
-        let taking = mine.into_iter().map(|(id, holders)| self.try_to_take_over(view, id, holders));
-        let all: Vec<bool> = futures::stream::iter(taking).buffer_unordered(AT_A_TIME).collect().await;
+        let taking = mine.into_iter().map(async |(id, holders)| {
+            let is_copied = self.try_to_take_over(view, id, holders).await;
+            (id, is_copied)
+        });
+        let copied = futures::stream::iter(taking).buffer_unordered(AT_A_TIME);
+        // One sync serves all that were copied before it.
+        let noted = copied.map(async |(id, is_copied)| is_copied && self.note_taken_over(view, id).await);
+        let all: Vec<bool> = noted.buffer_unordered(SYNCING_AT_A_TIME).collect().await;
         all.into_iter().all(|is_done| is_done)
     }
 
@@ -91,12 +99,20 @@ impl Core {
                 return Err(unavailable(format!("{told} of {needed} replicas have handed it over")));
             }
         }
-        self.synced().await?;
-        if is_current() {
+        Ok(())
+    }
+
+    /// What was copied of a partition is told of as taken over once it is on disk; `false` when it is not.
+    async fn note_taken_over(&self, view: &View, id: MoveId) -> bool {
+        if let Err(error) = self.synced().await {
+            tracing::debug!(partition = id.partition, %error, "a partition is not on disk yet");
+            return false;
+        }
+        if self.view().is_some_and(|now| is_under_way(&now, view, id)) {
             self.moving.finish(id);
             self.metrics.partitions_taken_over.inc();
         }
-        Ok(())
+        true
     }
 
     /// Merges all that a replica has of a partition; `false` when it could not tell everything.

@@ -86,10 +86,10 @@ impl Core {
                     core.compare_roots(bucket, Some(bits), &roots).await
                 }
                 Request::Digests { bucket, from, to, entries } => {
-                    core.budget.run(|| core.compare_page(bucket, from, to, entries)).await
+                    core.in_its_turn(|| core.compare_page(bucket, from, to, entries)).await
                 }
                 Request::Pull { bucket, epoch, from, to, entries } => {
-                    core.budget.run(|| core.hand_over(bucket, epoch, (from, to), entries)).await
+                    core.in_its_turn(|| core.hand_over(bucket, epoch, (from, to), entries)).await
                 }
                 Request::Join(descriptor) => core.admit_node(&descriptor).await,
                 Request::Introduce(introduction) => core.meet(from, &introduction),
@@ -98,6 +98,14 @@ impl Core {
             };
             core.answer(from, id, reply.unwrap_or_else(failed));
         });
+    }
+
+    /// Does a piece of background work for a peer, unless its turn comes when nobody waits any more.
+    async fn in_its_turn(&self, piece: impl FnOnce() -> Result<Reply, Error>) -> Result<Reply, Error> {
+        match tokio::time::timeout(self.settings.request_timeout() * 4, self.budget.run(piece)).await {
+            Ok(reply) => reply,
+            Err(_late) => Err(unavailable("other background work came first; ask again")),
+        }
     }
 
     async fn answer_group(&self, from: NodeId, bytes: Bytes) -> Result<Reply, Error> {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use slipring_model::{BucketId, Error, ErrorKind, Mutant, NodeId, PartitionId, Position};
 use slipring_replication::{PageEntry, compare};
 use slipring_wire::{Reply, Request};
+use tokio::time::{Instant, timeout_at};
 
 use crate::answer::no_bucket;
 use crate::bucket::Refusal;
@@ -181,15 +182,18 @@ impl Core {
         }
         let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
         let mut differing = Vec::new();
+        // Pages get on where sums take longer than the asker waits.
+        let until = Instant::now() + self.settings.request_timeout();
         for (partition, root) in roots {
             let is_held =
                 bucket.places.get(usize::from(*partition)).is_some_and(|place| place.mine.is_some());
             let is_equal = if !is_held || bucket.bucket.is_closed(PartitionId(*partition)) {
                 false
             } else {
-                match bucket.bucket.root(PartitionId(*partition), &self.budget).await {
-                    Ok(ours) => ours.to_be_bytes()[..] == root[..],
-                    Err(error) => {
+                match timeout_at(until, bucket.bucket.root(PartitionId(*partition), &self.budget)).await {
+                    Ok(Ok(ours)) => ours.to_be_bytes()[..] == root[..],
+                    Err(_late) => false,
+                    Ok(Err(error)) => {
                         tracing::warn!(partition, %error, "a partition cannot be read for an exchange");
                         false
                     }

@@ -41,7 +41,10 @@ impl Bucket {
             root = page.iter().fold(root, |sum, entry| sum.wrapping_add(root_of(&entry.key, entry.digest)));
             from = next;
         }
-        self.partition(partition.start(self.bits)).root = Some((version, root));
+        let mut guard = self.partition(partition.start(self.bits));
+        if guard.version == version {
+            guard.root = Some((version, root));
+        }
         Ok(root)
     }
 

@@ -14,6 +14,8 @@ use tokio::sync::Notify;
 use crate::builder::StartError;
 use crate::view::{BucketView, View};
 
+use super::wipe::of_table;
+
 const HELD: &str = "moving/held";
 /// Buckets whose own tables that is noted for.
 const HELD_OWN: &str = "moving/held/own";
@@ -142,6 +144,18 @@ impl Moving {
         keys.into_iter().map(leftover).collect()
     }
 
+    /// Whether a leftover is one of the view's, too.
+    pub(super) fn is_left(&self, view: &View, leftover: &Leftover) -> bool {
+        let notes = self.notes.lock();
+        let now = of_table(view, leftover.table).next().and_then(|bucket| {
+            let place = bucket.places.get(leftover.partition.index())?;
+            place.mine
+        });
+        let had = notes.held.get(&(leftover.table, leftover.partition.0)).copied();
+        let bits = Some(leftover.bits);
+        bits == notes.bits && leftover.bits == view.bits && (had, now) == (leftover.had, leftover.now)
+    }
+
     /// The data of these partitions is of their present assignment from now on.
     pub(super) fn settle(
         &self,
@@ -248,7 +262,10 @@ mod tests {
         let gone = |leftover: &Leftover| Leftover { had: leftover.now, now: None, ..*leftover };
         assert_eq!(left, fresh.iter().map(gone).collect::<Vec<_>>());
         assert!(left.iter().all(Leftover::has_data));
+        assert!(left.iter().all(|leftover| again.is_left(&drained, leftover)));
+        assert!(left.iter().all(|leftover| !again.is_left(&held, leftover)), "it is held again there");
         again.settle(&meta, &left).expect("noted");
+        assert!(!left.iter().any(|leftover| again.is_left(&drained, leftover)), "it is gone");
         assert_eq!(again.leftovers(&drained), []);
         assert_eq!(open(&meta, &layout).leftovers(&held), fresh);
     }

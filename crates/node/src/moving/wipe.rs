@@ -66,7 +66,7 @@ impl Core {
                 let is_wanted = || {
                     self.view().is_some_and(|now| {
                         now.layout.table_of(bucket.bucket.id) == Some(leftover.table)
-                            && self.moving.leftovers(&now).contains(leftover)
+                            && self.moving.is_left(&now, leftover)
                     })
                 };
                 let mut next = Some(leftover.partition.start(view.bits));

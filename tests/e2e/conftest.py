@@ -20,7 +20,7 @@ BINARY = pathlib.Path(os.environ.get("SLIPRING_BINARY", ROOT / "target" / "relea
 PATIENCE = 240
 COMMAND_TIMEOUT = 300
 # All processes share one machine with their clients, and no test measures how long an answer takes: data may move faster.
-SOONER = ("--background-share", "25")
+SOONER = ("--background-share", "12")
 # Below those that the system gives to whoever asks for any port: nobody takes one while its node is down.
 FREE_PORTS = random.sample(range(10_000, 32_768), 22_768)
 

@@ -1,6 +1,6 @@
 //! The budget of background work: moving data, repair, scrub and expiry have one turn among them, and while clients
-//! are served each short piece of work is followed by a rest, so that together they take a set share of one
-//! processor.
+//! are served each short piece of work is followed by a rest, so that together they take a set share of the
+//! machine's processors, though never more than one of them.
 //!
 //! The rest is measured in the piece's own time, so work that others slow down rests longer by itself.
 
@@ -34,9 +34,15 @@ struct Account {
 }
 
 impl Budget {
-    /// A budget of `share` percent of one processor.
-    pub(crate) fn new(share: u32) -> Self {
-        Self { share: share.clamp(1, 100), turn: Mutex::default(), has_served: AtomicBool::new(false) }
+    /// A budget of `share` percent of all processors that this process may use.
+    pub(crate) fn of_this_machine(share: u32) -> Self {
+        Self::new(share, std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    fn new(share: u32, processors: usize) -> Self {
+        let processors = u32::try_from(processors).unwrap_or(u32::MAX);
+        let share = share.saturating_mul(processors).clamp(1, 100);
+        Self { share, turn: Mutex::default(), has_served: AtomicBool::new(false) }
     }
 
     /// A client's request, or a part of one, is served here.
@@ -89,7 +95,7 @@ mod tests {
 
     #[test]
     fn nobody_rests_while_no_client_is_served() {
-        let (budget, mut account) = (Budget::new(20), Account::default());
+        let (budget, mut account) = (Budget::new(10, 2), Account::default());
         let now = Instant::now();
         assert_eq!(rests(&budget, &mut account, now), None);
         budget.serves();
@@ -101,22 +107,29 @@ mod tests {
 
     #[test]
     fn short_rests_are_put_together_and_none_is_endless() {
-        let (budget, mut account) = (Budget::new(60), Account::default());
+        let (budget, mut account) = (Budget::new(60, 1), Account::default());
         let now = Instant::now();
         budget.serves();
         let each = PIECE * 40 / 60;
         assert_eq!(rests(&budget, &mut account, now), None);
         assert_eq!(rests(&budget, &mut account, now), None);
         assert_eq!(rests(&budget, &mut account, now), Some(each * 3));
-        let slow = Budget::new(1);
+        let slow = Budget::new(1, 1);
         slow.serves();
         let mut owing = Account::default();
         assert_eq!(owing.rest(&slow, now, now + QUIET_AFTER), Some(LONGEST_REST));
     }
 
+    #[test]
+    fn a_share_is_of_all_processors_and_at_most_one_of_them() {
+        let shares = [(1, 1), (1, 16), (25, 2), (1, 1024), (100, usize::MAX), (1, 0)];
+        let percent = shares.map(|(share, processors)| Budget::new(share, processors).share);
+        assert_eq!(percent, [1, 16, 50, 100, 100, 1]);
+    }
+
     #[tokio::test]
     async fn pieces_take_turns() {
-        let budget = Budget::new(50);
+        let budget = Budget::new(50, 1);
         let order = parking_lot::Mutex::new(Vec::new());
         let work = |name: &'static str| {
             let (budget, order) = (&budget, &order);

@@ -268,7 +268,7 @@ impl Builder {
             requests: Requests::new(identity.incarnation),
             syncer: Syncer::new(self.disk_waits),
             hints: HintLog::default(),
-            budget: Budget::new(self.settings.background_share),
+            budget: Budget::of_this_machine(self.settings.background_share),
             metrics: Metrics::new(),
             stop: watch::Sender::new(None),
             settings: self.settings,

@@ -96,9 +96,9 @@ settings! {
     expiry_interval_ms: u64 = 1_000, "SLIPRING_EXPIRY_INTERVAL_MS";
     /// How long to rest between two partitions whose records are all read to find damage, in milliseconds.
     scrub_interval_ms: u64 = 10_000, "SLIPRING_SCRUB_INTERVAL_MS";
-    /// Percent of one processor that moving data, repair, scrub and expiry may take together while clients are served;
-    /// without clients they take what they need. 1 to 100.
-    background_share: u32 = 5, "SLIPRING_BACKGROUND_SHARE";
+    /// Percent of the machine's processors that moving data, repair, scrub and expiry may take together while clients
+    /// are served, one processor at most; without clients they take what they need. 1 to 100.
+    background_share: u32 = 1, "SLIPRING_BACKGROUND_SHARE";
     /// Milliseconds a node may be gone until it is given up for good and its share goes to others; 0 never. The same
     /// on all nodes. At least 1,000, and more than a restart takes.
     replace_after_ms: u64 = 0, "SLIPRING_REPLACE_AFTER_MS";

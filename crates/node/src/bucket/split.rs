@@ -87,11 +87,11 @@ mod tests {
     }
 
     fn root(bucket: &Bucket) -> Result<u128, Error> {
-        block_on(bucket.root(PartitionId(0), &Budget::new(100)))
+        block_on(bucket.root(PartitionId(0), &Budget::of_this_machine(100)))
     }
 
     fn sweep(bucket: &Bucket, partition: u16, is_alone: bool) -> Result<u64, Error> {
-        block_on(bucket.sweep(PartitionId(partition), 99, || is_alone, &Budget::new(100)))
+        block_on(bucket.sweep(PartitionId(partition), 99, || is_alone, &Budget::of_this_machine(100)))
     }
 
     fn count(bucket: &Bucket, bits: u8) -> Vec<u64> {

@@ -16,7 +16,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// Requests of one measurement of what clients feel, from a few connections that wait for each answer.
-const REQUESTS: usize = 40_000;
+const REQUESTS: usize = 20_000;
+/// Measurements at rest, and at most as many while data moves.
+const MEASUREMENTS: usize = 9;
 const CONNECTIONS: &str = "4";
 
 /// A node of the measured cluster.
@@ -27,11 +29,10 @@ struct Running {
     peer: String,
 }
 
-/// Milliseconds of one request.
-#[derive(Clone, Copy)]
-struct Latency {
-    p50: f64,
-    p99: f64,
+/// The p99 of one measurement, in milliseconds.
+struct Felt {
+    set: f64,
+    get: f64,
 }
 
 /// Runs the measurement and prints it.
@@ -82,23 +83,29 @@ fn measure(folder: &Path, nodes: &mut Vec<Running>, keys: usize) -> Result<()> {
     );
 
     wait_until_quiet(nodes)?;
-    let idle = [latency(port, keys)?, latency(port, keys)?];
+    let idle: Vec<Felt> = (0..MEASUREMENTS).map(|_| felt(port, keys)).collect::<Result<_>>()?;
     let fourth = nodes.last().context("it joined")?.peer.clone();
     change(nodes, &fourth, "drain")?;
-    let busy = clients_while(nodes, Some((port, keys)))?;
-    let worst = |latencies: &[Latency], of: fn(&Latency) -> f64| latencies.iter().map(of).fold(0.0, f64::max);
+    let mut busy = Vec::new();
+    while busy.len() < MEASUREMENTS && !is_settled(nodes)? {
+        busy.push(felt(port, keys)?);
+    }
     println!(
-        "clients of four nodes without a move: p50 {:.2} ms, p99 {:.2} ms",
-        worst(&idle, |l| l.p50),
-        worst(&idle, |l| l.p99)
+        "p99 of four nodes' clients in ms, median (most) of {} and {} measurements",
+        idle.len(),
+        busy.len()
     );
-    println!(
-        "clients while the fourth is drained ({} measurements): p50 {:.2} ms, p99 {:.2} ms",
-        busy.len(),
-        worst(&busy, |l| l.p50),
-        worst(&busy, |l| l.p99)
-    );
+    for (name, of) in [("SET", (|felt| felt.set) as fn(&Felt) -> f64), ("GET", |felt| felt.get)] {
+        let told = |all: &[Felt]| median_and_most(all.iter().map(of).collect());
+        println!("{name}: {} at rest, {} while the fourth is drained", told(&idle), told(&busy));
+    }
     Ok(())
+}
+
+fn median_and_most(mut values: Vec<f64>) -> String {
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+    format!("{:.2} ({:.2})", at(values.len() / 2), at(values.len().saturating_sub(1)))
 }
 
 fn start(folder: &Path, index: usize, seed: Option<&Running>) -> Result<Running> {
@@ -109,24 +116,15 @@ fn start(folder: &Path, index: usize, seed: Option<&Running>) -> Result<Running>
     Ok(Running { child, redis_port, http: text("http")?, peer: text("peer")? })
 }
 
-/// What clients feel, again and again, until nothing moves; nothing where nobody is to ask.
-fn clients_while(nodes: &[Running], asked: Option<(u16, usize)>) -> Result<Vec<Latency>> {
-    let mut latencies = Vec::new();
+fn wait_until_settled(nodes: &[Running]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
-        if let Some((port, keys)) = asked {
-            latencies.push(latency(port, keys)?);
-        }
         if is_settled(nodes)? {
-            return Ok(latencies);
+            return Ok(());
         }
         std::thread::sleep(INTERVAL);
     }
     bail!("data still moves after {PATIENCE:?}")
-}
-
-fn wait_until_settled(nodes: &[Running]) -> Result<()> {
-    clients_while(nodes, None).map(drop)
 }
 
 fn is_settled(nodes: &[Running]) -> Result<bool> {
@@ -180,8 +178,8 @@ fn change(nodes: &[Running], node: &str, what: &str) -> Result<()> {
     if done.success() { Ok(()) } else { bail!("slipring {what} failed") }
 }
 
-/// The worse of SET and GET.
-fn latency(port: u16, keys: usize) -> Result<Latency> {
+/// What clients that wait for each answer feel.
+fn felt(port: u16, keys: usize) -> Result<Felt> {
     let output = Command::new("redis-benchmark")
         .args(["-p", &port.to_string(), "-c", CONNECTIONS, "-d", "100", "-r", &keys.to_string(), "--csv"])
         .args(["-n", &REQUESTS.to_string(), "-t", "set,get"])
@@ -191,13 +189,11 @@ fn latency(port: u16, keys: usize) -> Result<Latency> {
     let mut rows =
         text.lines().map(|line| line.split(',').map(|cell| cell.trim_matches('"')).collect::<Vec<_>>());
     let heads = rows.next().context("redis-benchmark said nothing")?;
-    let column =
-        |name| heads.iter().position(|head| *head == name).with_context(|| format!("no column {name}"));
-    let (p50, p99) = (column("p50_latency_ms")?, column("p99_latency_ms")?);
-    let mut worst = Latency { p50: 0.0, p99: 0.0 };
-    for row in rows {
-        let value = |at: usize| row.get(at).and_then(|cell| cell.parse::<f64>().ok()).context("a number");
-        worst = Latency { p50: worst.p50.max(value(p50)?), p99: worst.p99.max(value(p99)?) };
-    }
-    Ok(worst)
+    let p99 = heads.iter().position(|head| *head == "p99_latency_ms").context("no column of p99")?;
+    let mut value = |name: &str| {
+        let row =
+            rows.next().filter(|row| row.first() == Some(&name)).with_context(|| format!("no {name}"))?;
+        row.get(p99).and_then(|cell| cell.parse().ok()).context("a number")
+    };
+    Ok(Felt { set: value("SET")?, get: value("GET")? })
 }

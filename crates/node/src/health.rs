@@ -1,6 +1,7 @@
-//! Health of the data path: which peers answer late or not at all, whatever gossip says of them.
+//! Health of the data path: which peers refuse requests or answer late or not at all, whatever gossip says of them.
 //!
-//! A forwarded request that its peer answers late, or never, is a strike against the peer. After a few in a row
+//! A forwarded request that its peer answers late, or never, or can do nothing about, is a strike against the peer:
+//! its disk may have failed, or it may reach nobody else. After a few in a row
 //! the peer is passed over as coordinator for a while, and for longer each time it has not mended by then. It stays
 //! a replica, is asked as one, and coordinates all the same when nobody else is left.
 //!
@@ -22,6 +23,34 @@ const STRIKES: u32 = 3;
 const AVOIDED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// An answer that takes longer than this part of the time-out of requests is late.
 const LATE_DIVISOR: u32 = 4;
+
+/// What became of a request that was forwarded to a peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Answer {
+    /// It was done, or the client is to blame that it was not.
+    Given {
+        /// How long it took.
+        after: Duration,
+    },
+    /// The peer could do nothing, and did nothing.
+    Refused,
+    /// Its time is up.
+    None {
+        /// How long it had.
+        after: Duration,
+    },
+}
+
+impl Answer {
+    /// Whether it speaks against the peer, which answers in time within `late`. A short time that is up says nothing.
+    fn is_failing(self, late: Duration) -> Option<bool> {
+        match self {
+            Self::Given { after } => Some(after >= late),
+            Self::Refused => Some(true),
+            Self::None { after } => (after >= late).then_some(true),
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Record {
@@ -48,7 +77,7 @@ impl Health {
         }
     }
 
-    /// A peer answered late, or not at all; whether it is avoided from now on.
+    /// A peer answered late, or not at all, or refused; whether it is avoided from now on.
     fn strike(&self, peer: NodeId, now: Moment) -> bool {
         let mut records = self.records.lock();
         let record = records.entry(peer).or_default();
@@ -78,20 +107,20 @@ impl Health {
 }
 
 impl Core {
-    /// A forwarded request has been answered, or its time is up. A short time that is up says nothing.
-    pub(crate) fn judge(&self, peer: NodeId, began: Moment, is_answered: bool) {
-        let now = self.now();
-        if now.since(began) < self.settings.request_timeout() / LATE_DIVISOR {
-            if is_answered {
-                self.health.mended(peer);
+    /// What a peer made of a forwarded request.
+    pub(crate) fn judge(&self, peer: NodeId, answer: Answer) {
+        let late = self.settings.request_timeout() / LATE_DIVISOR;
+        match answer.is_failing(late) {
+            Some(false) => self.health.mended(peer),
+            Some(true) if self.health.strike(peer, self.now()) => {
+                self.metrics.peers_avoided.inc();
+                tracing::info!(peer = %peer.short(), "refuses or answers late; others coordinate for a while");
             }
-        } else if self.health.strike(peer, now) {
-            self.metrics.peers_avoided.inc();
-            tracing::info!(peer = %peer.short(), "answers late; others coordinate in its place for a while");
+            _ => {}
         }
     }
 
-    /// Whether another node should coordinate if one can: this peer answers late, or gossip cannot reach it.
+    /// Whether another node should coordinate if one can: this peer refuses or answers late, or gossip cannot reach it.
     pub(crate) fn is_doubtful(&self, peer: NodeId) -> bool {
         peer != self.me && (self.health.is_avoided(peer, self.now()) || self.gossip.doubts(peer))
     }
@@ -122,6 +151,19 @@ mod tests {
         assert!(health.is_avoided(PEER, at(5)) && !health.is_avoided(NodeId([2; 32]), at(5)));
         health.mended(PEER);
         assert!(!health.is_avoided(PEER, at(5)));
+    }
+
+    #[test]
+    fn who_refuses_or_is_late_fails_and_a_short_time_that_is_up_says_nothing() {
+        let (late, soon) = (Duration::from_millis(500), Duration::from_millis(499));
+        let judged = |answer: Answer| answer.is_failing(late);
+        assert_eq!(judged(Answer::Given { after: soon }), Some(false));
+        assert_eq!(judged(Answer::Given { after: late }), Some(true));
+        assert_eq!(judged(Answer::Refused), Some(true));
+        assert_eq!(
+            (judged(Answer::None { after: soon }), judged(Answer::None { after: late })),
+            (None, Some(true))
+        );
     }
 
     #[test]

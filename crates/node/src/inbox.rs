@@ -9,6 +9,7 @@ use slipring_transport::Inbox;
 use slipring_wire::{Hello, Message, Reply, Request};
 
 use crate::core::Core;
+use crate::health::Answer;
 use crate::requests::{Entry, Timer};
 
 /// The node's end of the transport.
@@ -113,12 +114,15 @@ impl Core {
                 drop(sender.send(Some(reply)));
             }
             (Some((Waiting::Other, Some(Entry::Forward { work, tried, .. }))), reply) => {
-                self.judge(from, work.began, true);
                 match crate::failure::executed(reply) {
                     Err(error) if error.kind == ErrorKind::Unavailable => {
+                        self.judge(from, Answer::Refused);
                         self.submit_avoiding(work, tried, Some(error));
                     }
-                    result => self.reply(work.reply_to, result),
+                    result => {
+                        self.judge(from, Answer::Given { after: self.now().since(work.began) });
+                        self.reply(work.reply_to, result);
+                    }
                 }
             }
             (Some((Waiting::Other, _)), _) => drop(self.metrics.replies_late.inc()),
@@ -166,7 +170,7 @@ impl Core {
             Some((Some(false), _)) => self.drive_write(id, WriteInput::DeadlinePassed),
             Some((None, Some(Entry::Ask { reply, .. }))) => drop(reply.send(None)),
             Some((None, Some(Entry::Forward { work, to, tried }))) => {
-                self.judge(to, work.began, false);
+                self.judge(to, Answer::None { after: self.now().since(work.began) });
                 self.forward_failed(work, tried, true);
             }
             _ => {}

@@ -51,7 +51,10 @@ impl Metrics {
             counter("requests_coordinated", "Requests of this node's clients that took other nodes"),
         );
         let forwarded = counter("requests_forwarded", "Requests handed to another coordinator");
-        let peers_avoided = counter("peers_avoided", "Times a peer was passed over because it answered late");
+        let peers_avoided = counter(
+            "peers_avoided",
+            "Times a peer began to be passed over because it refused requests or answered late",
+        );
         let rejected = counter("requests_rejected", "Requests refused without effect");
         let unknown = counter("requests_unknown", "Writes whose outcome could not be told");
         let read_repairs = counter("read_repairs", "Copies brought up to date by reads");

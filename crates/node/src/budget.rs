@@ -45,6 +45,11 @@ impl Budget {
         Self { share, turn: Mutex::default(), has_served: AtomicBool::new(false) }
     }
 
+    /// How long work of this time takes while clients are served all along.
+    pub(crate) fn stretched(&self, work: Duration) -> Duration {
+        work * 100 / self.share
+    }
+
     /// A client's request, or a part of one, is served here.
     pub(crate) fn serves(&self) {
         // Most find it set: only who changes it takes the line from other processors.
@@ -125,6 +130,7 @@ mod tests {
         let shares = [(1, 1), (1, 16), (25, 2), (1, 1024), (100, usize::MAX), (1, 0)];
         let percent = shares.map(|(share, processors)| Budget::new(share, processors).share);
         assert_eq!(percent, [1, 16, 50, 100, 100, 1]);
+        assert_eq!(Budget::new(1, 2).stretched(Duration::from_secs(9)), Duration::from_secs(450));
     }
 
     #[tokio::test]

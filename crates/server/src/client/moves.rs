@@ -119,6 +119,11 @@ pub(super) fn word(state: NodeState) -> &'static str {
     }
 }
 
+/// So many seconds, as people say it.
+fn span(seconds: u64) -> String {
+    indicatif::HumanDuration(std::time::Duration::from_secs(seconds)).to_string()
+}
+
 impl Client {
     pub(crate) fn plan(&self, changes: &Changes) -> anyhow::Result<()> {
         let body = Value::Object(self.wish(changes)?).to_string();
@@ -142,11 +147,12 @@ impl Client {
             println!("{} partitions would be split into {}", plan.partitions_before, plan.partitions_after);
         }
         println!(
-            "{} partitions would move, {} copies of about {} in about {} s",
+            "{} partitions would move, {} copies of about {} in about {}; beside clients at work in up to {}",
             plan.moves.len(),
             proposal.copies,
             indicatif::HumanBytes(proposal.bytes),
-            proposal.seconds
+            span(proposal.seconds),
+            span(proposal.seconds_beside_clients)
         );
         if plan.exposed.is_empty() {
             println!("no single failure would take a quorum from any partition");

@@ -73,7 +73,7 @@ async fn resolve(address: &Multiaddr) -> Vec<Multiaddr> {
     let rest: Multiaddr = parts.collect();
     match tokio::time::timeout(LOOKUP, tokio::net::lookup_host((name, port))).await {
         Ok(Ok(found)) => {
-            let wanted = found.map(|at| at.ip()).filter(|ip| wants(ip)).take(PER_NAME_MAX);
+            let wanted = found.map(|at| at.ip()).filter(wants).take(PER_NAME_MAX);
             wanted.map(|ip| at(ip, port).into_iter().chain(rest.iter()).collect()).collect()
         }
         Ok(Err(error)) => {

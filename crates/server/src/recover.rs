@@ -17,6 +17,9 @@ pub(crate) fn run(settings: &Settings, lost: &[String], is_json: bool) -> anyhow
         bail!("there is no data directory at {}; name it with --data", settings.data.display());
     }
     let directory = DataDir::claim(&settings.data)?;
+    if !directory.has_meta()? {
+        bail!("no node has ever run with {}; name its data directory with --data", settings.data.display());
+    }
     let meta = directory.meta()?;
     let remains = Remains::read(&meta)?;
     let lost: BTreeSet<NodeId> =

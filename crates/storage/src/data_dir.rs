@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use crate::{DiskEngine, Error, MetaStore};
 
+const META: &str = "meta.redb";
+const DATA: &str = "data";
+
 /// A directory this process has to itself for as long as the value lives.
 #[derive(Debug)]
 pub struct DataDir {
@@ -38,22 +41,38 @@ impl DataDir {
         &self.path
     }
 
-    /// Opens the meta store in it.
+    /// Whether a node has been here: it has a meta store.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn has_meta(&self) -> Result<bool, Error> {
+        let path = self.path.join(META);
+        path.try_exists().map_err(|error| Error::io(&path, &error))
+    }
+
+    /// Opens the meta store in it, making it when there is none: after the disk engine, whose records belong to it.
     ///
     /// # Errors
     /// Those of [`MetaStore::open`].
     pub fn meta(&self) -> Result<MetaStore, Error> {
-        let store = MetaStore::open(&self.path.join("meta.redb"))?;
+        let store = MetaStore::open(&self.path.join(META))?;
         sync_entries(&self.path)?;
         Ok(store)
     }
 
-    /// Opens the disk engine in it.
+    /// Opens the disk engine in it, making it in a new directory.
     ///
     /// # Errors
-    /// Those of [`DiskEngine::open`].
+    /// Those of [`DiskEngine::open`], and [`Error::Damaged`] when a node has been here and its records are gone.
     pub fn disk(&self) -> Result<DiskEngine, Error> {
-        DiskEngine::open(&self.path.join("data"))
+        let data = self.path.join(DATA);
+        let has_records = DiskEngine::is_in(&data)?;
+        if !has_records && self.has_meta()? {
+            let detail = "its records are gone, and others count on them; put them back, or remove the whole \
+                          directory and join as a new node";
+            return Err(Error::Damaged { place: data.display().to_string(), detail: detail.to_owned() });
+        }
+        DiskEngine::open(&data)
     }
 }
 

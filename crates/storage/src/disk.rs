@@ -28,6 +28,7 @@ const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
 const CACHE_BYTES: u64 = 128 * 1024 * 1024;
 /// Batches between marks when nothing is synced: the most that damage to the very end can hide.
 const BATCHES_PER_MARK: u64 = 1000;
+const RECORDS: &str = "records";
 /// What a disk must take to count as one that is not full.
 const PROBE_BYTES: usize = 64 * 1024;
 /// The key under which the store holds the count of batches: shorter than a record's, so before all of them.
@@ -46,14 +47,20 @@ pub struct DiskEngine {
 }
 
 impl DiskEngine {
+    /// Whether there is a store in `dir`.
+    pub(crate) fn is_in(dir: &Path) -> Result<bool, Error> {
+        let store = dir.join(RECORDS);
+        store.try_exists().map_err(|error| Error::io(&store, &error))
+    }
+
     /// Opens the store in `dir`, making it when there is none.
     ///
     /// # Errors
     /// [`Error::Damaged`] when it has lost what it held, [`Error::Io`] and [`Error::Full`] from the system.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         make_directory(dir)?;
-        let (store_path, mark_path) = (dir.join("records"), dir.join("mark"));
-        let has_store = store_path.try_exists().map_err(|error| Error::io(&store_path, &error))?;
+        let (store_path, mark_path) = (dir.join(RECORDS), dir.join("mark"));
+        let has_store = Self::is_in(dir)?;
         let mut mark = match Mark::open(&mark_path) {
             // The mark is on disk before there is a store, so one that is missing beside a store was lost.
             Err(Error::Damaged { .. }) if !has_store => Mark::create(&mark_path)?,

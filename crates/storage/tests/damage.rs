@@ -211,3 +211,16 @@ fn a_directory_belongs_to_one_process_at_a_time() {
     drop(first);
     assert!(DataDir::claim(folder.path()).is_ok());
 }
+
+#[test]
+fn records_that_are_gone_where_a_node_has_been_are_missed() {
+    for gone in ["data", "data/records"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = DataDir::claim(folder.path()).expect("claimed");
+        drop((directory.disk().expect("made"), directory.meta().expect("made")));
+        drop(directory.disk().expect("opened again"));
+        std::fs::remove_dir_all(folder.path().join(gone)).expect("removed");
+        let opened = directory.disk().map(drop);
+        assert!(matches!(&opened, Err(Error::Damaged { .. })), "{gone}: {opened:?}");
+    }
+}

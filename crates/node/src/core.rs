@@ -130,7 +130,10 @@ impl Core {
 
     /// Ends the node with a reason that its owner is told.
     pub(crate) fn give_up(&self, reason: String) {
-        tracing::error!(%reason, "the node stops");
+        match self.muster.has_left.load(std::sync::atomic::Ordering::Acquire) {
+            true => tracing::info!(%reason, "the node stops"),
+            false => tracing::error!(%reason, "the node stops"),
+        }
         self.stop.send_if_modified(|stop| {
             let is_first = stop.is_none();
             *stop = stop.take().or(Some(reason));

@@ -28,6 +28,8 @@ const REGISTRATION_REST: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(crate) struct Muster {
     is_agreed: AtomicBool,
+    /// Whether the cluster has let this node go since it agreed to its start.
+    pub(crate) has_left: AtomicBool,
     /// Incarnation and boot of each peer, as it told them.
     starts: Mutex<BTreeMap<NodeId, (u64, u64)>>,
     refused: Mutex<BTreeSet<NodeId>>,
@@ -83,16 +85,19 @@ impl Core {
             tracing::error!(%error, "the directory could not be marked as rolled back");
         }
         self.give_up(
-            "the cluster has seen a later start of this node: its data directory was rolled back to an older \
-             copy and must not be used; remove it and join as a new node"
+            "the cluster has seen another start of this node that is no earlier: either this data directory was rolled \
+             back to an older copy, or a copy of it is in use elsewhere (`slipring status` tells at which address); \
+             see that only one is used, and start this one again only as a new node, with an empty directory"
                 .to_owned(),
         );
     }
 
-    /// The cluster has let this node go.
+    /// The cluster has let this node go: its work is done, unless it comes back when that is long over.
     pub(crate) fn was_removed(&self) {
+        self.muster.has_left.store(self.muster.is_agreed.load(Ordering::Acquire), Ordering::Release);
         self.give_up(
-            "this node is no member of its cluster any more; remove its data directory and join as a new node"
+            "this node is no member of its cluster any more; its data directory may be removed, and with an empty \
+             one it can join as a new node"
                 .to_owned(),
         );
     }

@@ -383,6 +383,12 @@ impl Node {
         self.core.stop.subscribe()
     }
 
+    /// Whether it stops because the cluster has let it go, as was asked.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.core.muster.has_left.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     /// Finishes what is under way, flushes, says goodbye to the peers and stops. The node stays a member.
     ///
     /// # Errors

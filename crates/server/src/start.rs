@@ -122,10 +122,16 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     }
     redis.abort();
     http.abort();
-    match reason {
-        Some(reason) => anyhow::bail!(reason),
-        None => Ok(()),
+    reason.map_or(Ok(()), |reason| ended(reason, node.has_left()))
+}
+
+/// Tells why the node has ended by itself.
+fn ended(reason: String, has_left: bool) -> anyhow::Result<()> {
+    if !has_left {
+        anyhow::bail!(reason);
     }
+    eprintln!("slipring: {reason}");
+    Ok(())
 }
 
 fn say_where(settings: &Settings) {

@@ -1,10 +1,13 @@
 """Nodes that find each other: by names of a real dnsmasq, by a registry that a node serves."""
 
 import http.client
+import http.server
 import json
 import signal
 import socket
 import subprocess
+import threading
+import time
 
 import pytest
 
@@ -42,6 +45,52 @@ class Dns:
 
     def source(self, location):
         return f"{location}?server=127.0.0.1:{self.port}"
+
+
+class Board:
+    """A registry that answers what it is told to, and as late."""
+
+    def __init__(self):
+        board = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                name = self.path.removeprefix("/v1/registry/")
+                board.asked.append(name)
+                status, body, delay = board.answers[name]
+                time.sleep(delay)
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_PUT(self):
+                self.send_error(405)
+
+            do_DELETE = do_PUT
+
+            def log_message(self, *_):
+                pass
+
+        self.answers, self.asked = {}, []
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def say(self, name, *addresses, delay=0):
+        """Answers with a list; the source that it is."""
+        return self.answer(name, json.dumps({"addresses": addresses}).encode(), delay=delay)
+
+    def answer(self, name, body, status=200, delay=0):
+        self.answers[name] = (status, body, delay)
+        return f"registry://127.0.0.1:{self.server.server_port}/{name}"
+
+
+@pytest.fixture
+def board():
+    board = Board()
+    yield board
+    board.server.shutdown()
+    board.server.server_close()
 
 
 @pytest.fixture
@@ -194,3 +243,59 @@ def test_what_is_no_source_is_refused_with_the_way_out(tmp_path):
         said = refusal("--join", f"{feature}://127.0.0.1:1/p")
         # A build that has the feature waits for it instead, and is stopped by the time-out above.
         assert f"--features {feature}" in said
+
+
+# Longer than a first answer of a source is waited for.
+LATE = 1.5
+SMALL = ("--workers", "1", "--partition-bits", "4", "--membership", "local")
+
+
+def test_a_source_that_is_late_or_names_another_cluster_leads_nobody_there(nodes, board):
+    own, other = nodes(extra=SMALL).start(), nodes(extra=SMALL).start()
+    both = [nodes(board.say("late-both" if delay else "both", other.peer, own.peer, delay=delay), SMALL) for delay in (0, LATE)]
+    late = nodes(board.say("late", own.peer, delay=LATE), SMALL)
+    beside = nodes(own.peer, ("--join", board.say("other", other.peer, delay=LATE), *SMALL))
+    for joiner in (*both, late, beside):
+        joiner.launch()
+
+    def assert_names_both(joiner):
+        said = joiner.tail()
+        assert joiner.process.poll() == 1 and f"{own.peer} (cluster" in said and f"{other.peer} (cluster" in said, said
+
+    for joiner in both:
+        wait_until("it joins neither", lambda: joiner.process.poll() is not None)
+        assert_names_both(joiner)
+    # Where the machine is slower than the source, it has heard of both.
+    wait_until("it joins its own", lambda: beside.ready.exists() or beside.process.poll() is not None)
+    if not beside.ready.exists():
+        assert_names_both(beside)
+    late.wait()
+    count = 2 + beside.ready.exists()
+    wait_until("they are members", lambda: members(own) == members(late) == count)
+    assert members(other) == 1
+    # Who is a member goes by what it knows itself, whatever its source says since.
+    board.say("late", other.peer)
+    late.kill()
+    late.start()
+    assert members(late) == count and members(other) == 1
+
+
+def test_a_source_that_answers_rubbish_is_as_good_as_one_that_is_away(nodes, board):
+    founder = nodes(extra=SMALL).start()
+    rubbish = [b"", b"\xff\x00\r\n" * 100, b"<html>", b"[]", b"{}", b"null", b'{"addresses": null}', b'{"addresses": [1]}',
+               b'{"addresses": "' + founder.peer.encode() + b'"}', b"[" * 100_000, b" " * 600_000]
+    sources = [board.answer(f"body-{index}", body) for index, body in enumerate(rubbish)]
+    sources.append(board.answer("failing", json.dumps({"addresses": [founder.peer]}).encode(), status=500))
+    sources.append(board.say("no-addresses", "", "nowhere", "a:b", ":1", "a:99999", "a b:1", "\0:1", "a" * 5000 + ":1"))
+    flags = [flag for source in sources for flag in ("--join", source)]
+    alone = nodes(extra=(*flags, *SMALL)).launch()
+    beside = nodes(founder.peer, (*flags, *SMALL)).launch()
+    # Each once by one of them, and again by the other or both.
+    asked = lambda: all(board.asked.count(f"body-{index}") > 2 for index in range(len(rubbish)))
+    wait_until("every source was asked again", asked)
+    assert alone.process.poll() is None and not alone.ready.exists(), "it founds no cluster of its own"
+    beside.wait()
+    assert members(beside) == members(founder) == 2
+    board.say("body-0", founder.peer)
+    alone.wait()
+    assert members(alone) == 3

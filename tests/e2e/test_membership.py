@@ -73,18 +73,52 @@ def test_a_death_a_restart_and_a_stop_are_seen_as_what_they_are(trio):
     wait_until_all_alive(trio)
 
 
-def test_a_pause_is_seen_and_over_when_it_ends(trio):
-    *others, victim = trio
+@pytest.fixture
+def four():
+    """One more than there are copies, so that there is somebody to move a copy to. Three vote on the layout."""
+    cluster = Cluster(4, LOCAL)
+    try:
+        cluster.wait_until_three_vote()
+        wait_until_all_alive(cluster.nodes)
+        yield cluster.nodes
+    finally:
+        cluster.close()
+
+
+def placement(nodes):
+    """The epoch of the layout and who holds what, as all these nodes have it."""
+    told = [json.loads(http(node, "GET", "/v1/layout")[1]) for node in nodes]
+    held = [(layout["epoch"], layout["tables"]) for layout in told]
+    assert all(layout == held[0] for layout in held)
+    return held[0]
+
+
+def assert_all_while(seconds, is_so):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert is_so()
+        time.sleep(0.05)
+
+
+def test_a_pause_is_seen_moves_nothing_and_is_over_when_it_ends(four):
+    before = placement(four)
+    # The one that leads the layout: when it wakes up, all others seem to have been silent.
+    victim = next(node for node in four if identity(node) == status(node)["layout_leader"])
+    others = [node for node in four if node is not victim]
+    is_where_it_was = lambda: placement(others) == before
     victim.process.send_signal(signal.SIGSTOP)
     wait_until_seen(others, victim, ("suspected", "down"))
+    assert is_where_it_was()
     wait_until_seen(others, victim, ("down",))
+    leaders = lambda: {status(node)["layout_leader"] for node in others}
+    wait_until("one that is there leads", lambda: leaders() < {identity(node) for node in others})
+    # Whoever leads looks at what it sees several times meanwhile.
+    assert_all_while(2, is_where_it_was)
     victim.process.send_signal(signal.SIGCONT)
     # Who was paused declares nobody else down for what it did not hear meanwhile.
-    deadline = time.monotonic() + 3
-    while time.monotonic() < deadline:
-        assert all(state(victim, other) != "down" for other in others)
-        time.sleep(0.05)
-    wait_until_all_alive(trio)
+    assert_all_while(3, lambda: all(state(victim, other) != "down" for other in others) and is_where_it_was())
+    wait_until_all_alive(four)
+    assert placement(four) == before
 
 
 def test_keys_drawn_by_the_founder_last_over_a_restart_of_all(trio):

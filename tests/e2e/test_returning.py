@@ -128,7 +128,7 @@ def test_a_directory_that_was_rolled_back_is_found_out_and_joins_empty_as_a_new_
         assert found == "new"
 
     wait_until("it ends by itself", has_ended)
-    assert "rolled back to an older copy" in ends_with(victim) and "join as a new node" in victim.tail()
+    assert "rolled back to an older copy" in ends_with(victim) and "only as a new node" in victim.tail()
     victim.launch()
     assert "found this data directory to be an older copy" in ends_with(victim), "it remembers"
     wait_for_writes(three)

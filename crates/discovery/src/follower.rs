@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::source::{Found, Source};
 
-/// How long questions wait for the first answer, from the first question on.
-const FIRST_ANSWER: Duration = Duration::from_secs(1);
+/// How long questions wait for the first answer or failure, from the first question on: longer than a source that is
+/// asked over HTTP takes to fail. Who asks several must not take the quickest for all there is.
+const FIRST_ANSWER: Duration = Duration::from_secs(4);
 /// How long a source is followed that nobody asks any more.
 const IDLE: Duration = Duration::from_secs(120);
 
@@ -47,7 +48,7 @@ impl Follower {
         Self { shared: Arc::new(Shared { name: name.to_owned(), source, found: Found::new(name), state }) }
     }
 
-    /// What the source said last; waits a moment if it has not been heard yet.
+    /// What the source said last; waits a moment if it has neither been heard nor failed yet.
     pub(crate) async fn candidates(&self) -> Vec<String> {
         let patience = self.wake() + FIRST_ANSWER;
         let mut list = self.shared.found.watch();
@@ -92,6 +93,7 @@ async fn follow(shared: &Shared) {
         if heard.has_changed().unwrap_or(false) {
             backoff.reset();
         }
+        shared.found.fail();
         let rest = backoff.next();
         tracing::warn!(source = shared.name, %failure, ?rest, "a source of addresses fails; asking it again later");
         tokio::time::sleep(rest).await;

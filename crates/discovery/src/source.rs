@@ -81,6 +81,15 @@ impl Found {
         self.list.send_replace(Some(list));
     }
 
+    /// The source has failed: who waits for its first answer waits no longer.
+    pub(crate) fn fail(&self) {
+        self.list.send_if_modified(|list| {
+            let is_first = list.is_none();
+            list.get_or_insert_default();
+            is_first
+        });
+    }
+
     /// Nothing is known any more.
     pub(crate) fn forget(&self) {
         self.list.send_replace(None);

@@ -80,3 +80,16 @@ async fn a_silent_source_costs_the_first_question_a_moment_and_no_more() {
     assert!(follower.candidates().await.is_empty());
     assert_eq!(began.elapsed(), FIRST_ANSWER);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_fails_is_not_waited_for() {
+    struct Failing;
+    impl Source for Failing {
+        fn follow<'a>(&'a self, _: &'a Found) -> BoxFuture<'a, Failure> {
+            Box::pin(async { Failure::say("nobody is there") })
+        }
+    }
+    let (follower, began) = (Follower::new("failing", Arc::new(Failing)), Instant::now());
+    assert!(follower.candidates().await.is_empty());
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}

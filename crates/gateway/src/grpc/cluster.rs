@@ -32,6 +32,7 @@ impl v1::cluster_server::Cluster for Cluster {
             nodes: status.nodes.into_iter().map(node).collect(),
             buckets: status.buckets.into_iter().map(bucket).collect(),
             layout_leader: status.layout_leader.map(|leader| leader.to_string()),
+            layout_voters: status.layout_voters.iter().map(NodeId::to_string).collect(),
         }))
     }
 

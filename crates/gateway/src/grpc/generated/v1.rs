@@ -494,6 +494,9 @@ pub struct StatusResponse {
     /// Who leads the layout group, in hexadecimal, if anybody is known to.
     #[prost(string, optional, tag = "7")]
     pub layout_leader: ::core::option::Option<::prost::alloc::string::String>,
+    /// Who votes in it, in hexadecimal.
+    #[prost(string, repeated, tag = "8")]
+    pub layout_voters: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Addresses {

@@ -253,6 +253,42 @@ def test_buckets_are_made_listed_and_deleted(clients, cluster):
     assert is_unchanged(refused(b, "Buckets/Delete", name="made"), grpc.StatusCode.NOT_FOUND)
 
 
+def test_a_bucket_gets_another_number_of_copies_and_a_table_of_its_own(clients, cluster):
+    a, b, c = clients
+    number = a("Buckets/Create", name="wider", policy={"replicas": 2}).bucket.number
+    wait_until("all nodes know the bucket", lambda: all(http(n, "GET", "/v1/buckets/wider")[0] == 200 for n in cluster.nodes))
+    table_of = lambda layout: next(table for table in layout.tables if number in table.buckets)
+    assert number not in [made for table in a("Cluster/Layout").tables if table.replicas != 2 for made in table.buckets]
+    keys = [b"wider:%d" % index for index in range(100)]
+    for index, key in enumerate(keys):
+        clients[index % 3]("Kv/Put", bucket="wider", key=key, value=b"v%d" % index)
+    changed = b("Buckets/Change", name="wider", replicas=3)
+    assert (changed.bucket.number, changed.bucket.name, changed.bucket.policy.replicas) == (number, "wider", 3)
+
+    def arrived():
+        """The layout once each partition has its three copies."""
+        layout = c("Cluster/Layout")
+        is_there = layout.epoch >= changed.epoch and all(len(p.nodes) == 3 for p in table_of(layout).partitions)
+        return is_there and layout
+
+    layout = wait_until("the third copies are there", arrived)
+    assert (list(table_of(layout).buckets), table_of(layout).replicas) == ([number], 3)
+    assert any(0 in table.buckets and number not in table.buckets for table in layout.tables), "default has another"
+    assert [clients[index % 3].value(key, bucket="wider") for index, key in enumerate(keys)] == [b"v%d" % i for i in range(100)]
+    assert b("Buckets/Change", name="wider", replicas=3).bucket == changed.bucket, "told twice"
+    precondition, invalid = grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT
+    for replicas in (0, 8, 259):
+        assert is_unchanged(refused(a, "Buckets/Change", name="wider", replicas=replicas), invalid)
+    assert is_unchanged(refused(a, "Buckets/Change", name="nosuch", replicas=2), grpc.StatusCode.NOT_FOUND)
+    assert is_unchanged(refused(a, "Buckets/Change", name="wider", replicas=2, expected_epoch=1), precondition)
+    a("Buckets/Create", name="strict", policy={"replicas": 3, "read_acks": 2, "write_acks": 2})
+    objection = refused(a, "Buckets/Change", name="strict", replicas=4)
+    assert is_unchanged(objection, precondition) and "reads could miss writes" in objection.text
+    assert a("Buckets/Change", name="strict", replicas=4, force=True).bucket.policy.replicas == 4
+    for name in ("strict", "wider"):
+        a("Buckets/Delete", name=name)
+
+
 def test_the_cluster_tells_what_http_tells(clients, cluster):
     def told():
         """What two nodes tell when both work with the same layout, and each member has told of itself."""
@@ -266,12 +302,13 @@ def test_the_cluster_tells_what_http_tells(clients, cluster):
     assert all(node.is_connected for node in status.nodes)
     assert {node.addresses.http for node in status.nodes} == {node.http for node in cluster.nodes}
     assert (layout.cluster, 1 << layout.bits) == (status.cluster, status.partitions)
-    tables = {table.replicas: table.partitions for table in layout.tables}
-    assert {bucket.policy.replicas for bucket in layout.buckets} == set(tables)
-    for replicas, partitions in tables.items():
-        assert len(partitions) == status.partitions
-        assert all(len(set(partition.nodes)) == len(partition.nodes) == replicas for partition in partitions)
-        assert {node for partition in partitions for node in partition.nodes} == set(range(len(layout.nodes)))
+    copies = {bucket.number: bucket.policy.replicas for bucket in layout.buckets}
+    assert sorted(number for table in layout.tables for number in table.buckets) == sorted(copies)
+    for table in layout.tables:
+        assert {copies[number] for number in table.buckets} == {table.replicas}
+        assert len(table.partitions) == status.partitions
+        assert all(len(set(partition.nodes)) == len(partition.nodes) == table.replicas for partition in table.partitions)
+        assert {node for partition in table.partitions for node in partition.nodes} == set(range(len(layout.nodes)))
 
 
 def test_rest_and_grpc_share_port_and_data(clients, cluster):

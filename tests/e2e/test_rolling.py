@@ -119,6 +119,7 @@ def test_a_node_that_stays_away_holds_up_the_next_stop_and_nobody_else(fresh):
     gone.kill()
     refused = slipring("ok-to-stop", node=third, check=False)
     assert refused.returncode == 1 and "does not answer" in refused.stdout
+    assert "2 of the 3 voters of the layout group answer: with one fewer it would have no majority" in refused.stdout
     assert is_ready(restarted) and is_ready(third), "clients of the others need not go"
     late = slipring("ok-to-stop", "--wait", "--timeout", "1", node=third, check=False)
     assert late.returncode == 1
@@ -129,6 +130,35 @@ def test_a_node_that_stays_away_holds_up_the_next_stop_and_nobody_else(fresh):
     assert not judged(restarted)["is_whole"]
     gone.start()
     assert slipring(*WHOLE, node=third).returncode == 0
+
+
+def test_the_status_shows_who_votes_and_who_leads(fresh):
+    fresh.wait_until_three_vote()
+    slipring(*WHOLE, node=fresh.nodes[0])
+    gone, *others = fresh.nodes
+
+    def told(node):
+        """What a node tells once it knows a leader: who that is, who votes, and what each member says of itself."""
+        status = fresh.status(node.index)
+        return status["layout_leader"] in status["layout_voters"] and status
+
+    ids = sorted(node["id"] for node in fresh.status(0)["nodes"])
+    for node in fresh.nodes:
+        status = wait_until("it knows a leader", lambda: told(node))
+        assert sorted(status["layout_voters"]) == ids
+        places = [member["own"]["group"] for member in status["nodes"]]
+        assert all(place["leader"] in ids and place["term"] > 0 and place["applied"] > 0 for place in places), places
+    shown = slipring("status", node=others[0]).stdout
+    assert shown.count("leader") == 1 and shown.count(" voter ") == 2 and "layout group of 3 voters led by" in shown
+    gone.kill()
+    by_voters = lambda: [reason for reason in judged(others[0])["reasons"] if "2 of the 3 voters" in reason]
+    wait_until("it is told that one voter is missing", by_voters)
+    others[1].kill()
+    by_voters = lambda: [reason for reason in judged(others[0])["reasons"] if "layout group has no" in reason]
+    wait_until("it is told that most voters are missing", by_voters)
+    for node in (gone, others[1]):
+        node.start()
+    slipring(*WHOLE, node=others[0])
 
 
 def test_changes_that_take_copies_away_need_force(fresh):

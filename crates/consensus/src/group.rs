@@ -1,4 +1,4 @@
-//! A member of the layout group: founding, proposing, answering other members.
+//! A member of the layout group: founding, answering other members, telling what it knows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,29 +7,27 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::alias::LeaderIdOf;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, RaftError};
+use openraft::errors::Fatal;
 use openraft::{Config, Raft, SnapshotPolicy};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 use redb::Database;
 use serde::{Deserialize, Serialize};
 use slipring_model::NodeId;
-use slipring_ring::{Applied, Command, Layout, Refused};
+use slipring_ring::{Layout, Refused};
 use thiserror::Error;
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{RwLock, watch};
+use tokio::time::{Instant, timeout};
 
-use crate::courier::{Courier, CourierError, Lines};
+use crate::courier::{Courier, Lines};
 use crate::document::Document;
 use crate::lineage::{Ancestry, Verdict};
 use crate::log::Log;
-use crate::protocol::{Answer, Call, Group, LogId, Outcome, Parcel, Proposal, Snapshot, decode, encode};
+use crate::protocol::{Answer, Call, Group, LogId, Parcel, Proposal, Snapshot, decode, encode};
 use crate::reconcile;
 
 /// How long a founder has to become leader of a group of one.
 const FOUNDING_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to rest before a proposal looks for the leader again.
-const LEADER_REST: Duration = Duration::from_millis(50);
 /// Entries kept after a snapshot, for members that are a little behind.
 const ENTRIES_KEPT: u64 = 200;
 
@@ -127,10 +125,12 @@ pub struct EntryId {
 #[derive(Clone)]
 pub struct LayoutGroup {
     pub(crate) raft: Raft<Group, Document>,
-    lines: Lines,
+    pub(crate) lines: Lines,
     layouts: watch::Receiver<Option<Arc<Layout>>>,
     known_at_start: Option<LogId>,
-    seed: u64,
+    pub(crate) seed: u64,
+    /// Whose turn it is to append: what only newer releases can read is appended alone.
+    pub(crate) turns: Arc<RwLock<()>>,
 }
 
 impl LayoutGroup {
@@ -196,7 +196,8 @@ impl LayoutGroup {
         let starting = Raft::new(me.1, Arc::new(config), lines.clone(), log, document);
         let raft = DeterministicRng::<TokioRuntime>::scope(settings.seed, starting);
         let raft = raft.await.map_err(|error| failed(&error))?;
-        let group = Self { raft, lines, layouts, known_at_start, seed: settings.seed };
+        let turns = Arc::default();
+        let group = Self { raft, lines, layouts, known_at_start, seed: settings.seed, turns };
         tokio::spawn(DeterministicRng::<TokioRuntime>::scope(
             settings.seed ^ 1,
             reconcile::run(group.clone()),
@@ -271,91 +272,6 @@ impl LayoutGroup {
             Call::Propose { command, deadline_ms } => {
                 self.propose_here(command, Instant::now() + Duration::from_millis(deadline_ms)).await
             }
-        }
-    }
-
-    /// Proposes a command, wherever the leader is, until `deadline` has passed.
-    ///
-    /// Commands may be repeated without harm, so one whose fate is not known is proposed again; a deletion,
-    /// which would then find nothing to delete, is not.
-    ///
-    /// # Errors
-    /// [`ProposeError`].
-    pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Applied, ProposeError> {
-        let deadline = Instant::now() + deadline;
-        let is_repeatable = !matches!(command, Command::DeleteBucket { .. });
-        let mut may_have_happened = false;
-        while Instant::now() < deadline {
-            let answer = self.propose_once(&command, deadline).await;
-            match answer {
-                Some(Answer::Proposed(Outcome::Applied(applied))) => return Ok(applied),
-                Some(Answer::Proposed(Outcome::Refused(refused))) => return Err(refused.into()),
-                Some(Answer::NotLeading { may_have_happened: false }) => {}
-                _ => may_have_happened = true,
-            }
-            if may_have_happened && !is_repeatable {
-                break;
-            }
-            tokio::time::sleep(LEADER_REST).await;
-        }
-        if may_have_happened {
-            let message = "the layout group did not confirm the change in time; it may have happened";
-            return Err(ProposeError::Unknown(message.to_owned()));
-        }
-        let message =
-            "the layout group has no leader: a majority of its voters must be up to change the layout";
-        Err(ProposeError::Unavailable(message.to_owned()))
-    }
-
-    async fn propose_once(&self, command: &Command, deadline: Instant) -> Option<Answer> {
-        if self.is_leader() {
-            let proposing = self.propose_here(command.clone(), deadline);
-            return Some(DeterministicRng::<TokioRuntime>::scope(self.seed ^ 3, proposing).await);
-        }
-        let Some(leader) = self.leader() else {
-            return Some(Answer::NotLeading { may_have_happened: false });
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        let call = Call::Propose { command: command.clone(), deadline_ms };
-        match self.lines.call(leader, call, left).await {
-            Ok(bytes) => decode(&bytes).ok(),
-            Err(CourierError::NotSent | CourierError::Refused(_)) => {
-                Some(Answer::NotLeading { may_have_happened: false })
-            }
-            Err(CourierError::Unreachable | CourierError::TimedOut) => None,
-        }
-    }
-
-    /// Proposes a command if this member leads; nobody else is asked.
-    ///
-    /// # Errors
-    /// [`ProposeError`].
-    pub async fn propose_leading(
-        &self,
-        command: Command,
-        patience: Duration,
-    ) -> Result<Applied, ProposeError> {
-        let proposing = self.propose_here(command, Instant::now() + patience);
-        match DeterministicRng::<TokioRuntime>::scope(self.seed ^ 3, proposing).await {
-            Answer::Proposed(Outcome::Applied(applied)) => Ok(applied),
-            Answer::Proposed(Outcome::Refused(refused)) => Err(refused.into()),
-            Answer::NotLeading { may_have_happened: false } => {
-                Err(ProposeError::Unavailable("this node does not lead the layout group any more".to_owned()))
-            }
-            _ => Err(ProposeError::Unknown(
-                "the change was not confirmed in time; it may have happened".to_owned(),
-            )),
-        }
-    }
-
-    async fn propose_here(&self, command: Command, deadline: Instant) -> Answer {
-        match timeout_at(deadline, self.raft.client_write(Proposal::Change(command))).await {
-            Ok(Ok(response)) => Answer::Proposed(response.data),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => {
-                Answer::NotLeading { may_have_happened: false }
-            }
-            Ok(Err(_)) | Err(_) => Answer::NotLeading { may_have_happened: true },
         }
     }
 

@@ -9,6 +9,7 @@ mod document;
 mod group;
 mod lineage;
 mod log;
+mod propose;
 mod protocol;
 mod reconcile;
 mod recover;

@@ -107,7 +107,7 @@ impl Whole {
         let mut last = document.applied();
         for entry in log.entries(from..).map_err(failed)? {
             last = Some(entry.log_id());
-            // What is refused changes nothing, as it would when agreed on.
+            // What is refused comes to nothing, as it would when agreed on.
             document.apply_entry(entry);
         }
         Ok(Self { document, last })

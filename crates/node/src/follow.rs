@@ -72,7 +72,7 @@ impl Core {
                     let reason = "the layout has fewer partitions than one that this node has worked with";
                     return self.give_up(reason.to_owned());
                 }
-                if let Some(before) = before.filter(|view| view.bits != layout.bits()) {
+                if let Some(before) = before.as_ref().filter(|view| view.bits != layout.bits()) {
                     before.end();
                     buckets.values_mut().for_each(|bucket| cut_anew(bucket, layout.bits()));
                 }
@@ -84,6 +84,9 @@ impl Core {
                 self.view.store(Some(Arc::clone(&view)));
                 raise_fences(&view);
                 drop(turn);
+                if let Some(before) = before {
+                    self.recovery.adopted(&before, &view);
+                }
                 self.metrics.epoch.set(layout.epoch() as i64);
                 self.metrics.partitions.set(layout.partition_count().into());
                 self.regroup_writes(&view);

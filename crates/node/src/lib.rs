@@ -51,6 +51,6 @@ pub use node::Node;
 pub use scan::ScanPage;
 pub use settings::Settings;
 pub use slipring_membership::Settings as MembershipSettings;
-pub use status::{BucketStatus, NodeStatus, OwnStatus, Status};
+pub use status::{BucketStatus, GroupPlace, NodeStatus, OwnStatus, Status};
 pub use sync::DiskWaits;
 pub use wholeness::Wholeness;

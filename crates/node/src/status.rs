@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use slipring_consensus::{GroupStatus, LayoutGroup};
 use slipring_model::{ClusterId, Error, NodeId, Versions};
 use slipring_ring::{Addresses, NodeState};
 use slipring_wire::{Reply, Request};
@@ -40,6 +41,9 @@ pub struct Status {
     pub under_replicated: u64,
     /// Who leads the layout group, if anybody is known to.
     pub layout_leader: Option<NodeId>,
+    /// Who votes in the layout group, as far as the node that tells has heard.
+    #[serde(default)]
+    pub layout_voters: Vec<NodeId>,
     /// What gossip counted on the node that tells; nothing where it has no cluster key.
     #[serde(default)]
     pub gossip: Option<GossipStatus>,
@@ -97,6 +101,27 @@ pub struct OwnStatus {
     /// were last connected; nodes of the first version do not tell.
     #[serde(default)]
     pub out_of_step: Vec<NodeId>,
+    /// Its place in the layout group; nodes of earlier releases do not tell.
+    #[serde(default)]
+    pub group: Option<GroupPlace>,
+}
+
+/// How far one node takes part in the layout group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupPlace {
+    /// Whom it follows, or that it leads itself; nothing while it knows no leader.
+    pub leader: Option<NodeId>,
+    /// The term that it is in.
+    pub term: u64,
+    /// The last entry of the group's log that it has applied.
+    pub applied: Option<u64>,
+}
+
+impl From<GroupStatus> for GroupPlace {
+    fn from(status: GroupStatus) -> Self {
+        let GroupStatus { leader, ballot, applied, .. } = status;
+        Self { leader, term: ballot.term, applied: applied.map(|entry| entry.index) }
+    }
 }
 
 /// One bucket.
@@ -117,9 +142,9 @@ impl Core {
         let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
         let own =
             futures::future::join_all(view.layout.nodes().keys().map(|node| self.own_status(*node))).await;
-        let leader = self.group.get().and_then(slipring_consensus::LayoutGroup::leader);
+        let group = self.group.get().map(LayoutGroup::status);
         let told = view.layout.nodes().keys().copied().zip(&own).collect();
-        let wholeness = Wholeness::of(&view.layout, &told, leader.is_some());
+        let wholeness = Wholeness::of(&view.layout, &told, group.as_ref());
         let now = self.now();
         let nodes = view.layout.nodes().iter().zip(own).map(|((id, entry), own)| NodeStatus {
             id: *id,
@@ -150,7 +175,8 @@ impl Core {
             buckets: buckets.collect(),
             moving: view.layout.moves().count() as u64,
             under_replicated: view.layout.under_replicated() as u64,
-            layout_leader: leader,
+            layout_leader: group.as_ref().and_then(|group| group.leader),
+            layout_voters: group.map(|group| group.voters).unwrap_or_default(),
             gossip: self.gossip.status(),
             wholeness,
         })
@@ -184,6 +210,7 @@ impl Core {
             in_flight: self.requests.len() as u64,
             is_agreed: Some(self.may_serve()),
             out_of_step: self.out_of_step(&view),
+            group: self.group.get().map(|group| group.status().into()),
         })
     }
 

@@ -5,11 +5,15 @@
 //! asks for, or one on each node that may hold any where there are fewer: what a small cluster cannot have is
 //! not waited for.
 //!
+//! The layout group must do without one more, too: a majority of its voters would still answer if any one of them
+//! were stopped, and those vote who should. In a cluster of one or two there is but one voter, which is not waited for.
+//!
 //! Source: `ok-to-stop` of Ceph, the health that Elasticsearch waits for between restarts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use slipring_consensus::GroupStatus;
 use slipring_model::{NodeId, PartitionId};
 use slipring_ring::{Layout, Replica};
 
@@ -33,19 +37,22 @@ pub struct Wholeness {
 
 impl Wholeness {
     /// Judged by what each member told of itself; nothing of those that did not answer.
-    pub(crate) fn of(layout: &Layout, members: &BTreeMap<NodeId, &Option<OwnStatus>>, is_led: bool) -> Self {
+    /// The group is as the node that judges knows it.
+    pub(crate) fn of(
+        layout: &Layout,
+        members: &BTreeMap<NodeId, &Option<OwnStatus>>,
+        group: Option<&GroupStatus>,
+    ) -> Self {
         let members = Members(members);
         let moving = layout.moves().count() as u64;
         let short = short(layout, &members);
-        let mut reasons = members.reasons(layout);
+        let mut reasons = members.reasons_of_group(layout, group);
+        reasons.extend(members.reasons(layout));
         if moving > 0 {
             reasons.push(format!("{moving} partitions move"));
         }
         if short > 0 {
             reasons.push(format!("{short} partitions have fewer copies that count than they should"));
-        }
-        if !is_led {
-            reasons.push("the layout group has no leader".to_owned());
         }
         if reasons.len() > REASONS_MAX {
             let more = reasons.len() - REASONS_MAX;
@@ -81,6 +88,33 @@ impl Members<'_> {
         // With those that do not answer it cannot be in step.
         let answering = || others().filter(|other| self.takes_part(*other));
         self.takes_part(node) && answering().all(|other| self.are_in_step(node, other))
+    }
+
+    /// Whether a node takes part in the layout group. One that answers and does not tell is believed.
+    fn follows(&self, node: NodeId) -> bool {
+        self.own(node).is_some_and(|own| own.group.as_ref().is_none_or(|place| place.leader.is_some()))
+    }
+
+    fn reasons_of_group(&self, layout: &Layout, group: Option<&GroupStatus>) -> Vec<String> {
+        let Some(group) = group.filter(|group| group.leader.is_some()) else {
+            return vec!["the layout group has no leader".to_owned()];
+        };
+        let mut reasons = Vec::new();
+        let voters: BTreeSet<NodeId> = group.voters.iter().copied().collect();
+        let answering = voters.iter().filter(|node| self.follows(**node)).count();
+        let (all, majority) = (voters.len(), voters.len() / 2 + 1);
+        if answering < majority {
+            reasons.push(format!("the layout group has no majority: {answering} of its {all} voters answer"));
+        } else if all > 1 && answering == majority {
+            reasons.push(format!(
+                "{answering} of the {all} voters of the layout group answer: with one fewer it would have no majority"
+            ));
+        }
+        let missing = layout.voters().into_iter().filter(|node| !voters.contains(node));
+        reasons.extend(
+            missing.map(|node| format!("node {} does not vote in the layout group yet", node.short())),
+        );
+        reasons
     }
 
     fn reasons(&self, layout: &Layout) -> Vec<String> {
@@ -128,10 +162,12 @@ fn short(layout: &Layout, members: &Members<'_>) -> u64 {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use slipring_consensus::Ballot;
     use slipring_model::{ClusterId, StorageId, Versions};
     use slipring_ring::{Addresses, Command, NodeEntry, NodeState, Role};
 
     use super::*;
+    use crate::status::GroupPlace;
 
     pub(crate) fn node(n: u8) -> NodeId {
         NodeId([n; 32])
@@ -171,12 +207,28 @@ pub(crate) mod tests {
             in_flight: 0,
             is_agreed: Some(true),
             out_of_step: Vec::new(),
+            group: Some(GroupPlace { leader: Some(node(1)), term: 1, applied: Some(9) }),
         })
     }
 
-    fn judge(layout: &Layout, members: &[Option<OwnStatus>]) -> Wholeness {
+    fn group(voters: impl IntoIterator<Item = NodeId>) -> GroupStatus {
+        GroupStatus {
+            leader: Some(node(1)),
+            is_leading: true,
+            ballot: Ballot::default(),
+            committed: None,
+            applied: None,
+            voters: voters.into_iter().collect(),
+        }
+    }
+
+    fn judge_with(layout: &Layout, members: &[Option<OwnStatus>], group: Option<&GroupStatus>) -> Wholeness {
         let members = layout.nodes().keys().copied().zip(members).collect();
-        Wholeness::of(layout, &members, true)
+        Wholeness::of(layout, &members, group)
+    }
+
+    fn judge(layout: &Layout, members: &[Option<OwnStatus>]) -> Wholeness {
+        judge_with(layout, members, Some(&group(layout.voters())))
     }
 
     #[test]
@@ -217,9 +269,50 @@ pub(crate) mod tests {
             assert!(!judged.is_whole, "way {index}");
             assert_eq!(judged.short > 0, index < 2, "way {index}: {judged:?}");
         }
-        let members = vec![own(&layout); 3];
-        let members: BTreeMap<_, _> = layout.nodes().keys().copied().zip(&members).collect();
-        assert!(!Wholeness::of(&layout, &members, false).is_whole, "nobody leads");
+    }
+
+    #[test]
+    fn the_layout_group_must_bear_the_loss_of_one_more_voter() {
+        let told = |layout: &Layout, members: &[Option<OwnStatus>], group: Option<&GroupStatus>| {
+            let judged = judge_with(layout, members, group);
+            let reasons = judged.reasons.into_iter().filter(|reason| reason.contains("layout group"));
+            reasons.collect::<Vec<_>>()
+        };
+        let unled = || own(&layout(5)).map(|own| OwnStatus { group: own.group.map(leaderless), ..own });
+        let untold = || own(&layout(5)).map(|own| OwnStatus { group: None, ..own });
+        let five = layout(5);
+        let of_five = group(five.voters());
+        for (spoiled, count, says) in [
+            (None, 1, None),
+            (None, 2, Some("3 of the 5 voters of the layout group answer: with one fewer")),
+            (None, 3, Some("no majority: 2 of its 5 voters answer")),
+            (unled(), 2, Some("3 of the 5 voters")),
+            (untold(), 5, None),
+        ] {
+            let mut members = vec![own(&five); 5];
+            members.iter_mut().take(count).for_each(|member| member.clone_from(&spoiled));
+            let reasons = told(&five, &members, Some(&of_five));
+            assert_eq!(reasons.len(), usize::from(says.is_some()), "{reasons:?}");
+            assert!(
+                says.is_none_or(|says| reasons.iter().any(|reason| reason.contains(says))),
+                "{reasons:?}"
+            );
+        }
+        let (three, members) = (layout(3), vec![own(&layout(3)); 3]);
+        let removed = group([node(1), node(2), node(9)]);
+        let reasons = told(&three, &members, Some(&removed));
+        assert!(
+            matches!(reasons.as_slice(), [few, late] if few.contains("2 of the 3") && late.contains("yet"))
+        );
+        assert_eq!(told(&three, &members, Some(&group([node(1)]))).len(), 2, "two more are to vote");
+        let unled = GroupStatus { leader: None, ..group(three.voters()) };
+        for unled in [None, Some(&unled)] {
+            assert_eq!(told(&three, &members, unled), ["the layout group has no leader"]);
+        }
+    }
+
+    fn leaderless(place: GroupPlace) -> GroupPlace {
+        GroupPlace { leader: None, ..place }
     }
 
     #[test]

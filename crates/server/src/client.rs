@@ -6,7 +6,7 @@ mod safety;
 use anyhow::{Context, bail};
 use comfy_table::Table;
 use serde_json::{Value, json};
-use slipring_node::Status;
+use slipring_node::{NodeStatus, Status};
 
 pub(crate) use moves::{Care, Changes};
 pub(crate) use safety::Waiting;
@@ -163,6 +163,7 @@ impl Client {
             "start",
             "seen",
             "reachable",
+            "layout group",
             "primaries",
             "keys",
             "hints",
@@ -180,6 +181,7 @@ impl Client {
                 node.incarnation.to_string(),
                 seen(node.seen.as_ref()),
                 if node.is_connected { "yes" } else { "NO" }.to_owned(),
+                place_in_group(&status, node).to_owned(),
                 own(|own| own.primaries),
                 own(|own| own.keys),
                 own(|own| own.hints),
@@ -190,11 +192,12 @@ impl Client {
         if !self.is_json {
             let leader = status.layout_leader.map_or_else(|| "nobody".to_owned(), |leader| leader.short());
             println!(
-                "cluster {}, layout {}, {} partitions, protocol {}, layout group led by {leader}",
+                "cluster {}, layout {}, {} partitions, protocol {}, layout group of {} voters led by {leader}",
                 status.cluster.short(),
                 status.epoch,
                 status.partitions,
-                status.level
+                status.level,
+                status.layout_voters.len()
             );
             for node in status.nodes.iter().filter(|node| node.versions.newest > status.level) {
                 println!(
@@ -272,6 +275,17 @@ pub(crate) fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(head.to_vec());
     table
+}
+
+/// What a member is in the layout group: those that do not vote learn what the others agree on.
+fn place_in_group(status: &Status, node: &NodeStatus) -> &'static str {
+    let place = node.own.as_ref().and_then(|own| own.group.as_ref());
+    match status.layout_voters.contains(&node.id) {
+        _ if status.layout_leader == Some(node.id) => "leader",
+        true if place.is_some_and(|place| place.leader.is_none()) => "voter, follows NOBODY",
+        true => "voter",
+        false => "learner",
+    }
 }
 
 /// How a member is believed to be, and for how long.

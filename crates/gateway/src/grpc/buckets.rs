@@ -1,11 +1,11 @@
-//! Buckets: making, listing, deleting; and policies, to and fro.
+//! Buckets: making, listing, changing, deleting; and policies, to and fro.
 
 use std::num::NonZeroU64;
 
 use slipring_model::bucket::{Durability, EngineKind, OnConflict};
 use slipring_model::{BucketId, BucketName, BucketPolicy, limits};
 use slipring_node::Node;
-use slipring_ring::{Applied, Command};
+use slipring_ring::{Applied, Changes, Command, Spread};
 use tonic::{Request, Response, Status};
 
 use super::deadline::Deadline;
@@ -52,6 +52,27 @@ impl v1::buckets_server::Buckets for Buckets {
         let buckets =
             layout.buckets().iter().map(|(id, entry)| described(*id, entry.name.to_string(), &entry.policy));
         Ok(Response::new(v1::ListBucketsResponse { buckets: buckets.collect() }))
+    }
+
+    async fn change(
+        &self,
+        request: Request<v1::ChangeBucketRequest>,
+    ) -> Result<Response<v1::ChangeBucketResponse>, Status> {
+        let deadline = Deadline::of(request.metadata())?;
+        let v1::ChangeBucketRequest { name, replicas, force, expected_epoch } = request.into_inner();
+        let layout = self.0.layout();
+        let (id, entry) = layout.bucket_named(&name).ok_or_else(|| no_such_bucket(&name))?;
+        let wish = v1::BucketPolicy { replicas: Some(replicas), ..v1::BucketPolicy::default() };
+        let policy = policy_of(entry.policy.clone(), wish)?;
+        let spreads = vec![Spread { bucket: id, replicas: policy.replicas }];
+        let changing = self.0.change(Changes { nodes: Vec::new(), spreads }, expected_epoch, force);
+        let Applied::Changed { epoch } =
+            deadline.within(changing, UNKNOWN, LATE).await?.map_err(proposal_failed)?
+        else {
+            return Err(out_of_turn());
+        };
+        let bucket = Some(described(id, name, &policy));
+        Ok(Response::new(v1::ChangeBucketResponse { bucket, epoch }))
     }
 
     async fn delete(

@@ -1,10 +1,10 @@
 //! The cluster as this node sees it, and the layout document.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use slipring_model::{BucketId, NodeId, PartitionId};
 use slipring_node::{BucketStatus, Node, NodeStatus, OwnStatus};
-use slipring_ring::{Addresses, Layout};
+use slipring_ring::{Addresses, Layout, TableId};
 use tonic::{Request, Response, Status};
 
 use super::buckets::described;
@@ -32,6 +32,7 @@ impl v1::cluster_server::Cluster for Cluster {
             nodes: status.nodes.into_iter().map(node).collect(),
             buckets: status.buckets.into_iter().map(bucket).collect(),
             layout_leader: status.layout_leader.map(|leader| leader.to_string()),
+            layout_voters: status.layout_voters.iter().map(NodeId::to_string).collect(),
         }))
     }
 
@@ -80,24 +81,29 @@ fn layout(layout: &Layout) -> v1::LayoutResponse {
     });
     let buckets =
         layout.buckets().iter().map(|(id, entry)| described(*id, entry.name.to_string(), &entry.policy));
-    let copies: BTreeSet<u8> = layout.buckets().values().map(|entry| entry.policy.replicas).collect();
+    let mut tables: BTreeMap<TableId, Vec<BucketId>> = BTreeMap::new();
+    for (id, entry) in layout.buckets() {
+        tables.entry(entry.table(*id)).or_default().push(*id);
+    }
     v1::LayoutResponse {
         cluster: layout.cluster().to_string(),
         epoch: layout.epoch(),
         bits: layout.bits().into(),
         nodes: nodes.collect(),
         buckets: buckets.collect(),
-        tables: copies.into_iter().filter_map(|copies| table(layout, &places, copies)).collect(),
+        tables: tables.values().filter_map(|buckets| table(layout, &places, buckets)).collect(),
     }
 }
 
-/// Who holds the partitions of the buckets with so many copies: those of any such bucket.
-fn table(layout: &Layout, places: &BTreeMap<NodeId, u32>, copies: u8) -> Option<v1::LayoutTable> {
-    let (bucket, _) = layout.buckets().iter().find(|(_, entry)| entry.policy.replicas == copies)?;
+/// Who holds the partitions of buckets that share a table: those of any of them.
+fn table(layout: &Layout, places: &BTreeMap<NodeId, u32>, buckets: &[BucketId]) -> Option<v1::LayoutTable> {
+    let bucket = buckets.first()?;
+    let copies = layout.buckets().get(bucket)?.policy.replicas;
     let partitions = (0..layout.partition_count()).map(|number| {
         let replicas = layout.replicas(*bucket, PartitionId(number)).iter();
         let nodes = replicas.filter_map(|replica| places.get(&replica.node).copied());
         v1::LayoutPartition { nodes: nodes.collect() }
     });
-    Some(v1::LayoutTable { replicas: copies.into(), partitions: partitions.collect() })
+    let buckets = buckets.iter().map(|id| id.0).collect();
+    Some(v1::LayoutTable { replicas: copies.into(), partitions: partitions.collect(), buckets })
 }

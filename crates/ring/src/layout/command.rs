@@ -95,7 +95,7 @@ pub enum Applied {
     Done,
 }
 
-/// Why a command changed nothing.
+/// Why a command did nothing.
 #[derive(Clone, Debug, Error, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refused {
     /// The layout is no longer the one the proposer saw.
@@ -187,38 +187,58 @@ impl Layout {
     /// Applies one agreed command; `index` is its place in the group's log.
     ///
     /// # Errors
-    /// [`Refused`]: nothing has changed.
+    /// [`Refused`]: nothing has changed but what a member must be able to read, as the command is in the log.
     pub fn apply(&mut self, index: u64, command: &Command) -> Result<Applied, Refused> {
         self.can_read(command)?;
+        let before = self.epoch;
         let mut next = self.clone();
-        next.floor = next.floor.max(command.level());
-        let applied = match command {
-            Command::AddNode { node, entry } => next.add_node(index, *node, entry)?,
+        let applied = next.run(index, command);
+        if applied.is_ok() {
+            *self = next;
+        }
+        self.raise_floor(command.level(), before);
+        applied
+    }
+
+    /// Whether a command would be refused, as this layout stands. Asked on the leader before it appends the command.
+    ///
+    /// # Errors
+    /// That of [`Layout::apply`].
+    pub fn check(&self, command: &Command) -> Result<(), Refused> {
+        self.clone().apply(u64::MAX, command).map(drop)
+    }
+
+    fn run(&mut self, index: u64, command: &Command) -> Result<Applied, Refused> {
+        match command {
+            Command::AddNode { node, entry } => self.add_node(index, *node, entry),
             Command::UpdateNode { node, storage, incarnation, boot, addresses, versions } => {
-                next.update_node(*node, *storage, (*incarnation, *boot), (addresses, *versions))?
+                self.update_node(*node, *storage, (*incarnation, *boot), (addresses, *versions))
             }
-            Command::CreateBucket { name, policy } => next.create_bucket(index, name, policy)?,
-            Command::DeleteBucket { name } => next.delete_bucket(index, name)?,
+            Command::CreateBucket { name, policy } => self.create_bucket(index, name, policy),
+            Command::DeleteBucket { name } => self.delete_bucket(index, name),
             Command::Change { changes, expected_epoch } => {
-                next.apply_change(index, &changes.clone().into(), *expected_epoch)?
+                self.apply_change(index, &changes.clone().into(), *expected_epoch)
             }
             Command::Reshape { changes, expected_epoch } => {
-                next.apply_change(index, changes, *expected_epoch)?
+                self.apply_change(index, changes, *expected_epoch)
             }
-            Command::Arrived { moves } => next.apply_arrived(moves),
+            Command::Arrived { moves } => Ok(self.apply_arrived(moves)),
             Command::Revert => {
-                next.revert(index)?;
-                Applied::Changed { epoch: next.epoch }
+                self.revert(index)?;
+                Ok(Applied::Changed { epoch: self.epoch })
             }
-            Command::Split { bits, expected_epoch } => next.split(*bits, *expected_epoch)?,
-        };
-        // Documents of older releases tell no floor; what those can read must not make a difference to it.
-        if next.floor > self.floor.max(Versions::UNTOLD.newest) && next.epoch == self.epoch {
-            // It changed nothing else, and is in the log all the same.
-            next.epoch += 1;
+            Command::Split { bits, expected_epoch } => self.split(*bits, *expected_epoch),
         }
-        *self = next;
-        Ok(applied)
+    }
+
+    /// A command of this level is in the log, whatever came of it: who could not read it is no member from now on.
+    fn raise_floor(&mut self, level: u8, epoch_before: u64) {
+        // Documents of older releases tell no floor; what those can read must not make a difference to it.
+        let is_raised = level > self.floor.max(Versions::UNTOLD.newest);
+        self.floor = self.floor.max(level);
+        if is_raised && self.epoch == epoch_before {
+            self.epoch += 1;
+        }
     }
 
     /// Whether every member can read a command, as far as this layout knows. Asked before it is proposed, too.

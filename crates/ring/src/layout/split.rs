@@ -140,6 +140,7 @@ mod tests {
     #[test]
     fn only_the_next_number_of_partitions_can_be_asked_for_and_only_while_nothing_moves() {
         let mut layout = settled(3);
+        layout.apply(89, &split(3)).expect("as many as there are");
         let unchanged = layout.clone();
         for bits in [0, 2, 5, 14, 255] {
             let refused = layout.apply(90, &split(bits));
@@ -185,6 +186,24 @@ mod tests {
         let old = NodeEntry { versions: Versions { oldest: 2, newest: 3 }, ..entry(3) };
         let late = layout.apply(91, &Command::AddNode { node: node(3), entry: old });
         assert_eq!(late, Err(Refused::TooOld { floor: 4, newest: 3 }));
+    }
+
+    #[test]
+    fn a_split_that_was_refused_keeps_out_who_could_not_read_it_and_changes_nothing_else() {
+        let before = settled(2);
+        let epoch = before.epoch() + 1;
+        let stale = Command::Split { bits: 4, expected_epoch: Some(1) };
+        for (refused, again) in [(split(9), stale.clone()), (stale, split(9))] {
+            let mut layout = before.clone();
+            assert!(layout.check(&refused).is_err() && layout == before, "asking leaves no trace");
+            layout.apply(90, &refused).expect_err("it is refused");
+            assert_eq!(layout, Layout { epoch, floor: 4, ..before.clone() }, "it is in the log all the same");
+            layout.apply(91, &again).expect_err("it is refused");
+            assert_eq!(layout.epoch(), epoch, "it makes no difference any more");
+            let old = NodeEntry { versions: Versions { oldest: 2, newest: 3 }, ..entry(3) };
+            let late = layout.apply(92, &Command::AddNode { node: node(3), entry: old });
+            assert_eq!(late, Err(Refused::TooOld { floor: 4, newest: 3 }));
+        }
     }
 
     #[test]

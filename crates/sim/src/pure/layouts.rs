@@ -40,8 +40,8 @@ pub fn play(seed: u64, steps: u64) -> Result<u64, Violation> {
     let mut rng = Rng::with_seed(seed);
     let first = Layout::found(ClusterId::default(), BITS, (NodeId([1; 32]), entry(1, 1)));
     let mut log: Vec<Command> = Vec::new();
-    let mut newest = Followed { layout: first.clone(), applied: 0 };
-    let mut followers = vec![Followed { layout: first, applied: 0 }; FOLLOWERS];
+    let mut newest = Followed::at(first.clone());
+    let mut followers = vec![Followed::at(first); FOLLOWERS];
     let mut history = History::default();
     history.changed(&newest.layout, &newest.layout, 0)?;
     let mut documents = vec![newest.layout.clone()];
@@ -74,9 +74,15 @@ pub fn play(seed: u64, steps: u64) -> Result<u64, Violation> {
 struct Followed {
     layout: Layout,
     applied: usize,
+    /// The newest version that a command in the log needs: who does not speak it is kept out.
+    needed: u8,
 }
 
 impl Followed {
+    fn at(layout: Layout) -> Self {
+        Self { layout, applied: 0, needed: Versions::UNTOLD.newest }
+    }
+
     /// Applies the next command; whether it changed anything.
     fn advance(&mut self, log: &[Command], history: &mut History) -> Result<bool, Violation> {
         let Some(command) = log.get(self.applied) else { return Ok(false) };
@@ -85,8 +91,12 @@ impl Followed {
         let applied = self.layout.apply(index, command);
         self.applied += 1;
         let is_changed = self.layout != before;
-        if applied.is_err() && is_changed {
-            return Err(breach("refused", format!("{command:?} was refused and changed {before:?}")));
+        // What was refused is in the log all the same: it may keep older nodes out, and do nothing else.
+        let is_needed = (self.needed + 1..=before.level()).contains(&command.level());
+        self.needed = if is_needed { command.level() } else { self.needed };
+        if applied.is_err() && is_changed != is_needed {
+            let story = format!("{command:?} was refused; before {before:?}, then {:?}", self.layout);
+            return Err(breach("refused", story));
         }
         if self.layout.epoch() != before.epoch() + u64::from(is_changed) {
             let story = format!("{command:?} took epoch {} to {}", before.epoch(), self.layout.epoch());

@@ -64,6 +64,28 @@ pub struct ListBucketsResponse {
     pub buckets: ::prost::alloc::vec::Vec<Bucket>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeBucketRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Copies of each key, 1 to 7.
+    #[prost(uint32, tag = "2")]
+    pub replicas: u32,
+    /// Whether it is done in spite of an objection.
+    #[prost(bool, tag = "3")]
+    pub force: bool,
+    /// The epoch of the layout that this was planned for: FAILED_PRECONDITION when it is another by now.
+    #[prost(uint64, optional, tag = "4")]
+    pub expected_epoch: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeBucketResponse {
+    #[prost(message, optional, tag = "1")]
+    pub bucket: ::core::option::Option<Bucket>,
+    /// That of the layout from which on it is so. Data may move for a while yet.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteBucketRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -188,13 +210,19 @@ pub mod buckets_server {
             &self,
             request: tonic::Request<super::ListBucketsRequest>,
         ) -> std::result::Result<tonic::Response<super::ListBucketsResponse>, tonic::Status>;
+        /// Gives a bucket another number of copies; data begins to move. Doing it twice is harmless. FAILED_PRECONDITION
+        /// says why it is refused, or what it would harm unless `force` is set.
+        async fn change(
+            &self,
+            request: tonic::Request<super::ChangeBucketRequest>,
+        ) -> std::result::Result<tonic::Response<super::ChangeBucketResponse>, tonic::Status>;
         /// Deletes a bucket and all its data. NOT_FOUND when there is none, FAILED_PRECONDITION for `default`.
         async fn delete(
             &self,
             request: tonic::Request<super::DeleteBucketRequest>,
         ) -> std::result::Result<tonic::Response<super::DeleteBucketResponse>, tonic::Status>;
     }
-    /// Makes, lists and deletes buckets.
+    /// Makes, lists, changes and deletes buckets.
     #[derive(Debug)]
     pub struct BucketsServer<T> {
         inner: Arc<T>,
@@ -339,6 +367,43 @@ pub mod buckets_server {
                     };
                     Box::pin(fut)
                 }
+                "/slipring.v1.Buckets/Change" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeSvc<T: Buckets>(pub Arc<T>);
+                    impl<T: Buckets> tonic::server::UnaryService<super::ChangeBucketRequest> for ChangeSvc<T> {
+                        type Response = super::ChangeBucketResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeBucketRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Buckets>::change(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/slipring.v1.Buckets/Delete" => {
                     #[allow(non_camel_case_types)]
                     struct DeleteSvc<T: Buckets>(pub Arc<T>);
@@ -429,6 +494,9 @@ pub struct StatusResponse {
     /// Who leads the layout group, in hexadecimal, if anybody is known to.
     #[prost(string, optional, tag = "7")]
     pub layout_leader: ::core::option::Option<::prost::alloc::string::String>,
+    /// Who votes in it, in hexadecimal.
+    #[prost(string, repeated, tag = "8")]
+    pub layout_voters: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Addresses {
@@ -510,7 +578,7 @@ pub struct LayoutResponse {
     pub nodes: ::prost::alloc::vec::Vec<LayoutNode>,
     #[prost(message, repeated, tag = "5")]
     pub buckets: ::prost::alloc::vec::Vec<Bucket>,
-    /// One for each number of copies that a bucket has.
+    /// Each is used by one bucket or several.
     #[prost(message, repeated, tag = "6")]
     pub tables: ::prost::alloc::vec::Vec<LayoutTable>,
 }
@@ -526,15 +594,18 @@ pub struct LayoutNode {
     #[prost(uint32, tag = "4")]
     pub weight: u32,
 }
-/// Who holds each partition of the buckets with so many copies.
+/// Who holds each partition of some buckets.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LayoutTable {
-    /// The buckets whose policy asks for so many copies.
+    /// How many copies the policy of these buckets asks for.
     #[prost(uint32, tag = "1")]
     pub replicas: u32,
     /// By partition number.
     #[prost(message, repeated, tag = "2")]
     pub partitions: ::prost::alloc::vec::Vec<LayoutPartition>,
+    /// The numbers of the buckets that use it.
+    #[prost(uint32, repeated, tag = "3")]
+    pub buckets: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LayoutPartition {

@@ -201,6 +201,7 @@ fn impossible_numbers_are_refused_with_a_reason() {
         Ok(Applied::Bucket(bucket)) => bucket,
         other => panic!("{other:?}"),
     };
+    layout.apply(99, &reshape(&[spread(strict, 3)])).expect("as it is");
     let before = layout.clone();
     let mut refused = |spreads: &[Spread]| {
         let refused = layout.apply(100, &reshape(spreads)).expect_err("impossible").to_string();

@@ -22,8 +22,10 @@ use shell::{cargo, run_with, tests};
 use steps::{Steps, Tally};
 
 /// Seeds of the simulator, and seconds for each fuzz target, that `test` spends.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 500;
 const FUZZ_SECONDS: u64 = 60;
+/// The feature that gives the simulator its command line.
+const SIM_CLI: &str = "slipring-sim/cli";
 /// The features of `slipring` that are sources of addresses; each has a test of that name.
 const SOURCES: [&str; 4] = ["etcd", "kubernetes", "libp2p", "zookeeper"];
 /// Where the fuzz inputs of `test` begin: a judge that draws lots cannot be appealed to.
@@ -134,7 +136,9 @@ fn check(steps: &mut Steps) -> &mut Steps {
         .run("generated code", proto::check)
         .run("tidy", tidy::check)
         .run("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
-        .count("unit and property tests", || tests("cargo", &["test", "--workspace", "--no-fail-fast"], &[]))
+        .count("unit and property tests", || {
+            tests("cargo", &["test", "--workspace", "--no-fail-fast", "--features", SIM_CLI], &[])
+        })
         .run("docs", || {
             let arguments = ["doc", "--workspace", "--no-deps", "--quiet"];
             run_with("cargo", &arguments, &[("RUSTDOCFLAGS", "-D warnings")])
@@ -163,6 +167,9 @@ fn sources() -> Result<Tally> {
     let packages = ["test", "--package", "slipring-discovery", "--package", "slipring"];
     let features: Vec<String> = SOURCES.iter().map(|source| format!("slipring/{source}")).collect();
     let features = features.join(",");
+    let lints =
+        [&["clippy"], &packages[1..], &["--all-targets", "--features", &features, "--", "-D", "warnings"]];
+    cargo(&lints.concat())?;
     let mut line = [&packages[..], &["--features", &features, "--no-fail-fast", "--lib"]].concat();
     line.extend(SOURCES.iter().flat_map(|source| ["--test", source]));
     line.extend(["--test", "sources"]);
@@ -174,9 +181,10 @@ fn release() -> Result<()> {
     cargo(&["build", "--release", "--package", "slipring"])
 }
 
-/// Simulated clusters, by the simulator's own command line.
+/// Simulated clusters, by the simulator's own command line. It is built as the tests build it, beside one of them: by
+/// itself its dependencies would have other features, and be compiled again.
 fn sim(arguments: &[String]) -> Result<()> {
-    let mut all = vec!["run", "--quiet", "--package", "slipring-sim", "--features", "cli", "--"];
-    all.extend(arguments.iter().map(String::as_str));
-    cargo(&all)
+    cargo(&["test", "--quiet", "--workspace", "--no-run", "--test", "seeds", "--features", SIM_CLI])?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    run_with(&shell::root().join("target/debug/slipring-sim").to_string_lossy(), &arguments, &[])
 }

@@ -312,25 +312,36 @@ def test_a_lost_node_is_replaced_by_an_empty_one(fresh):
     fresh.nodes[0].start()
 
 
-def test_two_nodes_join_at_once_and_one_dies_half_way(fresh):
-    fill(fresh, 20_000)
-    joining = [Node(fresh.folder, index, fresh.nodes[0].peer) for index in (3, 4)]
-    fresh.nodes += joining
+def sessions(seen):
+    """The commands that what moves comes from."""
+    return {holders["next"]["session"] for table in seen["tables"].values() for holders in table if holders["next"]}
+
+
+def test_two_nodes_join_at_once_and_one_dies_half_way(slow):
+    fill(slow, 15_000)
+    members = set(layout(slow)["nodes"])
+    joining = [Node(slow.folder, index, slow.nodes[0].peer, SLOWLY) for index in (3, 4)]
+    slow.started += joining
+    with History(slow) as history:
+        for node in joining:
+            node.launch()
+        wait_until("both are members", lambda: len(set(layout(slow)["nodes"]) - members) == 2)
+        seen, both = layout(slow), set(layout(slow)["nodes"]) - members
+        print(f"{moving(slow)} partitions move when the second one joins")
+        assert len(sessions(seen)) == 2, "what the first join had aimed still moves when the second one comes"
+        joining[0].kill()
+        assert both <= roles(newest_layout(slow.nodes))[TAKER], "each of the two, so also the one that died, was on the way"
+        before = history.acknowledged()
+        wait_until("clients go on", lambda: all(now > then + 50 for now, then in zip(history.acknowledged(), before)))
+        joining[0].start()
+        slow.nodes += [joining[0], joining[1].wait()]
+        before = history.acknowledged()
+        wait_until("they do when it is back", lambda: all(now > then + 50 for now, then in zip(history.acknowledged(), before)))
+    slow.wait_until_whole()
+    assert_balanced(slow)
+    history.check()
     for node in joining:
-        node.launch()
-    for node in joining:
-        node.wait()
-    time.sleep(0.1)
-    joining[0].kill()
-    client = redis.Redis(port=fresh.nodes[1].redis_port, decode_responses=True)
-    wait_until("writes go on", lambda: client.set("meanwhile", "written"))
-    joining[0].start()
-    fresh.wait_until_whole()
-    assert_balanced(fresh)
-    for node in joining:
-        assert_filled(node, 20_000)
-        client = redis.Redis(port=node.redis_port, decode_responses=True)
-        assert answered(lambda: client.get("meanwhile")) == "written"
+        assert_filled(node, 15_000)
 
 
 def test_a_node_that_is_gone_for_too_long_is_replaced():

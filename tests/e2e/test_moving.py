@@ -107,6 +107,8 @@ class Benchmark(threading.Thread):
         while not self.stop.is_set():
             with self.at_work:
                 self.once()
+            # Whoever waits for the lock gets it.
+            self.stop.wait(0.02)
 
     def once(self):
         command = ["redis-benchmark", "-p", str(self.node.redis_port), "-q", "-n", "300", "-c", "3", "-r", "300", "-t", "set,get"]

@@ -29,10 +29,19 @@ def moving(cluster, node=0):
     return json.loads(http(cluster.nodes[node], "GET", "/v1/layout/moves")[1])["moving"]
 
 
+def newest_layout(nodes):
+    """The newest that any of these nodes works with. Who leaves may have ended."""
+    answers = []
+    for node in nodes:
+        with contextlib.suppress(OSError):
+            answers.append(json.loads(http(node, "GET", "/v1/layout")[1]))
+    return max(answers, key=lambda seen: seen["epoch"])
+
+
 def placed(cluster):
     """Where each partition lies, or is on its way to: table and partition to nodes and their assignments, which are never
     used twice."""
-    tables = layout(cluster)["tables"].items()
+    tables = newest_layout(cluster.nodes)["tables"].items()
     rows = {(int(table), index): holders for table, rows in tables for index, holders in enumerate(rows)}
     target = lambda holders: (holders["next"] or holders)["replicas"]
     return {row: {copy["node"]: copy["assignment"] for copy in target(holders)} for row, holders in rows.items()}
@@ -77,15 +86,6 @@ def assert_filled(node, count):
         keys = [f"filled:{index}" for index in range(start, start + 1000)]
         wanted = [f"value-{index}" for index in range(start, start + 1000)]
         assert answered(lambda: client.mget(keys)) == wanted, f"on node {node.index}"
-
-
-def newest_layout(nodes):
-    """The newest that any of these nodes works with. Who leaves may have ended."""
-    answers = []
-    for node in nodes:
-        with contextlib.suppress(OSError):
-            answers.append(json.loads(http(node, "GET", "/v1/layout")[1]))
-    return max(answers, key=lambda seen: seen["epoch"])
 
 
 def roles(seen):
@@ -144,11 +144,10 @@ class Deaths:
 
     def kill_one(self, joining, spared):
         """Whether somebody was killed who had one of the parts then."""
-        nodes = self.cluster.nodes + ([joining] if joining else [])
         names = self.names(joining)
         seen = roles(newest_layout(self.cluster.nodes))
         seen[LEADER] = {self.cluster.status()["layout_leader"]} if seen[TAKER] or seen[GIVER] else set()
-        able = {role: [names[id_] for id_ in ids if names.get(id_, spared) is not spared] for role, ids in seen.items()}
+        able = {role: [names[id_] for id_ in ids if names.get(id_) not in (None, spared)] for role, ids in seen.items()}
         role = min((role for role in able if able[role]), key=self.counts.get, default=None)
         if not role:
             return False
@@ -158,7 +157,7 @@ class Deaths:
             return False
         victim.kill()
         after = roles(newest_layout([node for node in self.cluster.nodes if node is not victim]))
-        is_sure = any(after.values()) if role == LEADER else any(names[id_] is victim for id_ in after[role])
+        is_sure = any(after.values()) if role == LEADER else any(names.get(id_) is victim for id_ in after[role])
         self.counts[role] += is_sure
         victim.start()
         return is_sure
@@ -166,7 +165,7 @@ class Deaths:
     def names(self, joining):
         """Nodes by their ids. Who joins is not asked: it may not serve yet."""
         peers = {node.peer: node for node in self.cluster.nodes}
-        entries = layout(self.cluster)["nodes"].items()
+        entries = newest_layout(self.cluster.nodes)["nodes"].items()
         return {id_: peers.get(entry["addresses"]["peer"], joining) for id_, entry in entries}
 
 
@@ -176,16 +175,17 @@ def moves(nodes):
 
 def grow(cluster, deaths):
     """One more node, with deaths while it takes over its share: exactly that moves. Where the copies are to be then."""
-    before, members = placed(cluster), set(layout(cluster)["nodes"])
+    before, members = placed(cluster), set(newest_layout(cluster.nodes)["nodes"])
+    come = lambda: set(newest_layout(cluster.nodes)["nodes"]) - members
     joiner = Node(cluster.folder, len(cluster.started), cluster.nodes[0].peer, SLOWLY)
     cluster.started.append(joiner)
     joiner.launch()
-    wait_until("it is a member", lambda: set(layout(cluster)["nodes"]) - members)
+    wait_until("it is a member", come)
     after = placed(cluster)
     moved, size = came(before, after), len(members) + 1
     print(f"{size} nodes: {sum(map(Counter.total, moved.values()))} copies move")
     for table, counts in loads(after).items():
-        assert moved[table].keys() == set(layout(cluster)["nodes"]) - members, "only the new node gets copies"
+        assert moved[table].keys() == come(), "only the new node gets copies"
         assert 0 <= moved[table].total() - counts.total() // size <= 1, f"table {table}: {moved[table]}"
     deaths.strike(joiner)
     cluster.nodes.append(joiner.wait())
@@ -241,9 +241,8 @@ def test_a_cluster_grows_and_shrinks_under_load_with_deaths_on_the_way(slow):
         benchmark = Benchmark((slow.nodes[2], slow.nodes[0]), history.stop)
         deaths = Deaths(slow, benchmark)
         benchmark.start()
-        for size in (4, 5):
+        for _ in range(2):
             aimed = grow(slow, deaths)
-            assert len(layout(slow)["nodes"]) == size
         slow.wait_until_whole()
         assert placed(slow) == aimed, "whoever dies, nothing more moves"
         assert_balanced(slow)

@@ -90,7 +90,8 @@ def assert_filled(node, count):
 
 def roles(seen):
     """Who has which part in the moves of a layout."""
-    moves = [(holders["replicas"], holders["next"]["replicas"]) for table in seen["tables"].values() for holders in table if holders["next"]]
+    held = [holders for table in seen["tables"].values() for holders in table if holders["next"]]
+    moves = [(holders["replicas"], holders["next"]["replicas"]) for holders in held]
     nodes = [({copy["node"] for copy in old}, {copy["node"] for copy in new}) for old, new in moves]
     return {TAKER: {node for old, new in nodes for node in new - old}, GIVER: {node for old, new in nodes for node in old - new}}
 

@@ -86,7 +86,8 @@ class Node:
         first = lambda: "0" if "--bind" in self.extra else str(free_port())
         port = lambda address: address.rsplit(":", 1)[1] if address else first()
         command = [BINARY, "start", "--data", self.data, "--ready-file", self.ready, "--redis-port", port(self.redis),
-                   "--http-port", port(self.http), "--peer-port", port(self.peer), *SOONER, *self.extra]
+                   "--http-port", port(self.http), "--peer-port", port(self.peer), *self.extra]
+        command += () if SOONER[0] in self.extra else SOONER
         if self.join:
             command += ["--join", self.join]
         log = open(self.log, "ab")

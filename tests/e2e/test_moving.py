@@ -251,6 +251,7 @@ def test_a_cluster_grows_and_shrinks_under_load_with_deaths_on_the_way(slow):
         wait_until("the node has left", lambda: len(layout(slow)["nodes"]) == 4)
         wait_until("it ends by itself", lambda: leaver.process.poll() is not None)
         assert "no member" in leaver.tail()
+        assert leaver.process.returncode == 0, leaver.tail()
         slow.nodes.remove(leaver)
         slow.wait_until_whole()
         assert placed(slow) == aimed, "whoever dies, nothing more moves"

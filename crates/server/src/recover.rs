@@ -25,13 +25,6 @@ pub(crate) fn run(settings: &Settings, lost: &[String], is_json: bool) -> anyhow
         show(&remains, is_json);
         return Ok(());
     }
-    let left = remains.voters.iter().filter(|voter| !lost.contains(voter)).count();
-    if left > remains.voters.len() / 2 {
-        bail!(
-            "{left} of {} voters would be left, which is a majority: start them, and use `slipring remove --lost`",
-            remains.voters.len()
-        );
-    }
     let lost: Vec<NodeId> = lost.into_iter().collect();
     let layout = slipring_node::recover(&meta, &lost)?;
     if is_json {

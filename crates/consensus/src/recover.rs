@@ -10,7 +10,7 @@ use std::sync::Arc;
 use openraft::entry::RaftEntry;
 use openraft::{EntryPayload, Membership};
 use redb::Database;
-use slipring_model::NodeId;
+use slipring_model::{Mutant, NodeId};
 use slipring_ring::{Change, Command, Layout, NodeChange, NodeState};
 use tokio::sync::watch;
 
@@ -69,8 +69,9 @@ impl LayoutGroup {
         let lineage = Lineage::read(&log).map_err(failed)?.next(me.0, last);
         let voted = log.vote().map_err(failed)?.map_or(0, |vote| vote.leader_id.term);
         let vote = Vote::new(voted.max(last.map_or(0, |id| id.leader_id.term)) + 1, me.1);
-        let before = LogId::new(vote.leader_id, last.map_or(0, |id| id.index) + NUMBERS_LEFT_OUT);
-        document.skip(NUMBERS_LEFT_OUT);
+        let left_out = if Mutant::ReuseNumbers.is_planted() { 0 } else { NUMBERS_LEFT_OUT };
+        let before = LogId::new(vote.leader_id, last.map_or(0, |id| id.index) + left_out);
+        document.skip(left_out);
         let mut entries = Vec::new();
         let mut agree = |document: &mut Document, payload| {
             let index = before.index + 1 + entries.len() as u64;

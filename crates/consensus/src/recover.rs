@@ -162,7 +162,7 @@ mod tests {
         let of = |number, change| Change { node: node(number), change };
         let given_up = of(2, NodeChange::State(NodeState::Lost));
         let with = |state| giving_up(Some(&layout(state)), node(1), &[node(2)]);
-        assert_eq!(with(NodeState::Active), [given_up.clone()]);
+        assert_eq!(with(NodeState::Active), std::slice::from_ref(&given_up));
         let again = [of(1, NodeChange::State(NodeState::Active)), of(1, NodeChange::Weight(70))];
         assert_eq!(with(NodeState::Drained), [&[given_up][..], &again].concat());
     }

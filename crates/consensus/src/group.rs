@@ -112,13 +112,13 @@ pub struct Ballot {
     pub candidate: u64,
 }
 
-/// An entry of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// An entry of the log. The later of two logs is the one whose last entry is the greater: the ballot comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EntryId {
-    /// Its place.
-    pub index: u64,
     /// The ballot that made its author the leader.
     pub ballot: Ballot,
+    /// Its place.
+    pub index: u64,
 }
 
 /// This node's member of the layout group; clones are handles on the same one.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use openraft::entry::RaftEntry;
 use openraft::{EntryPayload, Membership};
 use redb::Database;
-use slipring_model::NodeId;
+use slipring_model::{Mutant, NodeId};
 use slipring_ring::{Change, Command, Layout, NodeChange, NodeState};
 use tokio::sync::watch;
 
@@ -69,8 +69,9 @@ impl LayoutGroup {
         let lineage = Lineage::read(&log).map_err(failed)?.next(me.0, last);
         let voted = log.vote().map_err(failed)?.map_or(0, |vote| vote.leader_id.term);
         let vote = Vote::new(voted.max(last.map_or(0, |id| id.leader_id.term)) + 1, me.1);
-        let before = LogId::new(vote.leader_id, last.map_or(0, |id| id.index) + NUMBERS_LEFT_OUT);
-        document.skip(NUMBERS_LEFT_OUT);
+        let left_out = if Mutant::ReuseNumbers.is_planted() { 0 } else { NUMBERS_LEFT_OUT };
+        let before = LogId::new(vote.leader_id, last.map_or(0, |id| id.index) + left_out);
+        document.skip(left_out);
         let mut entries = Vec::new();
         let mut agree = |document: &mut Document, payload| {
             let index = before.index + 1 + entries.len() as u64;
@@ -79,8 +80,7 @@ impl LayoutGroup {
             document.apply_entry(entry)
         };
         if !lost.is_empty() {
-            let change = |node: &NodeId| Change { node: *node, change: NodeChange::State(NodeState::Lost) };
-            let changes = lost.iter().map(change).collect();
+            let changes = giving_up(document.layout(), me.0, lost);
             let command = Proposal::Change(Command::Change { changes, expected_epoch: None });
             if let Outcome::Refused(refused) = agree(&mut document, EntryPayload::Normal(command)) {
                 return Err(Error(format!("the nodes cannot be given up: {refused}")));
@@ -114,6 +114,63 @@ impl Whole {
     }
 }
 
+/// Gives the nodes in `lost` up. Where no other is to hold anything, as when those that are left were drained, `me` is
+/// from now on: nobody could change that while nobody leads.
+fn giving_up(layout: Option<&Layout>, me: NodeId, lost: &[NodeId]) -> Vec<Change> {
+    let of = |node, change| Change { node, change };
+    let mut changes: Vec<Change> =
+        lost.iter().map(|node| of(*node, NodeChange::State(NodeState::Lost))).collect();
+    let left = || layout.into_iter().flat_map(Layout::nodes).filter(|(node, _)| !lost.contains(node));
+    if left().all(|(_, entry)| entry.role.share() == 0) {
+        let weight = left().find(|(node, _)| **node == me).map_or(0, |(_, entry)| entry.role.weight);
+        changes.push(of(me, NodeChange::State(NodeState::Active)));
+        changes.push(of(me, NodeChange::Weight(weight.max(1))));
+    }
+    changes
+}
+
 fn failed(error: impl std::fmt::Display) -> Error {
     Error(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use slipring_model::{ClusterId, StorageId, Versions};
+    use slipring_ring::{Addresses, NodeEntry, Role};
+
+    use super::*;
+
+    fn node(number: u8) -> NodeId {
+        NodeId([number; 32])
+    }
+
+    fn layout(state: NodeState) -> Layout {
+        let entry = NodeEntry {
+            storage: StorageId::default(),
+            incarnation: 1,
+            boot: 1,
+            raft_id: 1,
+            addresses: Addresses::default(),
+            role: Role { zone: String::new(), weight: 70, state },
+            versions: Versions::UNTOLD,
+        };
+        Layout::found(ClusterId::default(), 2, (node(1), entry))
+    }
+
+    #[test]
+    fn who_is_recovered_holds_data_again_when_nobody_else_does() {
+        let of = |number, change| Change { node: node(number), change };
+        let given_up = of(2, NodeChange::State(NodeState::Lost));
+        let with = |state| giving_up(Some(&layout(state)), node(1), &[node(2)]);
+        assert_eq!(with(NodeState::Active), std::slice::from_ref(&given_up));
+        let again = [of(1, NodeChange::State(NodeState::Active)), of(1, NodeChange::Weight(70))];
+        assert_eq!(with(NodeState::Drained), [&[given_up][..], &again].concat());
+    }
+
+    #[test]
+    fn of_two_leaders_in_one_term_the_later_ones_entry_is_the_later() {
+        let entry = |term, candidate, index| EntryId { ballot: Ballot { term, candidate }, index };
+        assert!(entry(5, 2, 100) > entry(5, 1, 120), "the place says nothing where the leaders differ");
+        assert!(entry(5, 1, 1) > entry(4, 9, 300) && entry(4, 1, 300) > entry(4, 1, 299));
+    }
 }

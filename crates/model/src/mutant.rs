@@ -67,11 +67,15 @@ pub enum Mutant {
     ForgetHeld,
     /// A bucket whose number of copies changes is placed anew at once, and nothing moves.
     JumpTables,
+    /// A recovered layout group goes on with the numbers that those who were lost may have used.
+    ReuseNumbers,
+    /// When most voters are lost, the node that is recovered is the one that knows least.
+    RecoverOldest,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -101,6 +105,8 @@ impl Mutant {
         Self::SplitForgetsDots,
         Self::ForgetHeld,
         Self::JumpTables,
+        Self::ReuseNumbers,
+        Self::RecoverOldest,
     ];
 
     /// Whether this thread has planted it.

@@ -36,6 +36,16 @@ pub enum RecoverError {
     /// The node itself is among those that are to be given up.
     #[error("a node cannot give itself up")]
     Itself,
+    /// Most of those who vote are left, and can agree to giving the others up.
+    #[error(
+        "{left} of {voters} voters would be left, which is a majority: start them, and use `slipring remove --lost`"
+    )]
+    MajorityLeft {
+        /// Voters that are members and not given up.
+        left: usize,
+        /// All voters.
+        voters: usize,
+    },
     /// What is stored of the group cannot be read, or the nodes cannot be given up.
     #[error("the layout group cannot be recovered: {0}")]
     Group(#[from] slipring_consensus::Error),
@@ -64,6 +74,13 @@ pub fn recover(meta: &MetaStore, lost: &[NodeId]) -> Result<Layout, RecoverError
     let me = Identity::member(meta)?.ok_or(RecoverError::NoMember)?;
     if lost.contains(&me.0) {
         return Err(RecoverError::Itself);
+    }
+    let Remains { layout, voters, .. } = Remains::read(meta)?;
+    // A voter that the cluster has let go takes part no more, and is no member that could be given up.
+    let is_left = |voter: &&NodeId| !lost.contains(voter) && layout.nodes().contains_key(voter);
+    let left = voters.iter().filter(is_left).count();
+    if left > voters.len() / 2 {
+        return Err(RecoverError::MajorityLeft { left, voters: voters.len() });
     }
     Ok(LayoutGroup::recover(&meta.database(), me, lost)?)
 }

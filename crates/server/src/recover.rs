@@ -28,13 +28,6 @@ pub(crate) fn run(settings: &Settings, lost: &[String], is_json: bool) -> anyhow
         show(&remains, is_json);
         return Ok(());
     }
-    let left = remains.voters.iter().filter(|voter| !lost.contains(voter)).count();
-    if left > remains.voters.len() / 2 {
-        bail!(
-            "{left} of {} voters would be left, which is a majority: start them, and use `slipring remove --lost`",
-            remains.voters.len()
-        );
-    }
     let lost: Vec<NodeId> = lost.into_iter().collect();
     let layout = slipring_node::recover(&meta, &lost)?;
     if is_json {
@@ -54,7 +47,9 @@ pub(crate) fn run(settings: &Settings, lost: &[String], is_json: bool) -> anyhow
 }
 
 fn show(remains: &Remains, is_json: bool) {
-    let last = remains.last.map(|last| format!("{}.{}", last.ballot.term, last.index));
+    // As the group orders entries: one term may have seen several leaders.
+    let last =
+        remains.last.map(|last| format!("{}.{}.{}", last.ballot.term, last.ballot.candidate, last.index));
     let epoch = remains.layout.epoch();
     if is_json {
         let (node, voters) = (remains.node, &remains.voters);
@@ -71,6 +66,6 @@ fn show(remains: &Remains, is_json: bool) {
     println!("epoch {epoch}, last entry {}", last.as_deref().unwrap_or("none"));
     println!(
         "Only if a majority of the voters is lost for good: of the nodes that are left, choose the one with the \
-         highest last entry (term before index) and run there:\n  slipring recover --data DIR --lost NODE [--lost NODE ...]"
+         highest last entry (compared number by number) and run there:\n  slipring recover --data DIR --lost NODE [--lost NODE ...]"
     );
 }

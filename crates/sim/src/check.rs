@@ -15,7 +15,7 @@ pub mod raft;
 pub mod sessions;
 mod versions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::history::{BucketKind, Operation};
 use crate::run::Violation;
@@ -23,7 +23,7 @@ use crate::run::Violation;
 pub use observation::{Observation, Observations};
 
 /// What the rules must know of a run beside its history.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
     /// The furthest two wall clocks were ever apart, in milliseconds.
     pub skew_ms: u64,
@@ -31,6 +31,8 @@ pub struct Terms {
     pub hosts_that_lost_power: usize,
     /// Whether buckets of majorities had fewer than three copies at some time.
     pub is_thin: bool,
+    /// Buckets of which acknowledged writes may have lain with nodes alone that were lost with their majority.
+    pub bereft: BTreeSet<BucketKind>,
 }
 
 /// Which reads of a bucket must see the writes acknowledged before them.
@@ -48,6 +50,9 @@ impl Terms {
     /// What a bucket promises its readers in this run.
     #[must_use]
     pub fn fresh(&self, bucket: BucketKind) -> Fresh {
+        if self.bereft.contains(&bucket) {
+            return Fresh::Never;
+        }
         match (bucket, self.hosts_that_lost_power) {
             (BucketKind::Cache, _) => Fresh::Never,
             (BucketKind::Fsync, _) | (_, 0) => Fresh::Always,

@@ -12,8 +12,11 @@ use fastrand::Rng;
 use parking_lot::Mutex;
 use slipring_apps::KV;
 use slipring_discovery::StaticSeeds;
-use slipring_node::{DiskWaits, Entropy, MembershipSettings, Node, Settings};
-use slipring_ring::Addresses;
+use slipring_model::NodeId;
+use slipring_node::{
+    DiskWaits, Entropy, MembershipSettings, Node, RecoverError, Remains, Settings, StartError,
+};
+use slipring_ring::{Addresses, Layout};
 use slipring_storage::faults::{FaultyEngine, FaultyFile};
 use slipring_storage::{Engine, MemoryEngine, MetaStore};
 use slipring_transport::{Inbox, Transport};
@@ -184,6 +187,20 @@ impl Host {
     pub(crate) fn lose_disks(&mut self) {
         (self.disk, self.file) = (FaultyEngine::new(), FaultyFile::new());
         self.times_new += 1;
+    }
+
+    /// What it knows of its cluster while no process runs.
+    pub(crate) fn remains(&self) -> Result<Remains, RecoverError> {
+        Remains::read(&self.meta()?)
+    }
+
+    /// Lets it go on without a lost majority, while no process runs.
+    pub(crate) fn recover(&self, lost: &[NodeId]) -> Result<Layout, RecoverError> {
+        slipring_node::recover(&self.meta()?, lost)
+    }
+
+    fn meta(&self) -> Result<MetaStore, RecoverError> {
+        Ok(MetaStore::with_backend(self.file.clone()).map_err(StartError::from)?)
     }
 
     /// Makes every sync take so much longer.

@@ -18,6 +18,7 @@ mod network;
 mod operator;
 mod plan;
 pub mod pure;
+mod recovery;
 mod run;
 mod seeing;
 mod shrink;

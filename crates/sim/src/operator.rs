@@ -89,6 +89,14 @@ impl World {
         self.journal.count("splits", 1);
     }
 
+    /// What a recovered layout has heard of no more is asked for again: splits, which later ones build on.
+    pub(crate) fn order_splits_again(&mut self, bits: u8) {
+        self.operator.orders.retain(|command| !matches!(command, Command::Split { .. }));
+        for bits in bits + 1..=PARTITION_BITS + self.operator.splits {
+            self.operator.orders.push_back(Command::Split { bits, expected_epoch: None });
+        }
+    }
+
     /// Looks after the first order that is not done.
     pub(crate) fn operate(&mut self) {
         if let Some(attempt) = &self.operator.attempt {
@@ -150,6 +158,8 @@ impl World {
         let is_leaving =
             |layout: &Arc<Layout>| layout.nodes().values().any(|entry| !entry.role.state.stays());
         epochs.len() == 1
+            && self.are_lost_hosts_still()
+            && !self.is_majority_lost()
             && layouts.len() == self.members().count()
             && !layouts.iter().any(|layout| layout.is_moving() || is_leaving(layout))
     }

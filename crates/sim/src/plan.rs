@@ -1,5 +1,7 @@
 //! What goes wrong in a run, and when: a value drawn from the seed, which can also be written by hand.
 
+mod majority;
+
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -205,6 +207,11 @@ pub enum Fault {
     },
     /// Every partition is halved, as soon as nothing moves.
     Split,
+    /// Most voters of the layout group are lost for good, and given up by the operator, who recovers one that is left.
+    LoseMajority {
+        /// How long after that they come back all the same; never when absent.
+        back_ms: Option<u64>,
+    },
 }
 
 /// The faults of a run, in the order of their times.
@@ -251,9 +258,7 @@ impl Plan {
             return;
         }
         let mut joined = hosts;
-        // Of two nodes one votes: with its directory the layout group would be lost.
-        let is_one_lost = self.faults.iter().any(|(_, fault)| matches!(fault, Fault::LoseDirectory { .. }));
-        let mut leaver = is_one_lost.then_some(0);
+        let mut leaver = None;
         for _ in 0..rng.usize(1..5) {
             let host = rng.usize(..hosts);
             let fault = match rng.u8(..8) {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use slipring_model::Mutant;
 use slipring_ring::Command;
 
-use crate::check::{check, check_layouts};
+use crate::check::{Terms, check, check_layouts};
 use crate::guest::{BUCKET, BUCKET_NAME, Guest, GuestFactory, Seat};
 use crate::history::{Action, BucketKind, Operation, Outcome};
 use crate::plan::Plan;
@@ -140,6 +140,7 @@ pub(crate) fn run_with(seed: u64, options: &Options, guest: Option<&GuestFactory
         if guest.is_none() {
             plan.send_to_sleep(seed, hosts, options.storm_ms);
             plan.respread(seed, options.storm_ms);
+            plan.lose_majority(seed, hosts, options.storm_ms);
         }
         plan
     });
@@ -222,6 +223,7 @@ impl World {
         self.form()?;
         self.storm(plan, storm_ms)?;
         self.heal();
+        self.go_on_without_majority()?;
         self.settle_moves()?;
         let terms = self.terms(plan, storm_ms);
         if let Some(guest) = self.guest.clone() {
@@ -232,7 +234,11 @@ impl World {
         let convergence = self.converge().and_then(|()| self.look_at_copies(&terms));
         self.count_repairs();
         self.read_everything()?;
-        let coverage = check(&self.workload.history.operations(), &terms)?;
+        let operations = self.workload.history.operations();
+        if let Some(before) = self.before_the_loss(&operations) {
+            check(&before, &Terms { bereft: BTreeSet::new(), ..terms.clone() })?;
+        }
+        let coverage = check(&operations, &terms)?;
         check_layouts(&self.observations)?;
         coverage.into_iter().for_each(|(what, times)| self.journal.count(what, times));
         convergence?;
@@ -334,7 +340,7 @@ impl World {
         Ok(())
     }
 
-    fn probe(&mut self, host: usize, bucket: BucketKind) -> Result<bool, Violation> {
+    pub(crate) fn probe(&mut self, host: usize, bucket: BucketKind) -> Result<bool, Violation> {
         let label = format!("probe-{}", self.journal.now_ms());
         let Some(mut client) = self.client(host, &label) else {
             self.run_until(100, |_| false)?;
@@ -388,7 +394,7 @@ impl World {
     }
 }
 
-fn probe_key(host: usize) -> String {
+pub(crate) fn probe_key(host: usize) -> String {
     format!("register-probe-{host}")
 }
 

@@ -23,6 +23,7 @@ use crate::journal::Journal;
 use crate::network::{Network, address};
 use crate::operator::Operator;
 use crate::plan::{Fault, Plan};
+use crate::recovery::Losses;
 use crate::run::Violation;
 use crate::workload::{Client, Workload};
 
@@ -66,6 +67,7 @@ pub(crate) struct World {
     /// How many hosts form the cluster; the rest may join.
     pub(crate) founders: usize,
     pub(crate) operator: Operator,
+    pub(crate) losses: Losses,
     /// How many hosts expect each other and found together; host 0 founds alone when absent.
     pub(crate) expected: Option<NonZeroU32>,
 }
@@ -111,14 +113,21 @@ impl World {
             observations: Observations::default(),
             founders,
             operator: Operator::default(),
+            losses: Losses::default(),
             expected: None,
         }
     }
 
     /// What the checkers must know of this run.
     pub(crate) fn terms(&self, plan: &Plan, storm_ms: u64) -> Terms {
-        let lost = self.lost_power.union(&self.out).count();
-        Terms { skew_ms: plan.skew_ms(storm_ms), hosts_that_lost_power: lost, is_thin: plan.is_thin() }
+        let lost = self.lost_power.union(&self.out).filter(|host| !self.losses.hosts.contains(host)).count();
+        let mut bereft = self.losses.bereft.clone();
+        // What the nodes that are left had alone, and had not synced, is gone with the first that loses its power.
+        if !self.losses.hosts.is_empty() && lost > 0 {
+            bereft.extend(BucketKind::ALL.into_iter().filter(|bucket| *bucket != BucketKind::Fsync));
+        }
+        let (skew_ms, is_thin) = (plan.skew_ms(storm_ms), plan.is_thin());
+        Terms { skew_ms, hosts_that_lost_power: lost, is_thin, bereft }
     }
 
     /// Starts a host's process.
@@ -185,6 +194,17 @@ impl World {
         self.decide(self.journal.now_ms() + ms, Event::Start { host });
     }
 
+    /// Starts a host's process so much later, though the others must keep it out.
+    pub(crate) fn return_in(&mut self, host: usize, ms: u64) {
+        self.decide(self.journal.now_ms() + ms, Event::Return { host });
+    }
+
+    /// Stops a host's process for a while; what a disk that fails had not synced is lost.
+    pub(crate) fn stop(&mut self, host: usize) {
+        let loses_power = self.failing.contains(&host);
+        self.kill(host, loses_power);
+    }
+
     /// Ends every fault and starts whoever is down.
     pub(crate) fn heal(&mut self) {
         self.journal.note(format_args!("everything heals"));
@@ -231,6 +251,7 @@ impl World {
             }
         }
         self.operate();
+        self.watch_for_majority()?;
         self.journal.advance_to(now + tick_ms);
         Ok(())
     }
@@ -327,6 +348,7 @@ impl World {
     /// A host has left the cluster for good.
     pub(crate) fn leave(&mut self, host: usize) {
         if self.out.insert(host) {
+            self.losses.gone.extend(self.ids.get(host));
             self.journal.note(format_args!("host {host} has left"));
             self.journal.count("hosts that left", 1);
             self.kill(host, false);
@@ -355,6 +377,13 @@ impl World {
                 self.leave(index);
                 return Ok(());
             }
+            if reason.contains("no member") && self.is_forgotten(index) {
+                self.kill(index, false);
+                self.host(index).lose_disks();
+                self.journal.count("hosts forgotten", 1);
+                self.start(index);
+                return Ok(());
+            }
             if !self.failing.contains(&index) {
                 return Err(Violation::new("no_stop", format!("host {index} stopped by itself: {reason}")));
             }
@@ -366,6 +395,7 @@ impl World {
         let is_served = self.served.get(index) == Some(&life);
         if self.is_storming
             && !is_served
+            && !self.losses.hosts.contains(&index)
             && let Some(node) = self.node(index)
         {
             self.put_clients(index, life, &node);

@@ -54,11 +54,14 @@ fn missed(read: &Operation, writes: &[&Operation], skew_ms: u64) -> Option<Strin
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::check::samples::{acked, get, operation, set, unknown};
     use crate::history::{BucketKind, Outcome};
 
-    const TERMS: Terms = Terms { skew_ms: 0, hosts_that_lost_power: 0, is_thin: false };
+    const TERMS: Terms =
+        Terms { skew_ms: 0, hosts_that_lost_power: 0, is_thin: false, bereft: BTreeSet::new() };
 
     fn is_kept(operations: &[Operation]) -> bool {
         check(operations, &TERMS).is_ok()
@@ -119,11 +122,14 @@ mod tests {
     fn a_bucket_is_held_to_what_it_promises() {
         let mut history = [set("a", 0, acked(10)), get(None, 20, 30)];
         history.iter_mut().for_each(|operation| operation.bucket = BucketKind::Buffered);
-        let with = |hosts_that_lost_power| Terms { skew_ms: 0, hosts_that_lost_power, is_thin: false };
+        let with = |hosts_that_lost_power| Terms { hosts_that_lost_power, ..TERMS };
         assert!(check(&history, &with(0)).is_err());
         assert!(check(&history, &with(1)).is_ok());
         history[1].is_final = true;
         assert!(check(&history, &with(1)).is_err());
         assert!(check(&history, &with(2)).is_ok());
+        let bereft = |bucket| Terms { bereft: BTreeSet::from([bucket]), ..TERMS };
+        assert!(check(&history, &bereft(BucketKind::Buffered)).is_ok());
+        assert!(check(&history, &bereft(BucketKind::Fsync)).is_err(), "another one is");
     }
 }

@@ -85,7 +85,7 @@ mod tests {
     fn a_bucket_is_held_to_what_it_promises() {
         let mut history = [set("a", 0, acked(10)), delete(20, acked(30)), get(Some("a"), 40, 50)];
         history.iter_mut().for_each(|operation| operation.bucket = BucketKind::Buffered);
-        let terms = |hosts_that_lost_power| Terms { skew_ms: 0, hosts_that_lost_power, is_thin: false };
+        let terms = |hosts_that_lost_power| Terms { hosts_that_lost_power, ..Terms::default() };
         assert!(check(&history, &terms(0)).is_err());
         assert!(check(&history, &terms(2)).is_ok(), "the deletion may have been lost");
         assert!(check(&history, &Terms { skew_ms: 10, ..Terms::default() }).is_ok());

@@ -96,11 +96,14 @@ fn guarantee(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::check::samples::{acked, by, get, operation, set, unknown};
     use crate::history::{Action, BucketKind};
 
-    const TERMS: Terms = Terms { skew_ms: 0, hosts_that_lost_power: 0, is_thin: false };
+    const TERMS: Terms =
+        Terms { skew_ms: 0, hosts_that_lost_power: 0, is_thin: false, bereft: BTreeSet::new() };
 
     fn broken(operations: &[Operation]) -> Option<String> {
         let violation = check(operations, &TERMS).err()?;

@@ -15,6 +15,7 @@ impl World {
             Event::Return { host } => self.start(host),
             Event::Start { host } if self.out.contains(&host) => {}
             Event::Start { host } => self.start(host),
+            Event::ReplaceDisk { host, .. } if self.losses.hosts.contains(&host) => {}
             Event::ReplaceDisk { host, loses_power } => {
                 self.kill(host, loses_power);
                 self.start(host);
@@ -95,6 +96,12 @@ impl World {
             | Fault::FlipBits { .. }
             | Fault::LoseDirectory { .. }
             | Fault::RollBack { .. } => self.strike_disk(now, fault),
+            Fault::LoseMajority { back_ms } => {
+                // While too few are up to tell who votes, it is put off.
+                if !self.lose_majority(back_ms) {
+                    self.decide(now + 100, Event::Fault(fault));
+                }
+            }
             Fault::Join { .. }
             | Fault::Leave { .. }
             | Fault::Drain { .. }
@@ -156,6 +163,7 @@ impl World {
                 self.kill(host, false);
                 self.host(host).lose_disks();
                 self.lost_power.insert(host);
+                self.losses.gone.extend(self.ids.get(host));
                 self.journal.count("directories lost", 1);
                 // It returns as a new node; the old one is given up.
                 self.order_away(host, NodeState::Lost);

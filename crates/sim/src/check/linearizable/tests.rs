@@ -94,7 +94,7 @@ fn a_search_out_of_steps_is_undecided_and_the_stuck_operation_is_named() {
 #[test]
 fn only_the_bucket_of_single_copies_is_held_to_it_and_only_without_lost_power() {
     let mut history = [set("a", 0, acked(10)), get(None, 20, 30)];
-    let terms = |hosts_that_lost_power| Terms { skew_ms: 0, hosts_that_lost_power, is_thin: false };
+    let terms = |hosts_that_lost_power| Terms { hosts_that_lost_power, ..Terms::default() };
     assert_eq!(check(&history, &terms(0)), Ok(Decided::default()));
     history.iter_mut().for_each(|operation| operation.bucket = BucketKind::Single);
     assert!(check(&history, &terms(0)).is_err());

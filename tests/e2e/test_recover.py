@@ -160,7 +160,7 @@ def test_two_of_three_voters_are_lost_for_good(four):
     assert nobody.returncode == 1 and "no member is called" in nobody.stderr
     given_up = [argument for node in lost for argument in ("--lost", node.peer)]
     told = slipring("recover", "--data", str(chosen.data), *given_up).stdout
-    assert "the only voter now" in told
+    assert "the only voter now" in told and "may lack writes that were acknowledged" in told
 
     four.nodes = [chosen.start(), other.start()]
     wait_until("the lost nodes are no members", lambda: len(layout(four)["nodes"]) == 2)
@@ -198,3 +198,24 @@ def test_two_of_three_voters_are_lost_for_good(four):
     for node in four.nodes:
         assert_filled(node, KEYS)
     assert_named(four, writes)
+
+
+def test_who_was_recovered_apart_from_another_stops(four):
+    lost, left = four.nodes[:2], four.nodes[2:]
+    given_up = [argument for node in lost for argument in ("--lost", node.peer)]
+    stopping, going_on = sorted(left, key=identity)
+    for node in four.nodes:
+        node.kill()
+    for node in left:
+        slipring("recover", "--data", str(node.data), *given_up)
+        node.launch()
+    wait_until("one of the two ends by itself", lambda: stopping.process.poll() is not None)
+    assert "apart from each other" in stopping.tail() and "to keep this one" in stopping.tail()
+    four.nodes = [going_on.wait()]
+    slipring("bucket", "create", "later", node=going_on)
+    stopping.launch()
+    wait_until("it ends as often as it is started", lambda: stopping.process.poll() is not None)
+    # Its word counts less than the operator's: without the other one it goes on.
+    going_on.kill()
+    four.nodes = [stopping.start()]
+    slipring("bucket", "create", "another", node=stopping)

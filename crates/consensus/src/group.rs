@@ -8,7 +8,7 @@ use bytes::Bytes;
 use openraft::alias::LeaderIdOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
-use openraft::{Config, Raft, SnapshotPolicy};
+use openraft::{Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 use redb::Database;
@@ -28,6 +28,8 @@ use crate::reconcile;
 
 /// How long a founder has to become leader of a group of one.
 const FOUNDING_TIMEOUT: Duration = Duration::from_secs(10);
+/// A leader that no majority has answered for so long leads nobody: several heartbeats, and longer than an election.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 /// Entries kept after a snapshot, for members that are a little behind.
 const ENTRIES_KEPT: u64 = 200;
 
@@ -67,6 +69,9 @@ pub enum AnswerError {
          one instead, or remove this data directory and join anew"
     )]
     KnewLess,
+    /// The asker's group and this one were recovered apart from each other: only one of the two may go on.
+    #[error("the layout group was recovered twice, apart from each other")]
+    Apart,
     /// The request cannot be read, or not be answered here.
     #[error(transparent)]
     Failed(Error),
@@ -93,6 +98,8 @@ pub struct GroupStatus {
     pub leader: Option<NodeId>,
     /// Whether this member leads.
     pub is_leading: bool,
+    /// Whether it leads nobody: no majority has answered it lately.
+    pub is_alone: bool,
     /// The vote that is on disk here.
     pub ballot: Ballot,
     /// The last entry this member knows to be committed and holds.
@@ -101,6 +108,14 @@ pub struct GroupStatus {
     pub applied: Option<EntryId>,
     /// Who votes.
     pub voters: Vec<NodeId>,
+}
+
+impl GroupStatus {
+    /// Who leads and can decide, as far as this member knows.
+    #[must_use]
+    pub fn deciding(&self) -> Option<NodeId> {
+        self.leader.filter(|_| !self.is_alone)
+    }
 }
 
 /// A candidacy. Ballots are ordered, and two nodes never have the same one; one term may see several.
@@ -215,7 +230,7 @@ impl LayoutGroup {
     ///
     /// # Errors
     /// [`AnswerError`].
-    pub async fn answer(&self, from: NodeId, request: Bytes) -> Result<Bytes, AnswerError> {
+    pub async fn answer(&self, request: Bytes) -> Result<Bytes, AnswerError> {
         let failed = |what: String| AnswerError::Failed(Error(what));
         let Parcel { lineage, call } =
             decode(&request).map_err(|error| failed(format!("a group request is malformed: {error}")))?;
@@ -228,11 +243,7 @@ impl LayoutGroup {
                 return Err(AnswerError::LeftBehind);
             }
             Verdict::KnewLess => return Err(AnswerError::KnewLess),
-            Verdict::Apart => {
-                let message = "the layout group was recovered twice, apart from each other";
-                tracing::error!(from = %from.short(), message);
-                return Err(failed(message.to_owned()));
-            }
+            Verdict::Apart => return Err(AnswerError::Apart),
             Verdict::LeftBehind | Verdict::NotYet => {
                 return Err(failed(
                     "the layout group was recovered, and not all have heard of it yet".to_owned(),
@@ -301,6 +312,7 @@ impl LayoutGroup {
         GroupStatus {
             leader,
             is_leading: metrics.state.is_leader(),
+            is_alone: is_alone(&metrics),
             ballot: ballot(&metrics.vote.leader_id),
             committed: metrics.local_committed.map(entry),
             applied: metrics.last_applied.map(entry),
@@ -325,6 +337,13 @@ impl LayoutGroup {
             tracing::warn!("the layout group's task had ended before it was stopped");
         }
     }
+}
+
+/// Whether a leader among several voters has not been answered by a majority of them for long.
+fn is_alone(metrics: &RaftMetrics<Group>) -> bool {
+    let is_answered =
+        metrics.last_quorum_acked.is_some_and(|acked| acked.into_inner().elapsed() < ANSWERED_WITHIN);
+    metrics.state.is_leader() && metrics.membership_config.voter_ids().count() > 1 && !is_answered
 }
 
 impl Settings {

@@ -144,27 +144,35 @@ mod tests {
         NodeId([number; 32])
     }
 
-    fn layout(state: NodeState) -> Layout {
-        let entry = NodeEntry {
-            storage: StorageId::default(),
+    fn entry(raft_id: u64) -> NodeEntry {
+        NodeEntry {
+            storage: StorageId([raft_id as u8; 16]),
             incarnation: 1,
             boot: 1,
-            raft_id: 1,
+            raft_id,
             addresses: Addresses::default(),
-            role: Role { zone: String::new(), weight: 70, state },
+            role: Role { zone: String::new(), weight: 70, state: NodeState::Active },
             versions: Versions::UNTOLD,
-        };
-        Layout::found(ClusterId::default(), 2, (node(1), entry))
+        }
+    }
+
+    /// Two members.
+    fn layout() -> Layout {
+        let mut layout = Layout::found(ClusterId::default(), 2, (node(1), entry(1)));
+        layout.apply(2, &Command::AddNode { node: node(2), entry: entry(2) }).expect("it joins");
+        layout
     }
 
     #[test]
     fn who_is_recovered_holds_data_again_when_nobody_else_does() {
         let of = |number, change| Change { node: node(number), change };
         let given_up = of(2, NodeChange::State(NodeState::Lost));
-        let with = |state| giving_up(Some(&layout(state)), node(1), &[node(2)]);
-        assert_eq!(with(NodeState::Active), std::slice::from_ref(&given_up));
+        let giving_up = |layout: &Layout| giving_up(Some(layout), node(1), &[node(2)]);
+        assert_eq!(giving_up(&layout()), std::slice::from_ref(&given_up));
+        let drained = of(1, NodeChange::State(NodeState::Drained));
+        let drained = layout().with(&vec![drained].into()).expect("the other one holds all");
         let again = [of(1, NodeChange::State(NodeState::Active)), of(1, NodeChange::Weight(70))];
-        assert_eq!(with(NodeState::Drained), [&[given_up][..], &again].concat());
+        assert_eq!(giving_up(&drained), [&[given_up][..], &again].concat());
     }
 
     #[test]

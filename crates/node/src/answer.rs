@@ -111,15 +111,30 @@ impl Core {
     async fn answer_group(&self, from: NodeId, bytes: Bytes) -> Result<Reply, Error> {
         let group =
             self.group.get().ok_or_else(|| unavailable("the layout group has not started here yet"))?;
-        match group.answer(from, bytes).await {
+        match group.answer(bytes).await {
             Ok(answer) => Ok(Reply::Layout(answer)),
             Err(AnswerError::LeftBehind) if self.is_given_up(from) => Ok(Reply::Removed),
             Err(AnswerError::KnewLess) => {
                 self.give_up(AnswerError::KnewLess.to_string());
                 Err(unavailable(AnswerError::KnewLess.to_string()))
             }
+            Err(AnswerError::Apart) => Err(unavailable(self.met_another_recovery(from))),
             Err(error) => Err(unavailable(error.to_string())),
         }
+    }
+
+    /// The group was recovered here and at a peer, apart from each other: one of the two stops, before both go on to
+    /// give the same numbers to different things.
+    fn met_another_recovery(&self, peer: NodeId) -> String {
+        let peer_name = peer.short();
+        if self.me < peer {
+            self.give_up(format!(
+                "`slipring recover` was used here and at node {peer_name}, apart from each other, and only one may go \
+                 on: to keep node {peer_name}, remove this data directory and join anew; to keep this one, stop node \
+                 {peer_name} and start this one again"
+            ));
+        }
+        format!("the layout group was recovered here, too, apart from node {peer_name}")
     }
 
     /// Whether the cluster goes on without a node.

@@ -47,13 +47,19 @@ fn loses_writes(layout: &Layout, next: &Layout) -> Option<String> {
         for partition in (0..layout.partition_count()).map(PartitionId) {
             let replicas = layout.replicas(*id, partition);
             let lost = |of: &Layout| replicas.iter().filter(|replica| is_lost(of, &replica.node)).count();
-            let quorum = bucket.policy.quorum(replicas.len() as u8);
-            // Who asks for one acknowledgement has said that one loss may cost writes, while a copy is left.
-            let bearable = usize::from(quorum.w.max(2)).min(replicas.len());
-            partitions += u64::from(lost(next) >= bearable && lost(next) > lost(layout));
+            let is_worse = lost(next) > lost(layout);
+            partitions += u64::from(is_worse && may_cost_writes(&bucket.policy, replicas.len(), lost(next)));
         }
     }
     (partitions > 0).then(|| format!("{partitions} partitions may lose writes that were acknowledged"))
+}
+
+/// Whether writes that were acknowledged may have been those of the lost replicas of a partition alone.
+///
+/// Who asks for one acknowledgement has said that one loss may cost writes, while a copy is left.
+pub(crate) fn may_cost_writes(policy: &BucketPolicy, replicas: usize, lost: usize) -> bool {
+    let quorum = policy.quorum(replicas as u8);
+    lost >= usize::from(quorum.w.max(2)).min(replicas)
 }
 
 fn misses_copies(layout: &Layout, next: &Layout, is_up: impl Fn(NodeId) -> bool) -> Option<String> {

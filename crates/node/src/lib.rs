@@ -45,7 +45,7 @@ pub use clock::{Clock, Entropy, SystemClock};
 pub use gossip::{
     ClusterSecret, Datagrams, GossipStatus, InvalidSecret, MemberState, MemberStatus, UdpDatagrams,
 };
-pub use lost_majority::{RecoverError, Remains, recover};
+pub use lost_majority::{Losses, RecoverError, Remains, recover};
 pub use moving::Proposal;
 pub use node::Node;
 pub use scan::ScanPage;

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use slipring_consensus::{EntryId, LayoutGroup};
-use slipring_model::NodeId;
-use slipring_ring::Layout;
+use slipring_model::{NodeId, PartitionId};
+use slipring_ring::{Layout, NodeState};
 use slipring_storage::MetaStore;
 use thiserror::Error;
 
 use crate::builder::StartError;
+use crate::change::may_cost_writes;
 use crate::identity::Identity;
 
 /// What a stopped node knows of its cluster.
@@ -51,7 +52,37 @@ pub enum RecoverError {
     Group(#[from] slipring_consensus::Error),
 }
 
+/// What goes with nodes that are given up, in partitions over all buckets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// They have no copy any more.
+    pub without_copy: u64,
+    /// Those that are left may lack writes that were acknowledged.
+    pub without_quorum: u64,
+}
+
 impl Remains {
+    /// What goes with the nodes in `lost`, and with those that were given up before.
+    #[must_use]
+    pub fn losses(&self, lost: &BTreeSet<NodeId>) -> Losses {
+        let is_lost = |node: &NodeId| {
+            let entry = self.layout.nodes().get(node);
+            lost.contains(node) || entry.is_none_or(|entry| entry.role.state == NodeState::Lost)
+        };
+        let mut losses = Losses::default();
+        for (id, bucket) in self.layout.buckets() {
+            for partition in (0..self.layout.partition_count()).map(PartitionId) {
+                let replicas = self.layout.replicas(*id, partition);
+                let gone = replicas.iter().filter(|replica| is_lost(&replica.node)).count();
+                let is_all = gone == replicas.len();
+                losses.without_copy += u64::from(is_all);
+                let may_lack = !is_all && may_cost_writes(&bucket.policy, replicas.len(), gone);
+                losses.without_quorum += u64::from(may_lack);
+            }
+        }
+        losses
+    }
+
     /// Reads them from a claimed data directory.
     ///
     /// # Errors
@@ -83,4 +114,27 @@ pub fn recover(meta: &MetaStore, lost: &[NodeId]) -> Result<Layout, RecoverError
         return Err(RecoverError::MajorityLeft { left, voters: voters.len() });
     }
     Ok(LayoutGroup::recover(&meta.database(), me, lost)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wholeness::tests::{layout, node};
+
+    #[test]
+    fn what_is_lost_is_told_by_partitions() {
+        let remains = Remains { node: node(1), layout: layout(3), last: None, voters: BTreeSet::new() };
+        let losses = |lost: &[u8]| remains.losses(&lost.iter().map(|n| node(*n)).collect());
+        let partitions = u64::from(remains.layout.partition_count());
+        assert_eq!(losses(&[]), Losses::default());
+        assert_eq!(
+            losses(&[2]),
+            Losses::default(),
+            "two of three copies, and one of two in the cache, are enough"
+        );
+        let two = losses(&[2, 3]);
+        assert_eq!(two.without_quorum, partitions, "of three copies one is left");
+        assert!((1..partitions).contains(&two.without_copy), "both of two copies lay there, but not always");
+        assert_eq!(losses(&[1, 2, 3]), Losses { without_copy: 2 * partitions, without_quorum: 0 });
+    }
 }

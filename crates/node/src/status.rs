@@ -119,7 +119,8 @@ pub struct GroupPlace {
 
 impl From<GroupStatus> for GroupPlace {
     fn from(status: GroupStatus) -> Self {
-        let GroupStatus { leader, ballot, applied, .. } = status;
+        let leader = status.deciding();
+        let GroupStatus { ballot, applied, .. } = status;
         Self { leader, term: ballot.term, applied: applied.map(|entry| entry.index) }
     }
 }
@@ -175,7 +176,7 @@ impl Core {
             buckets: buckets.collect(),
             moving: view.layout.moves().count() as u64,
             under_replicated: view.layout.under_replicated() as u64,
-            layout_leader: group.as_ref().and_then(|group| group.leader),
+            layout_leader: group.as_ref().and_then(GroupStatus::deciding),
             layout_voters: group.map(|group| group.voters).unwrap_or_default(),
             gossip: self.gossip.status(),
             wholeness,

@@ -96,7 +96,7 @@ impl Members<'_> {
     }
 
     fn reasons_of_group(&self, layout: &Layout, group: Option<&GroupStatus>) -> Vec<String> {
-        let Some(group) = group.filter(|group| group.leader.is_some()) else {
+        let Some(group) = group.filter(|group| group.deciding().is_some()) else {
             return vec!["the layout group has no leader".to_owned()];
         };
         let mut reasons = Vec::new();
@@ -213,6 +213,7 @@ pub(crate) mod tests {
 
     fn group(voters: impl IntoIterator<Item = NodeId>) -> GroupStatus {
         GroupStatus {
+            is_alone: false,
             leader: Some(node(1)),
             is_leading: true,
             ballot: Ballot::default(),

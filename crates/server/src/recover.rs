@@ -28,10 +28,15 @@ pub(crate) fn run(settings: &Settings, lost: &[String], is_json: bool) -> anyhow
         show(&remains, is_json);
         return Ok(());
     }
+    let losses = remains.losses(&lost);
     let lost: Vec<NodeId> = lost.into_iter().collect();
     let layout = slipring_node::recover(&meta, &lost)?;
     if is_json {
-        println!("{}", json!({ "node": remains.node, "epoch": layout.epoch(), "given_up": lost }));
+        println!(
+            "{}",
+            json!({ "node": remains.node, "epoch": layout.epoch(), "given_up": lost,
+            "partitions_without_copy": losses.without_copy, "partitions_without_quorum": losses.without_quorum })
+        );
         return Ok(());
     }
     println!(
@@ -41,7 +46,13 @@ pub(crate) fn run(settings: &Settings, lost: &[String], is_json: bool) -> anyhow
         lost.len()
     );
     println!(
-        "Next: start it as always, then the other nodes that are left; those that were given up, never again."
+        "Over all buckets, {} partitions have lost all copies and are empty now; {} more may lack writes that were \
+         acknowledged.",
+        losses.without_copy, losses.without_quorum
+    );
+    println!(
+        "Next: start it as always, then the other nodes that are left; those that were given up, never again. Recover \
+         no second node: there would be two clusters, and one of the two must stop."
     );
     Ok(())
 }

@@ -87,7 +87,7 @@ fn newer(log: &Log) -> Vec<Command> {
 async fn handed_on(group: &LayoutGroup, command: Command) -> Answer {
     let call = Call::Propose { command, deadline_ms: 5_000 };
     let parcel = Parcel { lineage: group.lines.ancestry.current(), call };
-    let answer = group.answer(node(2), encode(&parcel)).await.expect("it answers");
+    let answer = group.answer(encode(&parcel)).await.expect("it answers");
     decode(&answer).expect("it can be read")
 }
 

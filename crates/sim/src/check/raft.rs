@@ -110,7 +110,7 @@ mod tests {
     fn status() -> GroupStatus {
         let (committed, applied) = (entry(8, 3), entry(7, 3));
         let (leader, is_leading, ballot) = (Some(NodeId([1; 32])), false, ballot(5, 1));
-        GroupStatus { leader, is_leading, ballot, committed, applied, voters: Vec::new() }
+        GroupStatus { leader, is_leading, is_alone: false, ballot, committed, applied, voters: Vec::new() }
     }
 
     fn is_kept(statuses: &[(usize, u64, GroupStatus)]) -> bool {

@@ -147,6 +147,8 @@ def test_two_of_three_voters_are_lost_for_good(four):
         return "a majority of its voters must be up" in told.stderr
 
     wait_until("it is plain that nobody leads", is_refused)
+    leaders = lambda: [four.status(index)["layout_leader"] for index in (2, 3)]
+    wait_until("nobody is told of as leading", lambda: leaders() == [None, None])
     # The data path asks no group: it goes on wherever two of three copies are left.
     writes = {**assert_served(left, served), **assert_refused(left, refused)}
 

@@ -11,6 +11,7 @@ use openraft::errors::Fatal;
 use openraft::{Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
+use parking_lot::Mutex;
 use redb::Database;
 use serde::{Deserialize, Serialize};
 use slipring_model::NodeId;
@@ -98,7 +99,7 @@ pub struct GroupStatus {
     pub leader: Option<NodeId>,
     /// Whether this member leads.
     pub is_leading: bool,
-    /// Whether it leads nobody: no majority has answered it lately.
+    /// Whether it leads nobody, as no majority has answered it lately; or has not heard of a leader lately.
     pub is_alone: bool,
     /// The vote that is on disk here.
     pub ballot: Ballot,
@@ -146,6 +147,8 @@ pub struct LayoutGroup {
     pub(crate) seed: u64,
     /// Whose turn it is to append: what only newer releases can read is appended alone.
     pub(crate) turns: Arc<RwLock<()>>,
+    /// When a leader has told this member anything last.
+    told: Arc<Mutex<Option<Instant>>>,
 }
 
 impl LayoutGroup {
@@ -211,8 +214,8 @@ impl LayoutGroup {
         let starting = Raft::new(me.1, Arc::new(config), lines.clone(), log, document);
         let raft = DeterministicRng::<TokioRuntime>::scope(settings.seed, starting);
         let raft = raft.await.map_err(|error| failed(&error))?;
-        let turns = Arc::default();
-        let group = Self { raft, lines, layouts, known_at_start, seed: settings.seed, turns };
+        let (turns, told) = Default::default();
+        let group = Self { raft, lines, layouts, known_at_start, seed: settings.seed, turns, told };
         tokio::spawn(DeterministicRng::<TokioRuntime>::scope(
             settings.seed ^ 1,
             reconcile::run(group.clone()),
@@ -249,6 +252,9 @@ impl LayoutGroup {
                     "the layout group was recovered, and not all have heard of it yet".to_owned(),
                 ));
             }
+        }
+        if leads {
+            *self.told.lock() = Some(Instant::now());
         }
         Ok(encode(&DeterministicRng::<TokioRuntime>::scope(self.seed ^ 2, self.answer_call(call)).await))
     }
@@ -312,12 +318,23 @@ impl LayoutGroup {
         GroupStatus {
             leader,
             is_leading: metrics.state.is_leader(),
-            is_alone: is_alone(&metrics),
+            is_alone: self.is_alone(&metrics),
             ballot: ballot(&metrics.vote.leader_id),
             committed: metrics.local_committed.map(entry),
             applied: metrics.last_applied.map(entry),
             voters: membership.voter_ids().filter_map(|id| membership.get_node(&id).copied()).collect(),
         }
+    }
+
+    /// Whether a leader among several voters has not been answered by a majority of them for long, or another member
+    /// has not been told anything by a leader.
+    fn is_alone(&self, metrics: &RaftMetrics<Group>) -> bool {
+        if !metrics.state.is_leader() {
+            return self.told.lock().is_none_or(|told| told.elapsed() >= ANSWERED_WITHIN);
+        }
+        let is_answered =
+            metrics.last_quorum_acked.is_some_and(|acked| acked.into_inner().elapsed() < ANSWERED_WITHIN);
+        metrics.membership_config.voter_ids().count() > 1 && !is_answered
     }
 
     /// Why this member cannot go on, if so: its log or its document could not be stored.
@@ -337,13 +354,6 @@ impl LayoutGroup {
             tracing::warn!("the layout group's task had ended before it was stopped");
         }
     }
-}
-
-/// Whether a leader among several voters has not been answered by a majority of them for long.
-fn is_alone(metrics: &RaftMetrics<Group>) -> bool {
-    let is_answered =
-        metrics.last_quorum_acked.is_some_and(|acked| acked.into_inner().elapsed() < ANSWERED_WITHIN);
-    metrics.state.is_leader() && metrics.membership_config.voter_ids().count() > 1 && !is_answered
 }
 
 impl Settings {

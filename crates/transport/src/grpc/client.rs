@@ -138,12 +138,20 @@ async fn open(shared: &Shared, address: &str, is_question: bool) -> Result<Opene
 
 /// Why no stream was opened, for people: most often they have named a port for clients.
 fn unopened(status: &tonic::Status) -> String {
-    // The one speaks HTTP/2 and knows no such service, the other does not speak it.
-    let is_no_http2 = status.code() == Code::Internal && status.message().starts_with("h2 protocol error");
-    if status.code() == Code::Unimplemented || is_no_http2 {
-        return "what answers there is no port for peers; name that one (7946 unless it was set)".to_owned();
+    // What does not speak HTTP/2 at all shows as either, whichever is noticed first.
+    let is_broken = status.message().starts_with("h2 protocol error");
+    match status.code() {
+        Code::Unimplemented => {
+            "what answers there is no port for peers; name that one (7946 unless it was set)".to_owned()
+        }
+        Code::Cancelled => ended_at_once(status),
+        Code::Internal if is_broken => ended_at_once(status),
+        _ => status.message().to_owned(),
     }
-    status.message().to_owned()
+}
+
+fn ended_at_once(status: &tonic::Status) -> String {
+    format!("{}; is that the port for peers (7946 unless it was set)?", status.message())
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

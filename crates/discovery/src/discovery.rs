@@ -15,6 +15,11 @@ pub trait Discovery: Send + Sync + 'static {
     /// a second, from what it knows by then, and may be asked as often as one likes.
     fn candidates(&self) -> BoxFuture<'_, Vec<String>>;
 
+    /// Where it looks, as people are told; nothing where there is nothing to tell.
+    fn places(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Tells others of this peer address (`host:port`) from now on, until [`withdraw`](Self::withdraw).
     ///
     /// Returns at once; where nothing can be told, or that is announced already, nothing happens.
@@ -35,6 +40,10 @@ impl<D: Discovery + ?Sized> Discovery for Arc<D> {
 
     fn candidates(&self) -> BoxFuture<'_, Vec<String>> {
         (**self).candidates()
+    }
+
+    fn places(&self) -> Vec<String> {
+        (**self).places()
     }
 
     fn announce(&self, address: &str) {

@@ -35,6 +35,10 @@ impl Discovery for StaticSeeds {
     fn candidates(&self) -> BoxFuture<'_, Vec<String>> {
         Box::pin(std::future::ready(self.0.clone()))
     }
+
+    fn places(&self) -> Vec<String> {
+        self.0.clone()
+    }
 }
 
 #[cfg(test)]

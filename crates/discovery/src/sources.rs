@@ -142,6 +142,11 @@ impl Discovery for Sources {
         })
     }
 
+    fn places(&self) -> Vec<String> {
+        let remote = self.remote.iter().map(|remote| remote.name.clone());
+        self.seeds.addresses().iter().cloned().chain(remote).collect()
+    }
+
     fn announce(&self, address: &str) {
         let able = self.remote.iter().filter(|remote| remote.source.can_announce());
         let mut announcements = self.announcements.lock();

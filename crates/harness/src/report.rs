@@ -1,6 +1,6 @@
 //! What a run came to, and the story that a failed one leaves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -59,7 +59,7 @@ impl Report {
     /// The terms on which its history is judged. Killed processes lose nothing that they gave to the system.
     #[must_use]
     pub fn terms(&self) -> Terms {
-        Terms { skew_ms: self.skew_ms, hosts_that_lost_power: 0, is_thin: false }
+        Terms { skew_ms: self.skew_ms, hosts_that_lost_power: 0, is_thin: false, bereft: BTreeSet::new() }
     }
 
     /// Writes the story and the nodes' logs to a folder of their own; where that is.

@@ -127,7 +127,12 @@ impl<'a> Run<'a> {
         (self.watch)("reading everything", 1.0);
         keeps!(self.read_everything());
         (self.watch)("checking", 1.0);
-        let terms = Terms { skew_ms: self.story.skew_ms(), hosts_that_lost_power: 0, is_thin: false };
+        let terms = Terms {
+            skew_ms: self.story.skew_ms(),
+            hosts_that_lost_power: 0,
+            is_thin: false,
+            bereft: BTreeSet::new(),
+        };
         Ok(check(&self.history.operations(), &terms).map(drop))
     }
 

@@ -46,3 +46,7 @@ pub const LAYOUT_VOTERS_MAX: usize = 5;
 pub const BUCKETS_MAX: usize = 256;
 /// Nodes in one cluster.
 pub const NODES_MAX: usize = 1000;
+/// The largest share of a node, relative to the others'.
+pub const WEIGHT_MAX: u32 = 1_000_000;
+/// The longest name of a zone, in bytes.
+pub const ZONE_BYTES_MAX: usize = 64;

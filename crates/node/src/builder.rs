@@ -26,7 +26,7 @@ use crate::gossip::{ClusterSecret, Datagrams, Gossip, Means};
 use crate::handler::{Erased, Handler};
 use crate::health::Health;
 use crate::hints::HintLog;
-use crate::identity::Identity;
+use crate::identity::{Identity, Membership};
 use crate::inbox::Receiver;
 use crate::metrics::Metrics;
 use crate::moving::Moving;
@@ -123,6 +123,14 @@ pub struct Builder {
 }
 
 impl Node {
+    /// The cluster that the node with this store belongs to already, if it does. Nothing begins.
+    ///
+    /// # Errors
+    /// [`StartError::Storage`] and [`StartError::DamagedIdentity`].
+    pub fn cluster_in(meta: &MetaStore) -> Result<Option<ClusterId>, StartError> {
+        Ok(Membership::read(meta)?.map(|membership| membership.cluster))
+    }
+
     /// A node on these stores, reached through this transport at `addresses`.
     #[must_use]
     pub fn builder(

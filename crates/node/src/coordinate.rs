@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use slipring_model::{Error, ErrorKind, Mutant, NodeId};
 use slipring_replication::{
-    Quorums, ReadCoordinator, ReadEffect, ReadInput, ReadOutcome, WriteCoordinator, WriteEffect, WriteInput,
-    WriteOutcome,
+    Quorums, ReadCoordinator, ReadEffect, ReadInput, ReadOutcome, Shortfall, WriteCoordinator, WriteEffect,
+    WriteInput, WriteOutcome,
 };
 use slipring_service::{Access, Cell, Cells};
 use slipring_wire::{Message, Request};
@@ -107,20 +107,14 @@ impl Core {
     fn coordinate(&self, view: &View, bucket: &BucketView, place: &Place, work: Work) {
         let reads = place.read_quorums(work.read_acks);
         let writes = place.write_quorums(work.write_acks);
-        let is_possible = |quorums: &Quorums| quorums.is_met(|node| self.is_reachable(node));
-        let may_succeed = match work.access {
-            Access::Read => is_possible(&reads),
-            Access::BlindWrite => is_possible(&writes),
-            Access::ReadModifyWrite => is_possible(&reads) && is_possible(&writes),
+        let needed = match work.access {
+            Access::Read => [Some(&reads), None],
+            Access::BlindWrite => [None, Some(&writes)],
+            Access::ReadModifyWrite => [Some(&reads), Some(&writes)],
         };
-        if !may_succeed {
-            let reachable = place.members().filter(|node| self.is_reachable(*node)).count();
-            let needed = if work.access == Access::Read { &reads } else { &writes }.needed();
-            let of = place.members().count();
-            let message = format!(
-                "{reachable} of {of} replicas can be reached and {needed} are needed; nothing was done"
-            );
-            return self.reply(work.reply_to, Err(unavailable(message)));
+        let is_up = |node| self.is_reachable(node);
+        if let Some(lacking) = needed.into_iter().flatten().find(|quorums| !quorums.is_met(is_up)) {
+            return self.reply(work.reply_to, Err(unavailable(unreachable(lacking.shortfall(is_up)))));
         }
         let is_enough_alone = reads.is_met(|node| node == self.me);
         if work.access == Access::BlindWrite || is_enough_alone && work.access == Access::ReadModifyWrite {
@@ -246,9 +240,8 @@ impl Core {
             return self.submit_again(work, view.epoch());
         }
         match (outcome, work.access) {
-            (ReadOutcome::TooFew { answers }, _) => {
-                let needed = place.read_quorums(work.read_acks).needed();
-                let message = format!("{answers} of {needed} replicas answered in time; nothing was done");
+            (ReadOutcome::TooFew { answered }, _) => {
+                let message = format!("{answered} answered in time; nothing was done");
                 self.reply(work.reply_to, Err(unavailable(message)));
             }
             (ReadOutcome::Answered(cell), Access::Read) => {
@@ -302,7 +295,6 @@ impl Core {
                 // Alone, nobody needs it; but the partition may begin to move before the disk has it.
                 let cell = cell.or_else(|| bucket.bucket.cell(work.position, &work.key).ok().flatten());
                 let entry = WriteEntry {
-                    needed: quorums.needed(),
                     machine: WriteCoordinator::new(self.me, quorums),
                     bucket: work.bucket,
                     key: work.key,
@@ -344,9 +336,9 @@ impl Core {
             let settles = effects.iter().any(|effect| matches!(effect, WriteEffect::Settle(_)));
             let answer = if settles { write.answer.take() } else { None };
             let sent = (write.bucket, write.key.clone(), write.cell.clone(), write.epoch);
-            (Some((sent, write.needed, answer)), is_over)
+            (Some((sent, answer)), is_over)
         });
-        let Some((Some(((bucket, key, cell, epoch), needed, mut answer)), _)) = handled else { return };
+        let Some((Some(((bucket, key, cell, epoch), mut answer)), _)) = handled else { return };
         let mut failed: SmallVec<[NodeId; 3]> = SmallVec::new();
         for effect in effects {
             match effect {
@@ -360,7 +352,7 @@ impl Core {
                 WriteEffect::StoreHint { intended } => self.store_hint(intended, bucket, &key),
                 WriteEffect::Settle(outcome) => {
                     if let Some((reply_to, response)) = answer.take() {
-                        self.reply(reply_to, settled(outcome, needed, response));
+                        self.reply(reply_to, settled(outcome, response));
                     }
                 }
                 WriteEffect::Finish => {}
@@ -395,15 +387,19 @@ impl Core {
     }
 }
 
-fn settled(outcome: WriteOutcome, needed: u8, response: Bytes) -> Result<Bytes, Error> {
+fn unreachable(reachable: Shortfall) -> String {
+    let Shortfall { held, needed, members, side } = reachable;
+    format!("{held} of {members} replicas{side} can be reached and {needed} are needed; nothing was done")
+}
+
+fn settled(outcome: WriteOutcome, response: Bytes) -> Result<Bytes, Error> {
     match outcome {
         WriteOutcome::Stored => Ok(response),
-        WriteOutcome::Unknown { acks } if Mutant::TimeOutIsFailure.is_planted() => {
-            Err(unavailable(format!("{acks} of {needed} replicas acknowledged in time")))
+        WriteOutcome::Unknown { acked } if Mutant::TimeOutIsFailure.is_planted() => {
+            Err(unavailable(format!("{acked} acknowledged in time")))
         }
-        WriteOutcome::Unknown { acks } => {
-            let message =
-                format!("{acks} of {needed} replicas acknowledged in time; the write may have happened");
+        WriteOutcome::Unknown { acked } => {
+            let message = format!("{acked} acknowledged in time; the write may have happened");
             Err(Error::new(ErrorKind::OutcomeUnknown, message))
         }
     }

@@ -53,7 +53,7 @@ impl Identity {
         let before = meta.get(INCARNATION)?.map(|bytes| number(&bytes)).transpose()?.unwrap_or(0);
         let incarnation = before + 1;
         meta.put(&[(INCARNATION, &incarnation.to_be_bytes())])?;
-        let membership = meta.get(MEMBERSHIP)?.map(|bytes| Membership::from_bytes(&bytes)).transpose()?;
+        let membership = Membership::read(meta)?;
         Ok(Self { node, storage, incarnation, membership })
     }
 
@@ -83,6 +83,11 @@ pub(crate) fn retire(meta: &MetaStore) -> Result<(), slipring_storage::Error> {
 }
 
 impl Membership {
+    /// What is kept of it; `None` when the node belongs to no cluster.
+    pub(crate) fn read(meta: &MetaStore) -> Result<Option<Self>, StartError> {
+        meta.get(MEMBERSHIP)?.map(|bytes| Self::from_bytes(&bytes)).transpose()
+    }
+
     /// Keeps the cluster this node has founded or joined, the layout it was admitted to, and the cluster's key.
     pub(crate) fn keep(
         self,

@@ -65,7 +65,6 @@ pub(crate) struct WriteEntry {
     pub(crate) bucket: BucketId,
     pub(crate) key: Bytes,
     pub(crate) cell: Bytes,
-    pub(crate) needed: u8,
     /// The acknowledgements the request itself asks for.
     pub(crate) write_acks: Option<u8>,
     /// The layout whose quorums the machine counts.

@@ -82,13 +82,13 @@ impl Settings {
             ("background_share", u64::from(self.background_share), 1, 100),
             ("replace_after_ms", self.replace_after_ms, off_or(1_000, self.replace_after_ms), 2_592_000_000),
             ("partition_bits", u64::from(self.partition_bits), 1, u64::from(limits::PARTITION_BITS_MAX)),
-            ("weight", u64::from(self.weight), 1, 1_000_000),
+            ("weight", u64::from(self.weight), 1, u64::from(limits::WEIGHT_MAX)),
         ];
         let outside = ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value));
         match outside {
             Some((name, value, low, high)) => Err(format!("{name} = {value} must lie in {low}..={high}")),
-            None if self.zone.is_empty() || self.zone.len() > 64 => {
-                Err("zone must have 1 to 64 bytes".to_owned())
+            None if self.zone.is_empty() || self.zone.len() > limits::ZONE_BYTES_MAX => {
+                Err(format!("zone must have 1 to {} bytes", limits::ZONE_BYTES_MAX))
             }
             None if !self.versions.is_range() => {
                 Err(format!("versions {} must go from the oldest to the newest", self.versions))

@@ -11,6 +11,6 @@ mod write;
 
 pub use exchange::{Comparison, PageEntry, compare, root_of};
 pub use hint::{HINTS, Hint};
-pub use quorums::{QuorumSet, Quorums};
+pub use quorums::{QuorumSet, Quorums, Shortfall, Side};
 pub use read::{ReadCoordinator, ReadEffect, ReadInput, ReadOutcome};
 pub use write::{WriteCoordinator, WriteEffect, WriteInput, WriteOutcome};

@@ -3,6 +3,8 @@
 //!
 //! Source: joint consensus, Raft (Ongaro 2014), 4.3.
 
+use std::fmt;
+
 use slipring_model::{Mutant, NodeId};
 use smallvec::{SmallVec, smallvec};
 
@@ -19,9 +21,54 @@ pub struct QuorumSet {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quorums(SmallVec<[QuorumSet; 1]>);
 
+/// What a set lacks for its quorum, as people are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortfall {
+    /// How many of its members count; fewer than are needed.
+    pub held: u8,
+    /// How many must.
+    pub needed: u8,
+    /// How many members it has.
+    pub members: u8,
+    /// Which set it is.
+    pub side: Side,
+}
+
+/// Which set of replicas, seen from a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The only one: it does not move.
+    Only,
+    /// Those it moves from.
+    From,
+    /// Those it moves to.
+    To,
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} replicas{}", self.held, self.needed, self.side)
+    }
+}
+
+/// What is said after "replicas".
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Only => "",
+            Self::From => " that the partition moves from",
+            Self::To => " that the partition moves to",
+        })
+    }
+}
+
 impl QuorumSet {
     fn lacks(&self, holds: impl Fn(NodeId) -> bool) -> bool {
-        self.members.iter().filter(|member| holds(**member)).count() < usize::from(self.needed)
+        self.held(holds) < usize::from(self.needed)
+    }
+
+    fn held(&self, holds: impl Fn(NodeId) -> bool) -> usize {
+        self.members.iter().filter(|member| holds(**member)).count()
     }
 }
 
@@ -60,9 +107,24 @@ impl Quorums {
         nodes
     }
 
-    /// The most that any set needs.
+    /// What the first set lacks that has no quorum of the nodes for which `holds` is true.
     #[must_use]
-    pub fn needed(&self) -> u8 {
+    pub fn shortfall(&self, holds: impl Fn(NodeId) -> bool) -> Shortfall {
+        let lacking = self.0.iter().position(|set| set.lacks(&holds)).unwrap_or(0);
+        let set = self.0.get(lacking).expect("there is one set at least");
+        let side = match (self.0.len(), lacking) {
+            (1, _) => Side::Only,
+            (_, 0) => Side::From,
+            _ => Side::To,
+        };
+        // A partition has few replicas.
+        let few = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
+        let (held, members) = (few(set.held(holds)), few(set.members.len()));
+        Shortfall { held, needed: set.needed, members, side }
+    }
+
+    /// The most that any set needs.
+    fn needed(&self) -> u8 {
         self.0.iter().map(|set| set.needed).max().unwrap_or(0)
     }
 
@@ -94,8 +156,22 @@ mod tests {
         assert!(met(&[1, 3, 4]) && met(&[1, 2, 4, 5]));
         assert!(!met(&[1, 2]) && !met(&[4, 5]) && !met(&[1, 4]) && !met(&[1, 2, 3]));
         assert_eq!(joint.nodes().len(), 5);
-        assert_eq!(Quorums::joint(set(&[1, 2, 3], 2), set(&[3, 4, 5, 6, 7], 3)).needed(), 3);
         let one = Quorums::of(set(&[1, 2, 3], 2));
         assert!(one.is_met(|node| node != NodeId([2; 32])) && !one.is_met(|node| node == NodeId([2; 32])));
+    }
+
+    #[test]
+    fn a_shortfall_counts_the_set_that_lacks_a_quorum_and_no_other() {
+        let joint = Quorums::joint(set(&[1, 2, 3], 2), set(&[3, 4, 5, 6, 7], 3));
+        let told = |quorums: &Quorums, holders: &[u8]| {
+            quorums.shortfall(|node| holders.iter().any(|byte| node == NodeId([*byte; 32]))).to_string()
+        };
+        assert_eq!(told(&joint, &[1, 2, 3]), "1 of 3 replicas that the partition moves to");
+        assert_eq!(told(&joint, &[3, 4, 5]), "1 of 2 replicas that the partition moves from");
+        assert_eq!(told(&joint, &[]), "0 of 2 replicas that the partition moves from");
+        let one = Quorums::of(set(&[1, 2, 3], 2));
+        assert_eq!(told(&one, &[3, 4, 5]), "1 of 2 replicas");
+        let expected = Shortfall { held: 1, needed: 2, members: 3, side: Side::Only };
+        assert_eq!(one.shortfall(|node| node == NodeId([1; 32])), expected);
     }
 }

@@ -13,7 +13,7 @@ use slipring_model::{Mutant, NodeId};
 use slipring_service::Cell;
 use smallvec::SmallVec;
 
-use crate::quorums::Quorums;
+use crate::quorums::{Quorums, Shortfall};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +86,8 @@ pub enum ReadOutcome {
     Answered(Option<Bytes>),
     /// No quorum answered. Nothing changed but repairs.
     TooFew {
-        /// How many did, this node among them.
-        answers: u8,
+        /// Who did, this node among them, and how many must.
+        answered: Shortfall,
     },
 }
 
@@ -294,10 +294,14 @@ impl ReadCoordinator {
     }
 
     fn give_up(&mut self, effects: &mut Vec<ReadEffect>) {
-        let held = |(_, progress): &&(NodeId, Progress)| matches!(progress, Progress::Answered { .. });
-        let answers = 1 + self.others.iter().filter(held).count();
+        let answered = self.quorums.shortfall(|node| {
+            let answers = |(other, progress): &(NodeId, Progress)| {
+                *other == node && matches!(progress, Progress::Answered { .. })
+            };
+            node == self.me || self.others.iter().any(answers)
+        });
         self.is_settled = true;
-        effects.push(ReadEffect::Settle(ReadOutcome::TooFew { answers: answers as u8 }));
+        effects.push(ReadEffect::Settle(ReadOutcome::TooFew { answered }));
     }
 }
 

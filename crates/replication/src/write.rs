@@ -11,7 +11,7 @@
 use slipring_model::{Mutant, NodeId};
 use smallvec::SmallVec;
 
-use crate::quorums::Quorums;
+use crate::quorums::{Quorums, Shortfall};
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +60,8 @@ pub enum WriteOutcome {
     Stored,
     /// It is on some replicas and may be read, but no quorum acknowledged it.
     Unknown {
-        /// How many did.
-        acks: u8,
+        /// Who did, and how many must.
+        acked: Shortfall,
     },
 }
 
@@ -136,12 +136,6 @@ impl WriteCoordinator {
         self.conclude(effects);
     }
 
-    /// How many replicas are known to hold the cell.
-    #[must_use]
-    pub fn acks(&self) -> u8 {
-        u8::try_from(self.acked.len()).unwrap_or(u8::MAX).saturating_add(u8::from(self.is_persisted))
-    }
-
     fn acked(&mut self, from: NodeId) {
         if self.stop_waiting_for(from) {
             self.acked.push(from);
@@ -163,8 +157,7 @@ impl WriteCoordinator {
     }
 
     fn conclude(&mut self, effects: &mut Vec<WriteEffect>) {
-        let holds = |node| if node == self.me { self.is_persisted } else { self.acked.contains(&node) };
-        if !self.is_settled && self.quorums.is_met(holds) {
+        if !self.is_settled && self.quorums.is_met(|node| self.is_held_by(node)) {
             self.is_settled = true;
             effects.push(WriteEffect::Settle(WriteOutcome::Stored));
         }
@@ -180,8 +173,14 @@ impl WriteCoordinator {
     fn settle_unknown(&mut self, effects: &mut Vec<WriteEffect>) {
         if !self.is_settled {
             self.is_settled = true;
-            effects.push(WriteEffect::Settle(WriteOutcome::Unknown { acks: self.acks() }));
+            let acked = self.quorums.shortfall(|node| self.is_held_by(node));
+            effects.push(WriteEffect::Settle(WriteOutcome::Unknown { acked }));
         }
+    }
+
+    /// Whether a replica is known to hold the cell.
+    fn is_held_by(&self, node: NodeId) -> bool {
+        if node == self.me { self.is_persisted } else { self.acked.contains(&node) }
     }
 
     fn stop_waiting_for(&mut self, peer: NodeId) -> bool {
@@ -194,7 +193,7 @@ impl WriteCoordinator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quorums::QuorumSet;
+    use crate::quorums::{QuorumSet, Side};
 
     const A: NodeId = NodeId([1; 32]);
     const B: NodeId = NodeId([2; 32]);
@@ -203,6 +202,10 @@ mod tests {
 
     fn of(members: &[NodeId], needed: u8) -> Quorums {
         Quorums::of(QuorumSet { members: members.iter().copied().collect(), needed })
+    }
+
+    fn acked(held: u8, needed: u8) -> Shortfall {
+        Shortfall { held, needed, members: 3, side: Side::Only }
     }
 
     fn play(needed: u8, inputs: &[WriteInput]) -> Vec<WriteEffect> {
@@ -269,7 +272,7 @@ mod tests {
             [
                 WriteEffect::StoreHint { intended: B },
                 WriteEffect::StoreHint { intended: C },
-                WriteEffect::Settle(WriteOutcome::Unknown { acks: 1 }),
+                WriteEffect::Settle(WriteOutcome::Unknown { acked: acked(1, 2) }),
                 WriteEffect::Finish,
             ]
         );
@@ -287,8 +290,22 @@ mod tests {
         let twice = [WriteInput::Acked { from: B }, WriteInput::Acked { from: B }];
         let rest = [WriteInput::Persisted, WriteInput::DeadlinePassed];
         let effects = play(3, &[twice, rest].concat());
-        let settled = WriteEffect::Settle(WriteOutcome::Unknown { acks: 2 });
+        let settled = WriteEffect::Settle(WriteOutcome::Unknown { acked: acked(2, 3) });
         assert_eq!(effects, [WriteEffect::StoreHint { intended: C }, settled, WriteEffect::Finish]);
+    }
+
+    #[test]
+    fn while_the_partition_moves_those_are_counted_that_lack_a_quorum() {
+        let set = |members: [NodeId; 3]| QuorumSet { members: members.into_iter().collect(), needed: 2 };
+        let [e, f] = [NodeId([5; 32]), NodeId([6; 32])];
+        let mut machine = WriteCoordinator::new(A, Quorums::joint(set([A, B, C]), set([D, e, f])));
+        let mut effects = Vec::new();
+        let inputs = [WriteInput::Persisted, WriteInput::Acked { from: B }, WriteInput::Acked { from: D }];
+        inputs.into_iter().for_each(|input| machine.handle(input, &mut effects));
+        assert_eq!(effects, []);
+        machine.handle(WriteInput::DeadlinePassed, &mut effects);
+        let acked = Shortfall { held: 1, needed: 2, members: 3, side: Side::To };
+        assert!(effects.contains(&WriteEffect::Settle(WriteOutcome::Unknown { acked })), "{effects:?}");
     }
 
     #[test]

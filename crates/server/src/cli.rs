@@ -1,5 +1,6 @@
 //! The command line: what can be asked of `slipring`, and who does it.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -10,8 +11,9 @@ use slipring_ring::NodeState;
 
 use crate::client::{self, Care, Changes, Client, Waiting};
 use crate::demo;
+use crate::output::{self, note, say};
 use crate::recover;
-use crate::settings::{Settings, Sources};
+use crate::settings::{Place, Settings, Sources};
 use crate::start;
 
 /// A peer-to-peer data platform: replicated keys without a master, for Redis and HTTP clients.
@@ -118,11 +120,11 @@ enum Command {
     /// Without --lost it shows what the node's data directory knows and changes nothing. With it, the node becomes
     /// the only voter and the named nodes are given up: what only they had agreed on is lost.
     Recover {
-        #[command(flatten)]
-        sources: Sources,
         /// A node that will never return: the beginning of its id, or one of its addresses. May be repeated.
         #[arg(long, value_name = "NODE")]
         lost: Vec<String>,
+        #[command(flatten)]
+        place: Place,
     },
     /// Show every setting, its value, and where the value comes from.
     Config {
@@ -184,7 +186,7 @@ enum LayoutCommand {
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Take back the changes that the moves under way come from. A split is not taken back.
+    /// Take back the changes that the moves under way come from. A split is not taken back, and what is lost stays lost.
     Revert,
     /// Show how far the moves under way are, until they are over.
     Watch,
@@ -199,7 +201,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-            eprintln!("slipring: {}", causes.join(": "));
+            note!("slipring: {}", causes.join(": "));
             ExitCode::FAILURE
         }
     }
@@ -210,9 +212,9 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<bool> {
     let own = matches.subcommand().map_or(matches, |(_, own)| own);
     match cli.command {
         Command::Start { sources, watching } => {
-            let (settings, _) = sources.settings(own)?;
+            let (settings, origins) = sources.settings(own)?;
             log_to_stderr(&settings)?;
-            start::run(&settings, &watching)?;
+            start::run(&settings, &origins, &watching)?;
         }
         Command::Demo(options) => return demo::run(&options),
         Command::Status => client.status()?,
@@ -245,10 +247,12 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<bool> {
             client.set_state(&name, state, &care, &waiting)?;
         }
         Command::OkToStop { waiting } => return client.ok_to_stop(&waiting),
-        Command::Recover { sources, lost } => recover::run(&sources.settings(own)?.0, &lost, cli.json)?,
+        Command::Recover { lost, place } => recover::run(&place.settings(own)?, &lost, cli.json)?,
         Command::Config { sources } => show_config(sources, own, cli.json)?,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "slipring", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "slipring", &mut script);
+            output::bytes(&script)?;
         }
     }
     Ok(true)
@@ -257,14 +261,14 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<bool> {
 fn show_config(sources: Sources, matches: &ArgMatches, is_json: bool) -> anyhow::Result<()> {
     let (_, origins) = sources.settings(matches)?;
     if is_json {
-        println!("{}", serde_json::to_string(&origins)?);
+        say!("{}", serde_json::to_string(&origins)?);
         return Ok(());
     }
     let mut table = client::table(&["setting", "value", "from", "meaning"]);
     for origin in origins {
         table.add_row([origin.name, &origin.value.to_string(), origin.source, origin.help]);
     }
-    println!("{table}");
+    say!("{table}");
     Ok(())
 }
 
@@ -272,6 +276,9 @@ fn log_to_stderr(settings: &Settings) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&settings.log)
         .map_err(|error| anyhow::anyhow!("log = \"{}\" is not a filter: {error}", settings.log))?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Files and pipes keep what they are given, and nobody may read what is logged.
+    let may_colour = std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
+    let logs = logs.with_ansi(may_colour && std::io::stderr().is_terminal()).log_internal_errors(false);
     if settings.log_format == "json" {
         logs.json().init();
     } else {

@@ -8,8 +8,15 @@ use comfy_table::Table;
 use serde_json::{Value, json};
 use slipring_node::{NodeStatus, Status};
 
+use crate::output::{self, note, say};
+
 pub(crate) use moves::{Care, Changes};
 pub(crate) use safety::Waiting;
+
+/// How long a node may be silent at first until people are told.
+const UNHEARD_MS: u64 = 30_000;
+/// How many of them are named.
+const NAMED_MAX: usize = 8;
 
 /// A node to talk to.
 pub(crate) struct Client {
@@ -27,7 +34,7 @@ struct Answer {
 impl Client {
     pub(crate) fn new(base: &str, is_json: bool) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false).build();
-        Self { base: base.trim_end_matches('/').to_owned(), is_json, agent: config.into() }
+        Self { base: with_scheme(base), is_json, agent: config.into() }
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<&[u8]>) -> anyhow::Result<Answer> {
@@ -47,28 +54,16 @@ impl Client {
     }
 
     fn ask_json(&self, method: &str, path: &str, body: Option<&[u8]>) -> anyhow::Result<Value> {
-        let answer = self.ask(method, path, body)?;
-        if answer.status >= 300 {
-            bail!(answer.error());
-        }
-        if answer.body.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&answer.body).context("the node's answer is not JSON; is this its HTTP port?")
+        self.ask(method, path, body)?.json()
     }
 
     pub(crate) fn get(&self, bucket: &str, key: &str) -> anyhow::Result<bool> {
         let answer = self.ask("GET", &key_path(bucket, key), None)?;
         match answer.status {
-            200 if self.is_json => println!("{}", json!({ "value": String::from_utf8_lossy(&answer.body) })),
-            200 => {
-                use std::io::Write as _;
-                let mut out = std::io::stdout().lock();
-                out.write_all(&answer.body)?;
-                out.write_all(b"\n")?;
-            }
+            200 if self.is_json => say!("{}", json!({ "value": String::from_utf8_lossy(&answer.body) })),
+            200 => output::bytes(&[&answer.body[..], b"\n"].concat())?,
             404 if answer.error_kind() == "not_found" => {
-                eprintln!("{}", answer.error());
+                note!("{}", answer.error());
                 return Ok(false);
             }
             _ => bail!(answer.error()),
@@ -91,7 +86,7 @@ impl Client {
     pub(crate) fn delete(&self, bucket: &str, key: &str) -> anyhow::Result<bool> {
         let answer = self.ask("DELETE", &key_path(bucket, key), None)?;
         if answer.status == 404 {
-            eprintln!("{}", answer.error());
+            note!("{}", answer.error());
             return Ok(false);
         }
         self.done(&answer).map(|()| true)
@@ -101,7 +96,7 @@ impl Client {
         if answer.status >= 300 {
             bail!(answer.error());
         }
-        println!("{}", if self.is_json { "{\"ok\":true}" } else { "ok" });
+        say!("{}", if self.is_json { "{\"ok\":true}" } else { "ok" });
         Ok(())
     }
 
@@ -120,8 +115,7 @@ impl Client {
             ];
             table.add_row(cells.map(plain));
         }
-        self.show(&answer, &table);
-        Ok(())
+        self.show(&answer, &table)
     }
 
     pub(crate) fn create_bucket(&self, name: &str, preset: &str, policy: &[String]) -> anyhow::Result<()> {
@@ -135,9 +129,9 @@ impl Client {
         let wish = json!({ "name": name, "preset": preset, "policy": fields });
         let made = self.ask_json("POST", "/v1/buckets", Some(wish.to_string().as_bytes()))?;
         if self.is_json {
-            println!("{made}");
+            say!("{made}");
         } else {
-            println!(
+            say!(
                 "bucket \"{name}\" is number {}: SELECT {} on the Redis port",
                 at(&made, "/number"),
                 at(&made, "/number")
@@ -188,10 +182,10 @@ impl Client {
             ];
             table.add_row(row);
         }
-        self.show(&answer, &table);
+        self.show(&answer, &table)?;
         if !self.is_json {
             let leader = status.layout_leader.map_or_else(|| "nobody".to_owned(), |leader| leader.short());
-            println!(
+            say!(
                 "cluster {}, layout {}, {} partitions, protocol {}, layout group of {} voters led by {leader}",
                 status.cluster.short(),
                 status.epoch,
@@ -200,15 +194,16 @@ impl Client {
                 status.layout_voters.len()
             );
             for node in status.nodes.iter().filter(|node| node.versions.newest > status.level) {
-                println!(
+                say!(
                     "node {} speaks protocol {} already: upgrade the others",
                     node.id.short(),
                     node.versions.newest
                 );
             }
-            safety::tell(&status.wholeness);
+            tell_unheard(&status)?;
+            safety::tell(&status.wholeness)?;
             for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
-                println!(
+                say!(
                     "bucket \"{}\" has {} of {} copies: {}",
                     bucket.name,
                     bucket.copies,
@@ -239,24 +234,35 @@ impl Client {
             ];
             table.add_row(row);
         }
-        self.show(&answer, &table);
+        self.show(&answer, &table)?;
         if !self.is_json {
             let moving = layout.moves().count();
-            println!("epoch {}, {} partitions, {moving} moving", layout.epoch(), layout.partition_count());
+            say!("epoch {}, {} partitions, {moving} moving", layout.epoch(), layout.partition_count());
         }
         Ok(())
     }
 
-    fn show(&self, json: &Value, table: &Table) {
-        if self.is_json {
-            println!("{json}");
-        } else {
-            println!("{table}");
+    fn show(&self, json: &Value, table: &Table) -> anyhow::Result<()> {
+        match self.is_json {
+            true => say!("{json}"),
+            false => say!("{table}"),
         }
+        Ok(())
     }
 }
 
 impl Answer {
+    /// What it says, unless it is a refusal.
+    fn json(&self) -> anyhow::Result<Value> {
+        if self.status >= 300 {
+            bail!(self.error());
+        }
+        if self.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&self.body).context("the node's answer is not JSON; is this its HTTP port?")
+    }
+
     fn error_kind(&self) -> String {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         plain(at(&body, "/error/kind"))
@@ -269,6 +275,12 @@ impl Answer {
             None => format!("the node answered {}; is this its HTTP port?", self.status),
         }
     }
+}
+
+/// An address may be given without its scheme.
+fn with_scheme(base: &str) -> String {
+    let scheme = if base.contains("://") { "" } else { "http://" };
+    format!("{scheme}{}", base.trim_end_matches('/'))
 }
 
 pub(crate) fn table(head: &[&str]) -> Table {
@@ -286,6 +298,36 @@ fn place_in_group(status: &Status, node: &NodeStatus) -> &'static str {
         true => "voter",
         false => "learner",
     }
+}
+
+/// Names nodes whose gossip does not reach the one that tells.
+fn tell_unheard(status: &Status) -> anyhow::Result<()> {
+    let unheard: Vec<String> =
+        status.nodes.iter().filter(|node| is_unheard(node)).map(|node| node.id.short()).collect();
+    if !unheard.is_empty() {
+        say!(
+            "not heard since this node started: {}; dead, of another cluster key, or out of reach of datagrams",
+            few(&unheard)
+        );
+    }
+    Ok(())
+}
+
+/// The first of some names, and how many more there are.
+fn few(names: &[String]) -> String {
+    let named: Vec<&str> = names.iter().take(NAMED_MAX).map(String::as_str).collect();
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
+/// Whether a node has had time to be heard, and was not.
+fn is_unheard(node: &slipring_node::NodeStatus) -> bool {
+    let is_unheard = |seen: &slipring_node::MemberStatus| {
+        seen.state == slipring_node::MemberState::Unheard && seen.for_ms >= UNHEARD_MS
+    };
+    node.seen.as_ref().is_some_and(is_unheard)
 }
 
 /// How a member is believed to be, and for how long.
@@ -331,4 +373,24 @@ fn escape(text: &str) -> String {
         other => format!("%{other:02X}"),
     };
     text.bytes().map(escaped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_named_with_or_without_its_scheme() {
+        for text in ["127.0.0.1:7379", "127.0.0.1:7379/", "http://127.0.0.1:7379"] {
+            assert_eq!(with_scheme(text), "http://127.0.0.1:7379");
+        }
+        assert_eq!(with_scheme("https://a.example/"), "https://a.example");
+    }
+
+    #[test]
+    fn many_names_are_counted() {
+        let names: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+        assert_eq!(few(names.get(..2).expect("ten")), "0, 1");
+        assert_eq!(few(&names), "0, 1, 2, 3, 4, 5, 6, 7 and 2 more");
+    }
 }

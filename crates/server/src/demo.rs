@@ -12,6 +12,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::client::table;
+use crate::output::{note, say};
 use cluster::Cluster;
 use load::{Outcome, Tally};
 
@@ -45,7 +46,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     let hints = cluster.hints()?;
     repair(&mut cluster, victim)?;
     read_back(&cluster, victim, &outcomes, &mut tally, "reading back from the returned node")?;
-    report(&tally, hints);
+    report(&tally, hints)?;
     if !options.exit {
         explain(&cluster)?;
         cluster.wait_for_interrupt();
@@ -131,7 +132,7 @@ fn repair(cluster: &mut Cluster, victim: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn report(tally: &Tally, hints: u64) {
+fn report(tally: &Tally, hints: u64) -> anyhow::Result<()> {
     let mut table = table(&["what", "keys", "meaning"]);
     let rows = [
         ("written", tally.written, "sent to the cluster"),
@@ -145,18 +146,19 @@ fn report(tally: &Tally, hints: u64) {
     for (what, count, meaning) in rows {
         table.add_row([what.to_owned(), count.to_string(), meaning.to_owned()]);
     }
-    println!("{table}");
+    say!("{table}");
+    Ok(())
 }
 
 fn explain(cluster: &Cluster) -> anyhow::Result<()> {
     let redis = cluster.redis_address(0);
     let (host, port) = redis.rsplit_once(':').context("an address has a port")?;
     let http = cluster.http_address(0);
-    println!("\nThe cluster runs on. Talk to any node, for instance:");
-    println!("  redis-cli -h {host} -p {port} get key:0");
-    println!("  curl http://{http}/v1/kv/default/key:0");
-    println!("  slipring status --node http://{http}");
-    println!("Ctrl-C ends it and removes its data.");
+    say!("\nThe cluster runs on. Talk to any node, for instance:");
+    say!("  redis-cli -h {host} -p {port} get key:0");
+    say!("  curl http://{http}/v1/kv/default/key:0");
+    say!("  slipring status --node http://{http}");
+    say!("Ctrl-C ends it and removes its data.");
     Ok(())
 }
 
@@ -167,7 +169,7 @@ fn bar(length: u64, message: &str) -> ProgressBar {
         ProgressDrawTarget::hidden()
     };
     if target.is_hidden() {
-        eprintln!("{message}");
+        note!("{message}");
     }
     let bar = ProgressBar::with_draw_target(Some(length), target);
     let style = ProgressStyle::with_template("{bar:30} {pos:>7}/{len:<7} {elapsed:>4}  {msg}");

@@ -1,8 +1,15 @@
 //! The binary `slipring`: a node, its tools, and a demonstration.
 
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic where nobody reads; `output` does not"
+)]
+
 mod cli;
 mod client;
 mod demo;
+mod output;
 mod recover;
 mod settings;
 mod start;

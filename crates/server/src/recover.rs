@@ -9,6 +9,7 @@ use slipring_node::Remains;
 use slipring_storage::DataDir;
 
 use crate::client::table;
+use crate::output::say;
 use crate::settings::Settings;
 
 /// Shows what the data directory knows of its cluster; with names of nodes that are lost, goes on without them.
@@ -25,47 +26,47 @@ pub(crate) fn run(settings: &Settings, lost: &[String], is_json: bool) -> anyhow
     let lost: BTreeSet<NodeId> =
         lost.iter().map(|name| remains.layout.member_called(name)).collect::<Result<_, _>>()?;
     if lost.is_empty() {
-        show(&remains, is_json);
-        return Ok(());
+        return show(&remains, is_json);
     }
     let losses = remains.losses(&lost);
     let lost: Vec<NodeId> = lost.into_iter().collect();
     let layout = slipring_node::recover(&meta, &lost)?;
     if is_json {
-        println!(
+        say!(
             "{}",
             json!({ "node": remains.node, "epoch": layout.epoch(), "given_up": lost,
             "partitions_without_copy": losses.without_copy, "partitions_without_quorum": losses.without_quorum })
         );
         return Ok(());
     }
-    println!(
+    say!(
         "{} is the only voter now, at epoch {}; {} given up.",
         remains.node.short(),
         layout.epoch(),
         lost.len()
     );
-    println!(
+    say!(
         "Over all buckets, {} partitions have lost all copies and are empty now; {} more may lack writes that were \
          acknowledged.",
-        losses.without_copy, losses.without_quorum
+        losses.without_copy,
+        losses.without_quorum
     );
-    println!(
+    say!(
         "Next: start it as always, then the other nodes that are left; those that were given up, never again. Recover \
          no second node: there would be two clusters, and one of the two must stop."
     );
     Ok(())
 }
 
-fn show(remains: &Remains, is_json: bool) {
+fn show(remains: &Remains, is_json: bool) -> anyhow::Result<()> {
     // As the group orders entries: one term may have seen several leaders.
     let last =
         remains.last.map(|last| format!("{}.{}.{}", last.ballot.term, last.ballot.candidate, last.index));
     let epoch = remains.layout.epoch();
     if is_json {
         let (node, voters) = (remains.node, &remains.voters);
-        println!("{}", json!({ "node": node, "epoch": epoch, "last_entry": last, "voters": voters }));
-        return;
+        say!("{}", json!({ "node": node, "epoch": epoch, "last_entry": last, "voters": voters }));
+        return Ok(());
     }
     let mut members = table(&["node", "peers", "zone", "votes", ""]);
     for (node, entry) in remains.layout.nodes() {
@@ -73,10 +74,11 @@ fn show(remains: &Remains, is_json: bool) {
         let note = if *node == remains.node { "this one" } else { "" };
         members.add_row([&node.short(), &entry.addresses.peer, &entry.role.zone, votes, note]);
     }
-    println!("{members}");
-    println!("epoch {epoch}, last entry {}", last.as_deref().unwrap_or("none"));
-    println!(
+    say!("{members}");
+    say!("epoch {epoch}, last entry {}", last.as_deref().unwrap_or("none"));
+    say!(
         "Only if a majority of the voters is lost for good: of the nodes that are left, choose the one with the \
          highest last entry (compared number by number) and run there:\n  slipring recover --data DIR --lost NODE [--lost NODE ...]"
     );
+    Ok(())
 }

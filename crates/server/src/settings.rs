@@ -58,6 +58,7 @@ settings! {
     /// The node's data directory. Holds its identity: never copy it, never give it to two nodes.
     data: PathBuf = PathBuf::from("slipring-data"), "SLIPRING_DATA";
     /// Whose cluster to join: host:port or a source such as dns://name:port; may be repeated. Without any, a new one is founded.
+    /// Nobody is asked once the data directory belongs to a cluster.
     join: Vec<String> = Vec::new(), "SLIPRING_JOIN";
     /// How many nodes start at once, the same on all: when that many have found each other where they join, one of them
     /// founds a cluster and the others join it. Without meaning once a node belongs to a cluster.
@@ -76,9 +77,11 @@ settings! {
     peer_port: u16 = 7946, "SLIPRING_PEER_PORT";
     /// Where other nodes reach this one (host:port), when that is not where it listens; empty means there.
     advertise: String = String::new(), "SLIPRING_ADVERTISE";
-    /// The zone the node stands in; copies are spread over zones.
+    /// The zone the node stands in; copies are spread over zones. Counts when it first joins: what changes it later is
+    /// slipring layout commit --zone NODE=ZONE.
     zone: String = "default".to_owned(), "SLIPRING_ZONE";
-    /// The node's share of the partitions, relative to the others'. 1 to 1,000,000.
+    /// The node's share of the partitions, relative to the others'. 1 to 1,000,000. Counts when it first joins: what
+    /// changes it later is slipring layout commit --weight NODE=WEIGHT.
     weight: u32 = 100, "SLIPRING_WEIGHT";
     /// Bits that name a partition when this node founds a cluster: 8 make 256 partitions. 1 to 14.
     partition_bits: u8 = 8, "SLIPRING_PARTITION_BITS";
@@ -164,6 +167,25 @@ impl Sources {
         let (settings, origins) = self.layer.resolve(file, matches);
         settings.validate()?;
         Ok((settings, origins))
+    }
+}
+
+/// Where a node's data directory is, for what needs nothing else of its settings.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Place {
+    /// The node's data directory.
+    #[arg(long, env = "SLIPRING_DATA")]
+    data: Option<PathBuf>,
+    /// The TOML file with the node's settings; it may say where its directory is.
+    #[arg(long, env = "SLIPRING_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Place {
+    /// The node's settings, as far as its file and this say; checked.
+    pub(crate) fn settings(self, matches: &ArgMatches) -> anyhow::Result<Settings> {
+        let layer = Layer { data: self.data, ..Layer::default() };
+        Ok(Sources { config: self.config, layer }.settings(matches)?.0)
     }
 }
 

@@ -11,13 +11,14 @@ use slipring_apps::KV;
 use slipring_discovery::{Discovery, Sources};
 use slipring_node::{Node, StartError, TransportFactory, UdpDatagrams};
 use slipring_ring::Addresses;
-use slipring_storage::DataDir;
+use slipring_storage::{DataDir, MetaStore};
 use slipring_transport::GrpcTransport;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
-use crate::settings::Settings;
+use crate::output::{note, say};
+use crate::settings::{Origin, Settings};
 
 /// How long a start waits for the cluster to agree to it, and how often it looks.
 const AGREEMENT_PATIENCE: Duration = Duration::from_secs(5);
@@ -49,17 +50,17 @@ struct Ports {
 }
 
 /// Runs a node to its end.
-pub(crate) fn run(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
+pub(crate) fn run(settings: &Settings, origins: &[Origin], watching: &Watching) -> anyhow::Result<()> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if settings.workers > 0 {
         runtime.worker_threads(settings.workers);
     }
-    runtime.enable_all().build()?.block_on(serve(settings, watching))
+    runtime.enable_all().build()?.block_on(serve(settings, origins, watching))
 }
 
-async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
+async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> anyhow::Result<()> {
     let secret = settings.cluster_secret()?;
-    let directory = DataDir::claim(&settings.data)?;
+    let directory = claim(&settings.data)?;
     let ports = bind(settings).await?;
     let addresses = Addresses {
         peer: advertised(settings, &ports.peer)?,
@@ -69,9 +70,8 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     let keys = Some(directory.path());
     let seeds = Arc::new(Sources::read(&settings.join, keys).context("join")?);
     let boards = Sources::read_for_announcing(&settings.announce, keys).context("announce")?;
-    if !seeds.is_empty() {
-        say_where(settings);
-    }
+    let meta = directory.meta()?;
+    say_where(settings, &seeds, &meta)?;
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let peer = ports.peer;
@@ -80,7 +80,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
         Ok(Arc::new(GrpcTransport::start(slipring_transport::Settings::default(), peer, hello, inbox)))
     });
     let disk = Arc::new(directory.disk()?);
-    let builder = Node::builder(settings.node()?, directory.meta()?, disk, addresses, transport)
+    let builder = Node::builder(settings.node()?, meta, disk, addresses, transport)
         .datagrams(Arc::new(UdpDatagrams::new(ports.gossip)?))
         .secret(secret);
     let starting = async {
@@ -105,6 +105,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
     for sources in [seeds.as_ref(), &boards] {
         sources.announce(&node.addresses().peer);
     }
+    say_what_does_not_count(settings, origins, &node);
     announce(&node, settings, watching, listens)?;
     let mut failed = node.stopped();
     let reason = tokio::select! {
@@ -113,7 +114,7 @@ async fn serve(settings: &Settings, watching: &Watching) -> anyhow::Result<()> {
         () = stdin_closed(), if watching.exit_with_stdin => None,
         reason = failed.wait_for(Option::is_some) => reason.ok().and_then(|reason| reason.clone()),
     };
-    eprintln!("slipring: stopping; a second signal ends the process at once");
+    note!("slipring: stopping; a second signal ends the process at once");
     stopping.send_replace(true);
     tokio::select! {
         _ = stop.recv() => anyhow::bail!("stopped before everything was finished"),
@@ -130,15 +131,49 @@ fn ended(reason: String, has_left: bool) -> anyhow::Result<()> {
     if !has_left {
         anyhow::bail!(reason);
     }
-    eprintln!("slipring: {reason}");
+    note!("slipring: {reason}");
     Ok(())
 }
 
-fn say_where(settings: &Settings) {
+fn claim(path: &Path) -> anyhow::Result<DataDir> {
+    if path.is_file() {
+        anyhow::bail!("the data directory {} is a file; name a directory with --data", path.display());
+    }
+    Ok(DataDir::claim(path)?)
+}
+
+/// Says whom this node will ask, if anybody can be asked.
+fn say_where(settings: &Settings, seeds: &Sources, meta: &MetaStore) -> anyhow::Result<()> {
+    if seeds.is_empty() {
+        return Ok(());
+    }
     let places = settings.join.join(" ");
-    match settings.expect.0 {
-        Some(expected) => eprintln!("slipring: looking for {expected} nodes, or a cluster, at {places}"),
-        None => eprintln!("slipring: asking {places} to join their cluster"),
+    match (Node::cluster_in(meta)?, settings.expect.0) {
+        (Some(cluster), _) => note!(
+            "slipring: this data directory belongs to cluster {} already; --join is not used",
+            cluster.short()
+        ),
+        (None, Some(expected)) => note!("slipring: looking for {expected} nodes, or a cluster, at {places}"),
+        (None, None) => note!("slipring: asking {places} to join their cluster"),
+    }
+    Ok(())
+}
+
+/// What was set of the node's role and is not so, because a role is changed by agreement alone once a node has joined.
+fn say_what_does_not_count(settings: &Settings, origins: &[Origin], node: &Node) {
+    let (id, layout) = (node.id(), node.layout());
+    let Some(role) = layout.nodes().get(&id).map(|entry| &entry.role) else { return };
+    let settled = [
+        ("zone", settings.zone.clone(), role.zone.clone()),
+        ("weight", settings.weight.to_string(), role.weight.to_string()),
+    ];
+    let is_set = |name: &str| origins.iter().any(|origin| origin.name == name && origin.source != "default");
+    for (name, set, own) in settled.into_iter().filter(|(name, set, own)| is_set(name) && set != own) {
+        note!(
+            "slipring: {name} = {set} counts only when a node first joins, and this one has {own}; \
+             to change it: slipring layout commit --{name} {}={set}",
+            id.short()
+        );
     }
 }
 
@@ -213,18 +248,26 @@ fn announce(
     watching: &Watching,
     listens: SocketAddr,
 ) -> anyhow::Result<()> {
-    let addresses = node.addresses();
-    println!("slipring {} serves", env!("CARGO_PKG_VERSION"));
-    println!("  node     {} (start {})", node.id().short(), node.incarnation());
-    println!("  cluster  {} of {} nodes", node.cluster().short(), node.layout().nodes().len());
-    println!("  data     {}", settings.data.display());
-    println!("  redis    {}", addresses.redis);
-    println!("  http     http://{}", addresses.http);
-    println!("  peers    {}", addresses.peer);
+    // It serves, whether or not anybody can be told.
+    if let Err(error) = say_started(node, settings) {
+        tracing::warn!("{error:#}");
+    }
     match &watching.ready_file {
         Some(path) => write_ready_file(node, listens, path),
         None => Ok(()),
     }
+}
+
+fn say_started(node: &Node, settings: &Settings) -> anyhow::Result<()> {
+    let addresses = node.addresses();
+    say!("slipring {} serves", env!("CARGO_PKG_VERSION"));
+    say!("  node     {} (start {})", node.id().short(), node.incarnation());
+    say!("  cluster  {} of {} nodes", node.cluster().short(), node.layout().nodes().len());
+    say!("  data     {}", settings.data.display());
+    say!("  redis    {}", addresses.redis);
+    say!("  http     http://{}", addresses.http);
+    say!("  peers    {}", addresses.peer);
+    Ok(())
 }
 
 /// Writes the file whole: whoever waits for it never reads half of it.

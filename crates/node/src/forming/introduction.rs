@@ -62,6 +62,8 @@ pub(super) struct Survey {
     pub(super) answers: Vec<Answer>,
     /// Who has not answered, and why, where that is known.
     pub(super) silent: Vec<(String, Option<String>)>,
+    /// Whether this node itself was among those that were asked, and answered.
+    pub(super) has_met_itself: bool,
     /// Who will have nothing to do with this node, and why.
     pub(super) refusal: Option<(String, String)>,
 }
@@ -247,8 +249,10 @@ impl Core {
                 }
             }
         }
+        let all = answers.len();
         answers.retain(|answer| answer.standing.node != self.me);
-        Survey { answers, silent: silent.into_iter().collect(), refusal }
+        let has_met_itself = answers.len() < all;
+        Survey { answers, silent: silent.into_iter().collect(), has_met_itself, refusal }
     }
 
     async fn introduce(&self, address: &str) -> Result<Introduction, Unmet> {

@@ -41,7 +41,7 @@ impl Core {
 
     /// Asks the seeds, those that there are in each round, until one admits this node or all that answer refuse it.
     pub(super) async fn join(&self, seeds: &dyn Discovery) -> Result<Membership, StartError> {
-        let (mut rest_ms, mut waiting) = (RESTS_MS.0, Waiting::default());
+        let (mut rest_ms, mut waiting) = (RESTS_MS.0, Waiting::new(seeds));
         loop {
             let survey = self.survey(seeds.candidates().await).await;
             survey.check_not_refused()?;

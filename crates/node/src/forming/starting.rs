@@ -30,7 +30,7 @@ impl Core {
         let founding = Founding::new(self.me, self.incarnation, expected, promise(&self.meta)?);
         *self.acquaintance.founding.lock() = Some(founding);
         seeds.announce(&self.addresses.peer);
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::new(seeds);
         loop {
             let mut addresses = seeds.candidates().await;
             let listed = addresses.len();

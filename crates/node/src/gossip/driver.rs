@@ -155,7 +155,7 @@ impl Driver {
                 tokio::spawn(probe(Arc::clone(&self.core), token, node, within));
             }
             Effect::Up(member) => {
-                tracing::info!(peer = %member.node.short(), start = member.incarnation.start, "is there");
+                tracing::info!(peer = %member.node.short(), start = member.incarnation.start, "a node has been heard: it is up");
                 if let Some(transport) = self.core.transport.get() {
                     transport.hasten(member.node);
                 }
@@ -168,11 +168,11 @@ impl Driver {
             }
             Effect::Restored(node) => self.look_at(node, now),
             Effect::Suspected(node) => {
-                tracing::info!(peer = %node.short(), "does not answer; it is suspected");
+                tracing::info!(peer = %node.short(), "a node does not answer; it is suspected");
                 self.look_at(node, now);
             }
             Effect::Down(node) => {
-                tracing::warn!(peer = %node.short(), "is down; it stays a member");
+                tracing::warn!(peer = %node.short(), "a node is down; it stays a member");
                 self.look_at(node, now);
             }
             Effect::Left(node) => {

@@ -90,7 +90,6 @@ fn regroup(view: &View, entry: &mut WriteEntry, effects: &mut Vec<WriteEffect>) 
     }
     if place.since > entry.epoch {
         let quorums = place.write_quorums(entry.write_acks);
-        entry.needed = quorums.needed();
         entry.machine.regroup(quorums, effects);
     }
     entry.epoch = view.epoch();
@@ -126,18 +125,17 @@ mod tests {
                 bucket: BucketId(0),
                 key: key.clone(),
                 cell: bytes::Bytes::new(),
-                needed: 9,
                 write_acks: None,
                 epoch,
                 answer: None,
             };
             let mut effects = Vec::new();
             regroup(&view, &mut entry, &mut effects);
-            (effects, entry.needed, entry.epoch)
+            (effects, entry.epoch)
         };
         let sent = vec![WriteEffect::Send { to: node(4) }];
-        assert_eq!(meet(since - 1), (sent, 2, layout.epoch()));
-        assert_eq!(meet(since), (vec![], 9, layout.epoch()), "it was begun under this move");
-        assert_eq!(meet(layout.epoch() + 1), (vec![], 9, layout.epoch() + 1), "it knows more than the view");
+        assert_eq!(meet(since - 1), (sent, layout.epoch()));
+        assert_eq!(meet(since), (vec![], layout.epoch()), "it was begun under this move");
+        assert_eq!(meet(layout.epoch() + 1), (vec![], layout.epoch() + 1), "it knows more than the view");
     }
 }

@@ -4,7 +4,7 @@ use slipring_model::{Actor, Dot, Timestamp};
 use slipring_service::Change;
 
 use super::*;
-use crate::quorums::QuorumSet;
+use crate::quorums::{QuorumSet, Shortfall, Side};
 
 const A: NodeId = NodeId([1; 32]);
 const B: NodeId = NodeId([2; 32]);
@@ -29,6 +29,10 @@ fn merged(left: &Bytes, right: &Bytes) -> Bytes {
 
 fn of(members: &[NodeId], needed: u8) -> Quorums {
     Quorums::of(QuorumSet { members: members.iter().copied().collect(), needed })
+}
+
+fn answered(held: u8, needed: u8, members: u8) -> Shortfall {
+    Shortfall { held, needed, members, side: Side::Only }
 }
 
 fn play(own: Option<(Bytes, u64)>, inputs: &[ReadInput]) -> Vec<ReadEffect> {
@@ -114,15 +118,18 @@ fn a_replica_lost_during_its_repair_does_not_count() {
             ReadInput::Failed { from: C },
         ],
     );
-    assert_eq!(effects.last(), Some(&ReadEffect::Settle(ReadOutcome::TooFew { answers: 1 })));
+    assert_eq!(
+        effects.last(),
+        Some(&ReadEffect::Settle(ReadOutcome::TooFew { answered: answered(1, 2, 3) }))
+    );
 }
 
 #[test]
 fn too_few_answers_are_said_so() {
     let lost = play(None, &[ReadInput::Failed { from: B }, ReadInput::Failed { from: C }]);
-    assert_eq!(lost.last(), Some(&ReadEffect::Settle(ReadOutcome::TooFew { answers: 1 })));
+    assert_eq!(lost.last(), Some(&ReadEffect::Settle(ReadOutcome::TooFew { answered: answered(1, 2, 3) })));
     let late = play(None, &[ReadInput::Dawdled, ReadInput::DeadlinePassed]);
-    let settled = ReadEffect::Settle(ReadOutcome::TooFew { answers: 1 });
+    let settled = ReadEffect::Settle(ReadOutcome::TooFew { answered: answered(1, 2, 3) });
     assert_eq!(late, [ReadEffect::Digest { to: B }, ReadEffect::Digest { to: C }, settled]);
 }
 
@@ -136,7 +143,10 @@ fn a_late_answer_is_made_up_for_by_as_few_as_can_be() {
     machine.handle(ReadInput::Dawdled, &mut effects);
     assert_eq!(effects, [B, C, d].map(|to| ReadEffect::Digest { to }), "this node, B and D are three");
     machine.handle(ReadInput::DeadlinePassed, &mut effects);
-    assert_eq!(effects.last(), Some(&ReadEffect::Settle(ReadOutcome::TooFew { answers: 2 })));
+    assert_eq!(
+        effects.last(),
+        Some(&ReadEffect::Settle(ReadOutcome::TooFew { answered: answered(2, 3, 5) }))
+    );
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use slipring_model::{NodeId, PartitionId};
+use slipring_model::{NodeId, PartitionId, limits};
+
+use crate::placement::Infeasible;
 
 use super::{Command, Holders, Layout, NodeLoad, NodeState, Refused, Role, Spread, TableId};
 
@@ -53,6 +55,45 @@ impl Changes {
             Command::Change { changes: self.nodes, expected_epoch }
         } else {
             Command::Reshape { changes: self, expected_epoch }
+        }
+    }
+
+    /// Whether each is in its range, and no two of a node contradict each other.
+    fn check(&self) -> Result<(), Refused> {
+        let mut asked = BTreeSet::new();
+        for Change { node, change } in &self.nodes {
+            change.check().map_err(|why| Refused::Impossible(format!("node {}: {why}", node.short())))?;
+            if !asked.insert((*node, change.kind())) {
+                return Err(Refused::Impossible(format!(
+                    "node {} is given more than one {}; choose one",
+                    node.short(),
+                    change.kind()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl NodeChange {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Weight(_) => "weight",
+            Self::Zone(_) => "zone",
+            Self::State(_) => "state (drain, restore, remove, lost)",
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Weight(weight) if !(1..=limits::WEIGHT_MAX).contains(weight) => Err(format!(
+                "the weight {weight} must lie in 1..={}; drain the node if it is to hold nothing",
+                limits::WEIGHT_MAX
+            )),
+            Self::Zone(zone) if zone.is_empty() || zone.len() > limits::ZONE_BYTES_MAX => {
+                Err(format!("the zone must have 1 to {} bytes", limits::ZONE_BYTES_MAX))
+            }
+            Self::Weight(_) | Self::Zone(_) | Self::State(_) => Ok(()),
         }
     }
 }
@@ -211,6 +252,7 @@ impl Layout {
 
     /// Applies changes and begins what they move; `false` when all is as asked already.
     pub(super) fn change(&mut self, index: u64, changes: &Changes) -> Result<bool, Refused> {
+        changes.check()?;
         let (before, copies_before) = (self.roles(), self.copies_by_table());
         for Change { node, change } in &changes.nodes {
             let entry = self.nodes.get_mut(node).ok_or(Refused::UnknownNode { node: *node })?;
@@ -240,7 +282,15 @@ impl Layout {
     /// Places everything anew after roles changed from `before`.
     pub(super) fn replace_all(&mut self, index: u64, before: BTreeMap<NodeId, Role>) -> Result<(), Refused> {
         let since = self.epoch + 1;
-        self.place(index, since).map_err(|error| Refused::Impossible(error.to_string()))?;
+        self.place(index, since).map_err(|error| {
+            Refused::Impossible(match error {
+                Infeasible::NoNodes => {
+                    "no node would be left to hold data; start another one that joins, or restore one, first"
+                        .to_owned()
+                }
+                Infeasible::NothingToPlace | Infeasible::Zones => error.to_string(),
+            })
+        })?;
         self.roles_before.get_or_insert(before);
         self.settle();
         self.epoch = since;

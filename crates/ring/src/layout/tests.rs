@@ -124,6 +124,9 @@ fn who_leaves_is_a_member_until_it_holds_nothing() {
     for byte in 1..=3 {
         let left = layout.apply(70, &change(byte, NodeChange::State(NodeState::Leaving)));
         assert_eq!(left.is_err(), byte == 3, "one must stay");
+        if let Err(why) = left {
+            assert!(why.to_string().contains("no node would be left to hold data"), "{why}");
+        }
     }
 }
 
@@ -263,6 +266,42 @@ fn a_change_planned_for_another_epoch_is_refused_unless_it_is_done_already() {
     assert_eq!(layout.apply(60, &heavier(epoch - 1)), Err(Refused::Moved { epoch }));
     assert_eq!(layout.apply(61, &heavier(epoch)), Ok(Applied::Changed { epoch: epoch + 1 }));
     assert_eq!(layout.apply(62, &heavier(epoch)), Ok(Applied::Changed { epoch: epoch + 1 }), "told twice");
+}
+
+#[test]
+fn a_change_out_of_its_range_is_refused() {
+    let layout = of_four();
+    let refused = |asked: NodeChange, reason: &str| match layout.clone().apply(60, &change(1, asked.clone()))
+    {
+        Err(Refused::Impossible(why)) => assert!(why.contains(reason), "{why}"),
+        other => panic!("{asked:?}: {other:?}"),
+    };
+    refused(NodeChange::Weight(0), "1..=1000000; drain");
+    refused(NodeChange::Weight(1_000_001), "1..=1000000");
+    refused(NodeChange::Zone(String::new()), "1 to 64 bytes");
+    refused(NodeChange::Zone("z".repeat(65)), "1 to 64 bytes");
+    for asked in [NodeChange::Weight(1), NodeChange::Weight(1_000_000), NodeChange::Zone("z".repeat(64))] {
+        layout.clone().apply(60, &change(1, asked)).expect("at the edge");
+    }
+}
+
+#[test]
+fn changes_of_one_node_that_contradict_each_other_are_refused() {
+    let layout = of_four();
+    let plan = |changes: &[(u8, NodeChange)]| {
+        let nodes = changes.iter().map(|(byte, change)| Change { node: node(*byte), change: change.clone() });
+        layout.plan(&nodes.collect::<Vec<_>>().into()).map(drop).map_err(|refused| refused.to_string())
+    };
+    let (drain, restore) = (NodeChange::State(NodeState::Drained), NodeChange::State(NodeState::Active));
+    let (light, heavy) = (NodeChange::Weight(50), NodeChange::Weight(300));
+    let (here, there) = (NodeChange::Zone("a".to_owned()), NodeChange::Zone("b".to_owned()));
+    for (one, other, kind) in
+        [(&drain, &restore, "state"), (&light, &heavy, "weight"), (&here, &there, "zone")]
+    {
+        let why = plan(&[(1, one.clone()), (1, other.clone())]).expect_err("refused");
+        assert!(why.contains(&node(1).short()) && why.contains(&format!("more than one {kind}")), "{why}");
+    }
+    assert_eq!(plan(&[(1, drain), (1, light.clone()), (1, there), (2, light)]), Ok(()));
 }
 
 #[test]

@@ -7,12 +7,17 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use slipring_node::Proposal;
-use slipring_ring::NodeState;
+use slipring_ring::{Layout, NodeState};
+
+use crate::output::say;
 
 use super::{Client, Waiting, escape, table};
 
 /// How often a node is asked how far its cluster is.
 const INTERVAL: Duration = Duration::from_millis(200);
+
+/// What a node answers when no majority of the layout group can be reached.
+const UNAVAILABLE: u16 = 503;
 
 /// What is to be different. Nodes are called by the beginning of their ids, or by one of their addresses.
 #[derive(clap::Args)]
@@ -119,6 +124,12 @@ pub(super) fn word(state: NodeState) -> &'static str {
     }
 }
 
+/// Whether a node is to be given up.
+fn gives_up(body: &Value) -> bool {
+    let is_lost = |change: &Value| change.get("state") == Some(&json!(NodeState::Lost));
+    body.get("changes").and_then(Value::as_array).is_some_and(|changes| changes.iter().any(is_lost))
+}
+
 /// So many seconds, as people say it.
 fn span(seconds: u64) -> String {
     indicatif::HumanDuration(std::time::Duration::from_secs(seconds)).to_string()
@@ -139,14 +150,14 @@ impl Client {
             row.extend(numbers.iter().map(ToString::to_string));
             table.add_row(row);
         }
-        self.show(&answer, &table);
+        self.show(&answer, &table)?;
         if self.is_json {
             return Ok(());
         }
         if plan.partitions_after != plan.partitions_before {
-            println!("{} partitions would be split into {}", plan.partitions_before, plan.partitions_after);
+            say!("{} partitions would be split into {}", plan.partitions_before, plan.partitions_after);
         }
-        println!(
+        say!(
             "{} partitions would move, {} copies of about {} in about {}; beside clients at work in up to {}",
             plan.moves.len(),
             proposal.copies,
@@ -155,18 +166,21 @@ impl Client {
             span(proposal.seconds_beside_clients)
         );
         if plan.exposed.is_empty() {
-            println!("no single failure would take a quorum from any partition");
+            say!("no single failure would take a quorum from any partition");
         }
         for exposure in &plan.exposed {
-            println!(
+            say!(
                 "without {}: {} partitions have no quorum, {} no copy",
-                exposure.what, exposure.without_quorum, exposure.without_copy
+                exposure.what,
+                exposure.without_quorum,
+                exposure.without_copy
             );
         }
         if let Some(objection) = &proposal.objection {
-            println!("refused without --force: {objection}");
+            say!("refused without --force: {objection}");
         }
-        println!("to do it: slipring layout commit --epoch {} with the same changes", plan.epoch);
+        let force = if proposal.objection.is_some() { " --force" } else { "" };
+        say!("to do it: slipring layout commit --epoch {}{force} with the same changes", plan.epoch);
         Ok(())
     }
 
@@ -217,7 +231,19 @@ impl Client {
 
     pub(crate) fn revert(&self) -> anyhow::Result<()> {
         let answer = self.ask_json("POST", "/v1/layout/revert", None)?;
-        self.tell(&answer)
+        self.tell(&answer)?;
+        if !self.is_json {
+            let layout: Layout = serde_json::from_value(self.ask_json("GET", "/v1/layout", None)?)
+                .context("the node is of another version")?;
+            let lost = layout.nodes().iter().filter(|(_, entry)| entry.role.state == NodeState::Lost);
+            for (node, _) in lost {
+                say!(
+                    "node {} stays lost: it may come back as a new node, with an empty directory",
+                    node.short()
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Shows the moves under way until they are over, but not past the deadline.
@@ -261,8 +287,16 @@ impl Client {
         if let Some(fields) = body.as_object_mut().filter(|_| care.force) {
             fields.insert("force".to_owned(), json!(true));
         }
-        let answer = self.ask_json(method, path, Some(body.to_string().as_bytes()))?;
-        self.tell(&answer)?;
+        let gives_up = gives_up(&body);
+        let answer = self.ask(method, path, Some(body.to_string().as_bytes()))?;
+        if answer.status == UNAVAILABLE && gives_up {
+            bail!(
+                "{}; if most voters of the layout group will never return, `slipring recover` on a node that is left \
+                 goes on without them",
+                answer.error()
+            );
+        }
+        self.tell(&answer.json()?)?;
         let Some(deadline) = waiting.deadline() else { return Ok(()) };
         self.watch(Some(deadline))?;
         match self.wait_until_whole(Some(deadline))? {
@@ -278,18 +312,31 @@ impl Client {
 
     fn tell(&self, answer: &Value) -> anyhow::Result<()> {
         if self.is_json {
-            println!("{answer}");
+            say!("{answer}");
             return Ok(());
         }
         let progress: Progress =
             serde_json::from_value(answer.clone()).context("the node is of another version")?;
         match progress.moving {
-            0 => println!("epoch {}, {} partitions: nothing moves", progress.epoch, progress.partitions),
-            moving => println!("epoch {}: {moving} partitions move; slipring layout watch", progress.epoch),
+            0 => say!("epoch {}, {} partitions: nothing moves", progress.epoch, progress.partitions),
+            moving => say!("epoch {}: {moving} partitions move; slipring layout watch", progress.epoch),
         }
         if progress.under_replicated > 0 {
-            println!("{} partitions have fewer copies than their buckets ask for", progress.under_replicated);
+            say!("{} partitions have fewer copies than their buckets ask for", progress.under_replicated);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gives_a_node_up_is_known_by_what_is_sent() {
+        let sent =
+            |state| json!({ "changes": [{ "node": "a", "weight": 5 }, { "node": "b", "state": state }] });
+        assert!(gives_up(&sent(NodeState::Lost)));
+        assert!(!gives_up(&sent(NodeState::Leaving)) && !gives_up(&json!({ "replicas": 3 })));
     }
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use slipring_node::Wholeness;
 
+use crate::output::{note, say};
+
 use super::Client;
 
 /// How often a node is asked.
@@ -33,13 +35,16 @@ impl Waiting {
 }
 
 /// Says whether one node may be stopped, and why not.
-pub(super) fn tell(wholeness: &Wholeness) {
+pub(super) fn tell(wholeness: &Wholeness) -> anyhow::Result<()> {
     if wholeness.is_whole {
-        println!("whole: one node may be stopped");
-        return;
+        say!("whole: one node may be stopped");
+        return Ok(());
     }
-    println!("not whole, so no node should be stopped:");
-    wholeness.reasons.iter().for_each(|reason| println!("  {reason}"));
+    say!("not whole, so no node should be stopped:");
+    for reason in &wholeness.reasons {
+        say!("  {reason}");
+    }
+    Ok(())
 }
 
 impl Client {
@@ -56,8 +61,8 @@ impl Client {
             match self.wholeness() {
                 Ok(wholeness) if wholeness.is_whole || is_over => {
                     match self.is_json {
-                        true => println!("{}", serde_json::to_string(&wholeness)?),
-                        false => tell(&wholeness),
+                        true => say!("{}", serde_json::to_string(&wholeness)?),
+                        false => tell(&wholeness)?,
                     }
                     return Ok(wholeness.is_whole);
                 }
@@ -70,7 +75,7 @@ impl Client {
                             |error| error.to_string(),
                             |wholeness| wholeness.reasons.into_iter().next().unwrap_or_default(),
                         );
-                        eprintln!("slipring: waiting: {reason}");
+                        note!("slipring: waiting: {reason}");
                     }
                 }
             }

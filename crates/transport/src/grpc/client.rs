@@ -126,7 +126,7 @@ async fn open(shared: &Shared, address: &str, is_question: bool) -> Result<Opene
     outgoing.send(Ok(shared.hello(is_question).encode())).await.map_err(|_| "the stream ended".to_owned())?;
     let frames = ReceiverStream::new(frames).filter_map(Result::ok);
     let opened = grpc.streaming(tonic::Request::new(frames), PathAndQuery::from_static(PATH), Plain).await;
-    let mut incoming: Streaming<Bytes> = opened.map_err(|status| status.message().to_owned())?.into_inner();
+    let mut incoming: Streaming<Bytes> = opened.map_err(|status| unopened(&status))?.into_inner();
     let hello = incoming.message().await.map_err(|status| match status.code() {
         Code::PermissionDenied => Failed::Refused(status.message().to_owned()),
         _ => Failed::Unreachable(status.message().to_owned()),
@@ -134,6 +134,24 @@ async fn open(shared: &Shared, address: &str, is_question: bool) -> Result<Opene
     let hello = hello.ok_or_else(|| "it closed the connection".to_owned())?;
     let hello = Hello::decode(&hello).map_err(|error| Failed::Refused(error.to_string()))?;
     Ok(Opened { hello, outgoing, incoming })
+}
+
+/// Why no stream was opened, for people: most often they have named a port for clients.
+fn unopened(status: &tonic::Status) -> String {
+    // What does not speak HTTP/2 at all shows as either, whichever is noticed first.
+    let is_broken = status.message().starts_with("h2 protocol error");
+    match status.code() {
+        Code::Unimplemented => {
+            "what answers there is no port for peers; name that one (7946 unless it was set)".to_owned()
+        }
+        Code::Cancelled => ended_at_once(status),
+        Code::Internal if is_broken => ended_at_once(status),
+        _ => status.message().to_owned(),
+    }
+}
+
+fn ended_at_once(status: &tonic::Status) -> String {
+    format!("{}; is that the port for peers (7946 unless it was set)?", status.message())
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -70,7 +70,8 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     let keys = Some(directory.path());
     let seeds = Arc::new(Sources::read(&settings.join, keys).context("join")?);
     let boards = Sources::read_for_announcing(&settings.announce, keys).context("announce")?;
-    let meta = directory.meta()?;
+    // In this order: a meta store without records is a directory that has lost them.
+    let (disk, meta) = (Arc::new(directory.disk()?), directory.meta()?);
     say_where(settings, &seeds, &meta)?;
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -79,7 +80,6 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     let transport: TransportFactory = Box::new(move |hello, inbox| {
         Ok(Arc::new(GrpcTransport::start(slipring_transport::Settings::default(), peer, hello, inbox)))
     });
-    let disk = Arc::new(directory.disk()?);
     let builder = Node::builder(settings.node()?, meta, disk, addresses, transport)
         .datagrams(Arc::new(UdpDatagrams::new(ports.gossip)?))
         .secret(secret);

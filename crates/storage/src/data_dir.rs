@@ -68,9 +68,8 @@ impl DataDir {
         let data = self.path.join(DATA);
         let has_records = DiskEngine::is_in(&data)?;
         if !has_records && self.has_meta()? {
-            let detail = "its records are gone, and others count on them; put them back, or remove the whole \
-                          directory and join as a new node";
-            return Err(Error::Damaged { place: data.display().to_string(), detail: detail.to_owned() });
+            let detail = "its records are gone, and other nodes count on them".to_owned();
+            return Err(Error::Damaged { place: data.display().to_string(), detail });
         }
         DiskEngine::open(&data)
     }

@@ -32,6 +32,8 @@ pub(crate) struct Losses {
     pub(crate) hosts: BTreeSet<usize>,
     /// When, in simulated milliseconds.
     pub(crate) at_ms: Option<u64>,
+    /// Hosts that had lost what they had not synced before.
+    pub(crate) without_power: BTreeSet<usize>,
     /// How long after they are given up the lost hosts come back.
     back_ms: Option<u64>,
     /// Since when nobody leads, and nobody could.
@@ -64,6 +66,9 @@ impl World {
             return false;
         }
         self.journal.count("majorities lost", 1);
+        if self.losses.at_ms.is_none() {
+            self.losses.without_power = self.lost_power.clone();
+        }
         for host in voters {
             self.lose_for_good(host);
         }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use slipring_model::Mutant;
 use slipring_ring::Command;
 
-use crate::check::{Terms, check, check_layouts};
+use crate::check::{check, check_layouts};
 use crate::guest::{BUCKET, BUCKET_NAME, Guest, GuestFactory, Seat};
 use crate::history::{Action, BucketKind, Operation, Outcome};
 use crate::plan::Plan;
@@ -236,7 +236,7 @@ impl World {
         self.read_everything()?;
         let operations = self.workload.history.operations();
         if let Some(before) = self.before_the_loss(&operations) {
-            check(&before, &Terms { bereft: BTreeSet::new(), ..terms.clone() })?;
+            check(&before, &self.terms_before_the_loss(&terms))?;
         }
         let coverage = check(&operations, &terms)?;
         check_layouts(&self.observations)?;

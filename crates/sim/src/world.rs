@@ -48,7 +48,7 @@ pub(crate) struct World {
     /// What is to happen, by time and the order in which it was decided.
     agenda: BTreeMap<(u64, u64), Event>,
     decisions: u64,
-    lost_power: BTreeSet<usize>,
+    pub(crate) lost_power: BTreeSet<usize>,
     /// Hosts whose nodes have reason to stop by themselves, until they are started again.
     failing: BTreeSet<usize>,
     /// Hosts that must not take part again: their directories were lost or rolled back.
@@ -128,6 +128,13 @@ impl World {
         }
         let (skew_ms, is_thin) = (plan.skew_ms(storm_ms), plan.is_thin());
         Terms { skew_ms, hosts_that_lost_power: lost, is_thin, bereft }
+    }
+
+    /// The same of the time before a majority was lost.
+    pub(crate) fn terms_before_the_loss(&self, terms: &Terms) -> Terms {
+        let out = self.out.difference(&self.losses.hosts).copied().collect();
+        let lost = self.losses.without_power.union(&out).count();
+        Terms { bereft: BTreeSet::new(), hosts_that_lost_power: lost, ..terms.clone() }
     }
 
     /// Starts a host's process.

@@ -158,6 +158,16 @@ fn nothing_is_lost_with_a_majority_of_voters_while_each_write_has_a_copy_left() 
 }
 
 #[test]
+fn what_a_host_had_not_synced_is_no_breach_because_the_host_is_lost_later() {
+    // Found by seed 16: the rules forgot the first loss for the second one.
+    let fail = Fault::FailDisk { host: 1, down_ms: 240 };
+    let plan = Plan { faults: vec![(1389, fail), (4282, Fault::LoseMajority { back_ms: None })] };
+    let report = run(16, &Options { plan: Some(plan), ..Options::default() });
+    assert_eq!(report.verdict, Ok(()), "{report}");
+    assert!(report.counts.get("records lost").is_some_and(|records| *records > 0), "{report}");
+}
+
+#[test]
 fn lost_voters_that_agree_on_something_among_themselves_are_kept_out() {
     // They come back while the others stand still, and elect a leader.
     let counts = kept(include_str!("../plans/voters_elect_first.json"), 3, 0..3);

@@ -72,7 +72,10 @@ pub enum AnswerError {
     KnewLess,
     /// The asker's group and this one were recovered apart from each other: only one of the two may go on.
     #[error("the layout group was recovered twice, apart from each other")]
-    Apart,
+    Apart {
+        /// Whether it is this one.
+        goes_on: bool,
+    },
     /// The request cannot be read, or not be answered here.
     #[error(transparent)]
     Failed(Error),
@@ -246,7 +249,7 @@ impl LayoutGroup {
                 return Err(AnswerError::LeftBehind);
             }
             Verdict::KnewLess => return Err(AnswerError::KnewLess),
-            Verdict::Apart => return Err(AnswerError::Apart),
+            Verdict::Apart { goes_on } => return Err(AnswerError::Apart { goes_on }),
             Verdict::LeftBehind | Verdict::NotYet => {
                 return Err(failed(
                     "the layout group was recovered, and not all have heard of it yet".to_owned(),

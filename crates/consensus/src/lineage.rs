@@ -39,7 +39,10 @@ pub(crate) enum Verdict {
     /// Its sender's group was recovered by somebody who knew less than this member.
     KnewLess,
     /// Both groups were recovered, apart from each other.
-    Apart,
+    Apart {
+        /// Whether this member's group is the one that may go on.
+        goes_on: bool,
+    },
     /// Its sender's group was recovered, and only its leader may tell this member of that.
     NotYet,
 }
@@ -82,7 +85,16 @@ impl Lineage {
                 Some(_) => Verdict::NotYet,
             };
         }
-        if self.0.starts_with(&theirs.0) { Verdict::LeftBehind } else { Verdict::Apart }
+        match self.0.starts_with(&theirs.0) {
+            true => Verdict::LeftBehind,
+            false => Verdict::Apart { goes_on: self.outranks(theirs) },
+        }
+    }
+
+    /// Of two groups that were recovered apart from each other one may go on; all members of both judge alike.
+    fn outranks(&self, theirs: &Self) -> bool {
+        let first = self.0.iter().zip(&theirs.0).find(|(mine, theirs)| mine != theirs);
+        first.is_some_and(|(mine, theirs)| (mine.by, mine.from) > (theirs.by, theirs.from))
     }
 }
 
@@ -153,9 +165,11 @@ mod tests {
         let one = Lineage::default().next(node(1), entry(4, 20));
         let other = Lineage::default().next(node(2), entry(4, 20));
         let again = Lineage::default().next(node(1), entry(4, 19));
-        assert_eq!(one.judge(&other, None), Verdict::Apart);
-        assert_eq!(one.judge(&again, None), Verdict::Apart);
-        assert_eq!(other.clone().next(node(1), entry(7, 9)).judge(&one, None), Verdict::Apart);
+        let later = other.clone().next(node(1), entry(7, 9));
+        for (greater, lesser) in [(&other, &one), (&one, &again), (&later, &one)] {
+            assert_eq!(greater.judge(lesser, None), Verdict::Apart { goes_on: true });
+            assert_eq!(lesser.judge(greater, None), Verdict::Apart { goes_on: false });
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use openraft::entry::RaftEntry;
 use openraft::{EntryPayload, Membership};
 use redb::Database;
-use slipring_model::{Mutant, NodeId};
+use slipring_model::{Mutant, NodeId, limits};
 use slipring_ring::{Change, Command, Layout, NodeChange, NodeState};
 use tokio::sync::watch;
 
@@ -124,7 +124,7 @@ fn giving_up(layout: Option<&Layout>, me: NodeId, lost: &[NodeId]) -> Vec<Change
     if left().all(|(_, entry)| entry.role.share() == 0) {
         let weight = left().find(|(node, _)| **node == me).map_or(0, |(_, entry)| entry.role.weight);
         changes.push(of(me, NodeChange::State(NodeState::Active)));
-        changes.push(of(me, NodeChange::Weight(weight.max(1))));
+        changes.push(of(me, NodeChange::Weight(weight.clamp(1, limits::WEIGHT_MAX))));
     }
     changes
 }

@@ -11,8 +11,8 @@ pub trait Discovery: Send + Sync + 'static {
 
     /// Peer addresses (`host:port`) that may belong to members, in no particular order.
     ///
-    /// An empty list means "nobody yet". The caller's own address can be among them. It answers within about
-    /// a second, from what it knows by then, and may be asked as often as one likes.
+    /// An empty list means "nobody yet". The caller's own address can be among them. It answers within some
+    /// seconds, from what it knows by then, and may be asked as often as one likes.
     fn candidates(&self) -> BoxFuture<'_, Vec<String>>;
 
     /// Where it looks, as people are told; nothing where there is nothing to tell.

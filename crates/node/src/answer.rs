@@ -113,28 +113,30 @@ impl Core {
             self.group.get().ok_or_else(|| unavailable("the layout group has not started here yet"))?;
         match group.answer(bytes).await {
             Ok(answer) => Ok(Reply::Layout(answer)),
-            Err(AnswerError::LeftBehind) if self.is_given_up(from) => Ok(Reply::Removed),
+            Err(AnswerError::LeftBehind | AnswerError::Apart { .. }) if self.is_given_up(from) => {
+                Ok(Reply::Removed)
+            }
             Err(AnswerError::KnewLess) => {
                 self.give_up(AnswerError::KnewLess.to_string());
                 Err(unavailable(AnswerError::KnewLess.to_string()))
             }
-            Err(AnswerError::Apart) => Err(unavailable(self.met_another_recovery(from))),
+            Err(AnswerError::Apart { goes_on }) => Err(unavailable(self.met_another_recovery(from, goes_on))),
             Err(error) => Err(unavailable(error.to_string())),
         }
     }
 
-    /// The group was recovered here and at a peer, apart from each other: one of the two stops, before both go on to
-    /// give the same numbers to different things.
-    fn met_another_recovery(&self, peer: NodeId) -> String {
-        let peer_name = peer.short();
-        if self.me < peer {
+    /// The group was recovered twice, apart from each other, and a peer is of the other one: all members of one of
+    /// the two stop, before both go on to give the same numbers to different things.
+    fn met_another_recovery(&self, peer: NodeId, goes_on: bool) -> String {
+        let peer = peer.short();
+        if !goes_on {
             self.give_up(format!(
-                "`slipring recover` was used here and at node {peer_name}, apart from each other, and only one may go \
-                 on: to keep node {peer_name}, remove this data directory and join anew; to keep this one, stop node \
-                 {peer_name} and start this one again"
+                "`slipring recover` was used twice, apart from each other, and only one of the two clusters may go on: \
+                 to keep that of node {peer}, remove this data directory and join it anew; to keep this one, stop the \
+                 nodes of the other and start this one again"
             ));
         }
-        format!("the layout group was recovered here, too, apart from node {peer_name}")
+        format!("the layout group was recovered apart from the one of node {peer}")
     }
 
     /// Whether the cluster goes on without a node.

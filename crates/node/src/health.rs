@@ -1,7 +1,7 @@
 //! Health of the data path: which peers refuse requests or answer late or not at all, whatever gossip says of them.
 //!
-//! A forwarded request that its peer answers late, or never, or can do nothing about, is a strike against the peer:
-//! its disk may have failed, or it may reach nobody else. After a few in a row
+//! A forwarded request that its peer answers late, or never, or can do nothing about while
+//! another peer can, is a strike against the peer: its disk may have failed, or it may reach nobody else. After a few in a row
 //! the peer is passed over as coordinator for a while, and for longer each time it has not mended by then. It stays
 //! a replica, is asked as one, and coordinates all the same when nobody else is left.
 //!
@@ -32,7 +32,7 @@ pub(crate) enum Answer {
         /// How long it took.
         after: Duration,
     },
-    /// The peer could do nothing, and did nothing.
+    /// The peer could do nothing, and did nothing, though another one could.
     Refused,
     /// Its time is up.
     None {

@@ -116,10 +116,16 @@ impl Core {
             (Some((Waiting::Other, Some(Entry::Forward { work, tried, .. }))), reply) => {
                 match crate::failure::executed(reply) {
                     Err(error) if error.kind == ErrorKind::Unavailable => {
-                        self.judge(from, Answer::Refused);
                         self.submit_avoiding(work, tried, Some(error));
                     }
                     result => {
+                        // Whom everybody refuses nobody is to blame for; what another one could do speaks against the rest.
+                        if result.is_ok() {
+                            tried
+                                .iter()
+                                .filter(|node| **node != from)
+                                .for_each(|node| self.judge(*node, Answer::Refused));
+                        }
                         self.judge(from, Answer::Given { after: self.now().since(work.began) });
                         self.reply(work.reply_to, result);
                     }

@@ -108,7 +108,9 @@ pub fn recover(meta: &MetaStore, lost: &[NodeId]) -> Result<Layout, RecoverError
     }
     let Remains { layout, voters, .. } = Remains::read(meta)?;
     // A voter that the cluster has let go takes part no more, and is no member that could be given up.
-    let is_left = |voter: &&NodeId| !lost.contains(voter) && layout.nodes().contains_key(voter);
+    let is_member =
+        |voter: &NodeId| layout.nodes().get(voter).is_some_and(|entry| entry.role.state != NodeState::Lost);
+    let is_left = |voter: &&NodeId| !lost.contains(voter) && is_member(voter);
     let left = voters.iter().filter(is_left).count();
     if left > voters.len() / 2 {
         return Err(RecoverError::MajorityLeft { left, voters: voters.len() });

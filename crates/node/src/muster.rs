@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slipring_consensus::ProposeError;
 use slipring_model::{Error, NodeId, limits};
-use slipring_ring::{Command, Layout, Refused};
+use slipring_ring::{Command, Layout, NodeState, Refused};
 use slipring_wire::Hello;
 
 use crate::core::Core;
@@ -28,7 +28,7 @@ const REGISTRATION_REST: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(crate) struct Muster {
     is_agreed: AtomicBool,
-    /// Whether the cluster has let this node go since it agreed to its start.
+    /// Whether it was leaving, and the cluster has let it go.
     pub(crate) has_left: AtomicBool,
     /// Incarnation and boot of each peer, as it told them.
     starts: Mutex<BTreeMap<NodeId, (u64, u64)>>,
@@ -92,12 +92,15 @@ impl Core {
         );
     }
 
-    /// The cluster has let this node go: its work is done, unless it comes back when that is long over.
+    /// The cluster has let this node go. Where it was leaving, its work is done.
     pub(crate) fn was_removed(&self) {
-        self.muster.has_left.store(self.muster.is_agreed.load(Ordering::Acquire), Ordering::Release);
+        let is_leaving = self.view().is_some_and(|view| {
+            let own = view.layout.nodes().get(&self.me);
+            own.is_some_and(|entry| entry.role.state == NodeState::Leaving)
+        });
+        self.muster.has_left.store(is_leaving && self.stop.borrow().is_none(), Ordering::Release);
         self.give_up(
-            "this node is no member of its cluster any more; its data directory may be removed, and with an empty \
-             one it can join as a new node"
+            "this node is no member of its cluster any more; remove its data directory and join as a new node"
                 .to_owned(),
         );
     }

@@ -163,10 +163,14 @@ pub(crate) struct Sources {
 impl Sources {
     /// The settings in force; checked.
     pub(crate) fn settings(self, matches: &ArgMatches) -> anyhow::Result<(Settings, Vec<Origin>)> {
-        let file = self.config.as_deref().map_or_else(|| Ok(Layer::default()), read_file)?;
-        let (settings, origins) = self.layer.resolve(file, matches);
+        let (settings, origins) = self.resolved(matches)?;
         settings.validate()?;
         Ok((settings, origins))
+    }
+
+    fn resolved(self, matches: &ArgMatches) -> anyhow::Result<(Settings, Vec<Origin>)> {
+        let file = self.config.as_deref().map_or_else(|| Ok(Layer::default()), read_file)?;
+        Ok(self.layer.resolve(file, matches))
     }
 }
 
@@ -182,10 +186,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The node's settings, as far as its file and this say; checked.
+    /// The node's settings, as far as its file and this say. What a node would not start with does not matter here:
+    /// flags that go with it may be missing.
     pub(crate) fn settings(self, matches: &ArgMatches) -> anyhow::Result<Settings> {
         let layer = Layer { data: self.data, ..Layer::default() };
-        Ok(Sources { config: self.config, layer }.settings(matches)?.0)
+        Ok(Sources { config: self.config, layer }.resolved(matches)?.0)
     }
 }
 

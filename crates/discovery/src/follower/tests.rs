@@ -40,6 +40,8 @@ async fn nothing_is_contacted_before_the_first_question_and_failures_are_retried
     let (source, follower) = follower(true);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(source.begun.load(Ordering::SeqCst), 0);
+    assert!(follower.candidates().await.is_empty(), "it has failed for now");
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(follower.candidates().await, ["a:3"]);
 }
 

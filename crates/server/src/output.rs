@@ -32,7 +32,7 @@ pub(crate) fn line(text: fmt::Arguments<'_>) -> anyhow::Result<()> {
 /// Writes bytes to standard output as they are.
 ///
 /// # Errors
-/// As for [`line`].
+/// As for [`line()`].
 pub(crate) fn bytes(text: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     as_far_as_read(out.write_all(text).and_then(|()| out.flush()))

@@ -47,7 +47,11 @@ impl DataDir {
     /// [`Error::Io`].
     pub fn has_meta(&self) -> Result<bool, Error> {
         let path = self.path.join(META);
-        path.try_exists().map_err(|error| Error::io(&path, &error))
+        match path.metadata() {
+            Ok(found) => Ok(found.is_file()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io(&path, &error)),
+        }
     }
 
     /// Opens the meta store in it, making it when there is none: after the disk engine, whose records belong to it.

@@ -121,6 +121,8 @@ def test_a_node_that_stays_away_holds_up_the_next_stop_and_nobody_else(fresh):
     assert refused.returncode == 1 and "does not answer" in refused.stdout
     assert "2 of the 3 voters of the layout group answer: with one fewer it would have no majority" in refused.stdout
     assert is_ready(restarted) and is_ready(third), "clients of the others need not go"
+    status, body, _ = http(third, "GET", "/readyz?whole=true")
+    assert status == 503 and b"does not answer" in body, "but no other node should be stopped"
     late = slipring("ok-to-stop", "--wait", "--timeout", "1", node=third, check=False)
     assert late.returncode == 1
     restarted.terminate()
@@ -130,6 +132,7 @@ def test_a_node_that_stays_away_holds_up_the_next_stop_and_nobody_else(fresh):
     assert not judged(restarted)["is_whole"]
     gone.start()
     assert slipring(*WHOLE, node=third).returncode == 0
+    wait_until("all is well", lambda: http(third, "GET", "/readyz?whole=true")[0] == 200)
 
 
 def test_the_status_shows_who_votes_and_who_leads(fresh):

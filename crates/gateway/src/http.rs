@@ -10,10 +10,11 @@ mod port;
 mod registry;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json};
 use axum::routing::{get, post};
+use serde::Deserialize;
 use slipring_model::limits;
 use slipring_node::Node;
 use tokio::net::TcpListener;
@@ -64,8 +65,24 @@ async fn ok_to_stop(State(node): State<Node>) -> Result<impl IntoResponse, Failu
     Ok((status, Json(wholeness)))
 }
 
-async fn ready(State(node): State<Node>) -> impl IntoResponse {
-    match node.is_ready() {
+/// What a probe for readiness wants to know beside this node.
+#[derive(Deserialize)]
+struct Probe {
+    /// Whether the cluster must be whole, too.
+    #[serde(default)]
+    whole: bool,
+}
+
+async fn ready(State(node): State<Node>, Query(probe): Query<Probe>) -> impl IntoResponse {
+    let judged = match node.is_ready() {
+        Ok(()) if probe.whole => {
+            let wholeness = node.status().await.map(|status| status.wholeness);
+            let reasons = wholeness.map_or_else(|error| vec![error.to_string()], |whole| whole.reasons);
+            if reasons.is_empty() { Ok(()) } else { Err(reasons.join("; ")) }
+        }
+        judged => judged.map_err(|reason| reason.to_string()),
+    };
+    match judged {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
     }

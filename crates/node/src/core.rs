@@ -130,13 +130,21 @@ impl Core {
 
     /// Ends the node with a reason that its owner is told.
     pub(crate) fn give_up(&self, reason: String) {
-        match self.muster.has_left.load(std::sync::atomic::Ordering::Acquire) {
-            true => tracing::info!(%reason, "the node stops"),
-            false => tracing::error!(%reason, "the node stops"),
-        }
+        self.end(reason, false);
+    }
+
+    /// Ends the node, unless something has ended it before; whether it is as was asked.
+    pub(crate) fn end(&self, reason: String, has_left: bool) {
         self.stop.send_if_modified(|stop| {
             let is_first = stop.is_none();
-            *stop = stop.take().or(Some(reason));
+            if is_first {
+                match has_left {
+                    true => tracing::info!(%reason, "the node stops"),
+                    false => tracing::error!(%reason, "the node stops"),
+                }
+                self.muster.has_left.store(has_left, std::sync::atomic::Ordering::Release);
+                *stop = Some(reason);
+            }
             is_first
         });
     }

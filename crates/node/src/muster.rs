@@ -98,10 +98,10 @@ impl Core {
             let own = view.layout.nodes().get(&self.me);
             own.is_some_and(|entry| entry.role.state == NodeState::Leaving)
         });
-        self.muster.has_left.store(is_leaving && self.stop.borrow().is_none(), Ordering::Release);
-        self.give_up(
+        self.end(
             "this node is no member of its cluster any more; remove its data directory and join as a new node"
                 .to_owned(),
+            is_leaving,
         );
     }
 

@@ -29,7 +29,7 @@ pub use fastrand::Rng;
 pub use history::{Action, BucketKind, History, Operation, Outcome};
 pub use hunt::{HUNTS, Hunt};
 pub use kit::{Answer, Exchange, Scenario, Simulation};
-pub use plan::{Fault, Plan};
+pub use plan::{Fault, Part, Plan};
 pub use run::{Options, Report, Violation, find_failure, run, run_all};
 pub use shrink::shrink;
 pub use slipring_model::Mutant;

@@ -1,6 +1,9 @@
 //! What goes wrong in a run, and when: a value drawn from the seed, which can also be written by hand.
 
+mod aimed;
 mod majority;
+
+pub use aimed::Part;
 
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
@@ -23,6 +26,15 @@ pub enum Fault {
         down_ms: u64,
         /// Whether the machine dies with it: what was not synced is lost, and peers are told nothing.
         loses_power: bool,
+    },
+    /// As soon as data moves, whoever has a part in that is chosen, and dies a little later.
+    KillMover {
+        /// Which part.
+        part: Part,
+        /// How much later.
+        after_ms: u64,
+        /// Until it is started again.
+        down_ms: u64,
     },
     /// All hosts die at once.
     KillAll {

@@ -141,6 +141,7 @@ pub(crate) fn run_with(seed: u64, options: &Options, guest: Option<&GuestFactory
             plan.send_to_sleep(seed, hosts, options.storm_ms);
             plan.respread(seed, options.storm_ms);
             plan.lose_majority(seed, hosts, options.storm_ms);
+            plan.aim(seed, options.storm_ms);
         }
         plan
     });

@@ -1,9 +1,10 @@
 //! The world of a run: it moves time in ticks, lets hosts run in turn, and makes faults happen.
 //!
-//! What faults do is in `faults`.
+//! What faults do is in `faults`, whom some of them are aimed at in `aim`.
 //!
 //! Nothing crosses the network in less than a tick, so the order of hosts within one does not matter to them.
 
+mod aim;
 mod faults;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slipring_model::NodeId;
 use slipring_node::Node;
+use slipring_ring::NodeState;
 
 use crate::check::{Observations, Terms};
 use crate::guest::{Guest, Seat};
@@ -22,7 +24,7 @@ use crate::host::Host;
 use crate::journal::Journal;
 use crate::network::{Network, address};
 use crate::operator::Operator;
-use crate::plan::{Fault, Plan};
+use crate::plan::{Fault, Part, Plan};
 use crate::recovery::Losses;
 use crate::run::Violation;
 use crate::workload::{Client, Workload};
@@ -85,6 +87,8 @@ enum Event {
     StopLosing { from: usize, to: usize },
     StopDoubling { from: usize, to: usize },
     Resume { host: usize, life: u64 },
+    Aim { part: Part, after_ms: u64, down_ms: u64 },
+    KillAimed { host: usize, part: Part, down_ms: u64 },
     Restore { host: usize },
 }
 
@@ -381,6 +385,7 @@ impl World {
                 return Ok(());
             }
             if self.operator.leaving.contains(&index) && reason.contains("no member") {
+                self.see_it_left(index)?;
                 self.leave(index);
                 return Ok(());
             }
@@ -408,6 +413,21 @@ impl World {
             self.put_clients(index, life, &node);
         }
         Ok(())
+    }
+
+    /// A node that knows that it was asked to leave says that it has.
+    fn see_it_left(&self, index: usize) -> Result<(), Violation> {
+        let is_silent = self.node(index).is_some_and(|node| {
+            let layout = node.layout();
+            let own = layout.nodes().get(&node.id());
+            own.is_some_and(|own| own.role.state == NodeState::Leaving) && !node.has_left()
+        });
+        match is_silent {
+            true => {
+                Err(Violation::new("leaving", format!("host {index} has left and takes it for a failure")))
+            }
+            false => Ok(()),
+        }
     }
 
     fn put_clients(&mut self, index: usize, life: u64, node: &Node) {

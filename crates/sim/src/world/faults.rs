@@ -39,6 +39,8 @@ impl World {
             Event::Restore { host } => self.order_away(host, NodeState::Active),
             Event::Resume { host, life } if self.host(host).lives() == life => self.resume(host),
             Event::Resume { .. } => {}
+            Event::Aim { part, after_ms, down_ms } => self.aim(now, part, (after_ms, down_ms)),
+            Event::KillAimed { host, part, down_ms } => self.kill_mover(now, host, part, down_ms),
         }
     }
 
@@ -49,6 +51,7 @@ impl World {
                 self.kill(host, loses_power);
                 self.decide(now + down_ms, Event::Start { host });
             }
+            Fault::KillMover { part, after_ms, down_ms } => self.aim(now, part, (after_ms, down_ms)),
             Fault::KillAll { down_ms, loses_power } => {
                 for host in 0..self.hosts.len() {
                     self.kill(host, loses_power);

@@ -67,6 +67,12 @@ pub enum Mutant {
     ForgetHeld,
     /// A bucket whose number of copies changes is placed anew at once, and nothing moves.
     JumpTables,
+    /// All moves of a partition have one number, whatever aimed them.
+    ReuseSession,
+    /// Only the first leader of the layout group drives moves to their end.
+    DriveInFirstTerm,
+    /// A node works with any layout that it is told, older ones too.
+    AdoptOlder,
     /// A recovered layout group goes on with the numbers that those who were lost may have used.
     ReuseNumbers,
     /// When most voters are lost, the node that is recovered is the one that knows least.
@@ -75,7 +81,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 34] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -105,6 +111,9 @@ impl Mutant {
         Self::SplitForgetsDots,
         Self::ForgetHeld,
         Self::JumpTables,
+        Self::ReuseSession,
+        Self::DriveInFirstTerm,
+        Self::AdoptOlder,
         Self::ReuseNumbers,
         Self::RecoverOldest,
     ];

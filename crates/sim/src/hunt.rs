@@ -16,7 +16,7 @@ pub struct Hunt {
 }
 
 /// Every mutant.
-pub const HUNTS: [Hunt; 31] = [
+pub const HUNTS: [Hunt; 34] = [
     hunt(Mutant::AckBeforeStored, 10, None),
     hunt(Mutant::AckBeforeSync, 10, Some(include_str!("../plans/blackout.json"))),
     hunt(Mutant::CountHintAsAck, 20, Some(include_str!("../plans/isolations.json"))),
@@ -45,6 +45,9 @@ pub const HUNTS: [Hunt; 31] = [
     hunt(Mutant::SplitForgetsDots, 10, Some(include_str!("../plans/splits.json"))),
     hunt(Mutant::ForgetHeld, 10, Some(include_str!("../plans/copies_while_one_is_away.json"))),
     hunt(Mutant::JumpTables, 10, Some(include_str!("../plans/copies.json"))),
+    hunt(Mutant::ReuseSession, 20, Some(include_str!("../plans/drained_again_behind_a_cut.json"))),
+    hunt(Mutant::DriveInFirstTerm, 10, None),
+    hunt(Mutant::AdoptOlder, 20, None),
     hunt(Mutant::ReuseNumbers, 10, Some(include_str!("../plans/voters_come_back.json"))),
     hunt(Mutant::RecoverOldest, 20, Some(include_str!("../plans/voters_lost_behind_a_cut.json"))),
     hunt(Mutant::DecideOnStaleCopy, 200, Some(include_str!("../plans/disks_fail_after_cuts.json"))),

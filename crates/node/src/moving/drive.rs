@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slipring_consensus::LayoutGroup;
-use slipring_model::NodeId;
+use slipring_model::{Mutant, NodeId};
 use slipring_ring::{Command, Layout, MoveId, TableId};
 use slipring_wire::{Reply, Request};
 
@@ -23,7 +23,7 @@ impl Core {
     pub(crate) async fn run_move_driver(self: Arc<Self>) {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            let is_leading = self.group.get().is_some_and(LayoutGroup::is_leader);
+            let is_leading = self.group.get().is_some_and(LayoutGroup::is_leader) && !self.is_idle_mutant();
             let Some(view) = self.view().filter(|view| is_leading && view.layout.is_moving()) else {
                 continue;
             };
@@ -36,6 +36,11 @@ impl Core {
                 tracing::info!(%error, "what has arrived could not be agreed on yet");
             }
         }
+    }
+
+    fn is_idle_mutant(&self) -> bool {
+        let term = || self.group.get().map_or(0, |group| group.status().ballot.term);
+        Mutant::DriveInFirstTerm.is_planted() && term() > 1
     }
 
     /// Asks every next replica which moves are over.

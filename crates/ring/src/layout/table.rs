@@ -100,7 +100,8 @@ impl Holders {
                 *self = Self { replicas: target, next: None, since };
             }
             _ => {
-                self.next = Some(Move { replicas: target, session: index });
+                let session = if Mutant::ReuseSession.is_planted() { 0 } else { index };
+                self.next = Some(Move { replicas: target, session });
                 self.since = since;
             }
         }

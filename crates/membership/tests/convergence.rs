@@ -40,6 +40,20 @@ fn a_dead_node_is_seen_to_be_down_by_all_in_bounded_time() {
 }
 
 #[test]
+fn a_node_that_starts_again_is_not_taken_for_the_dead_one() {
+    let mut world = World::cluster(2, Settings::lan(), 10);
+    for death in 0..100 {
+        let victim = (death * 7 + 3) % 10;
+        world.kill(victim);
+        world.run_until(seconds(600), World::is_complete).expect("all noticed");
+        world.start(victim);
+        world.run_until(seconds(600), World::is_complete).expect("it is back");
+        world.run(seconds(20));
+        assert_eq!(world.false_downs, 0, "after {death} other deaths");
+    }
+}
+
+#[test]
 fn a_node_cut_off_for_an_hour_rejoins_by_itself() {
     let mut world = World::cluster(3, Settings::lan(), 12);
     world.cuts = (0..11).flat_map(|node| [(node, 11), (11, node)]).collect();

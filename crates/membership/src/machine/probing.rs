@@ -6,7 +6,7 @@ use std::time::Duration;
 use slipring_model::{Moment, NodeId};
 
 use super::{Effect, Membership, Step, Timer};
-use crate::member::Liveness;
+use crate::member::{Incarnation, Liveness};
 use crate::message::{Message, Target};
 use crate::table::Belief;
 
@@ -25,6 +25,8 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Probe {
     target: NodeId,
+    /// The life of the target that is probed: its silence says nothing of a later one.
+    incarnation: Incarnation,
     stage: Stage,
     deadline: Moment,
     /// Whether no answer means down, because a suspicion has ended.
@@ -61,9 +63,13 @@ impl Membership {
     }
 
     fn probe(&mut self, step: &mut Step<'_>, target: NodeId, is_last: bool) {
+        let Some(incarnation) = self.table.get(&target).map(|record| record.member.incarnation) else {
+            return;
+        };
         let token = self.rng.u64(..);
         let deadline = step.now.after(self.awareness.scale(self.settings.probe_timeout()));
-        let probe = Probe { target, stage: Stage::Direct, deadline, is_last, helpers: 0, nacks: 0 };
+        let stage = Stage::Direct;
+        let probe = Probe { target, incarnation, stage, deadline, is_last, helpers: 0, nacks: 0 };
         self.probes.insert(token, probe);
         step.arm(Timer::Answer { token }, deadline);
         self.ping(step, token, target);
@@ -121,11 +127,10 @@ impl Membership {
         let silent = if probe.helpers == 0 { 1 } else { probe.helpers.saturating_sub(probe.nacks) };
         self.awareness.worsen(silent);
         let Some(record) = self.table.get(&probe.target) else { return };
-        let incarnation = record.member.incarnation;
         if !probe.is_last {
-            self.hear_suspected(step, probe.target, incarnation, self.me.node);
+            self.hear_suspected(step, probe.target, probe.incarnation, self.me.node);
         } else if record.liveness() == Liveness::Suspected {
-            self.hear_gone(step, probe.target, incarnation, Liveness::Down);
+            self.hear_gone(step, probe.target, probe.incarnation, Liveness::Down);
         }
     }
 

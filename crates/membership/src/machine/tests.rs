@@ -172,6 +172,21 @@ fn a_stream_that_answers_keeps_a_silent_member_alive_and_one_that_does_not_canno
 }
 
 #[test]
+fn the_silence_of_one_life_says_nothing_of_the_next() {
+    for starts_again in [false, true] {
+        let settings = Settings { is_stream_probing: false, gossip_interval_ms: 60_000, ..Settings::lan() };
+        let (mut machine, now, timer, at) = probing(settings);
+        if starts_again {
+            let lives = (2..=5).map(|byte| Claim::Alive(member(byte, Incarnation::at_start(9))));
+            feed(&mut machine, now, datagram(2, 2, Message::Gossip, &lives.collect::<Vec<_>>()));
+        }
+        feed(&mut machine, at, Input::Expired(timer));
+        let end = at.after(Duration::from_secs(1));
+        assert_eq!(suspects(&feed(&mut machine, end, Input::Expired(timer))), !starts_again);
+    }
+}
+
+#[test]
 fn only_the_own_last_probe_declares_a_member_down() {
     let mut machine = machine(1, Settings::lan());
     for byte in 2..=5 {

@@ -5,6 +5,9 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+/// A test of the server's package: with it, cargo builds the server.
+const SERVER_TEST: &str = "commands";
+
 /// How the server is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
@@ -23,12 +26,11 @@ pub fn build(profile: Profile) -> anyhow::Result<PathBuf> {
     let root = here.ancestors().nth(2).context("the crate lies two folders below the root")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(root).args(["build", "--quiet", "--bin", "slipring"]);
-    match profile {
-        // The whole workspace is named so that nothing is built anew for tests.
-        Profile::Debug => command.arg("--workspace"),
-        Profile::Release => command.args(["--release", "--package", "slipring"]),
-    };
+    command.current_dir(root).args(match profile {
+        // As the workspace's tests have it, down to the features of the libraries: then nothing is built anew.
+        Profile::Debug => ["test", "--quiet", "--no-run", "--workspace", "--test", SERVER_TEST],
+        Profile::Release => ["build", "--quiet", "--release", "--package", "slipring", "--bins"],
+    });
     let status = command.status().context("cargo cannot be run")?;
     if !status.success() {
         bail!("the server does not build: {status}");

@@ -77,7 +77,7 @@ class Node:
         self.log = folder / f"log-{index}"
         self.ready = folder / f"ready-{index}"
         self.join = join
-        self.process = None
+        self.binary, self.process = BINARY, None
         self.redis = self.http = self.peer = None
 
     def launch(self):
@@ -85,9 +85,10 @@ class Node:
         # On a host of its own the system may choose.
         first = lambda: "0" if "--bind" in self.extra else str(free_port())
         port = lambda address: address.rsplit(":", 1)[1] if address else first()
-        command = [BINARY, "start", "--data", self.data, "--ready-file", self.ready, "--redis-port", port(self.redis),
+        command = [self.binary, "start", "--data", self.data, "--ready-file", self.ready, "--redis-port", port(self.redis),
                    "--http-port", port(self.http), "--peer-port", port(self.peer), *self.extra]
-        command += () if SOONER[0] in self.extra else SOONER
+        # Earlier builds do not know it.
+        command += () if SOONER[0] in self.extra or self.binary != BINARY else SOONER
         if self.join:
             command += ["--join", self.join]
         log = open(self.log, "ab")

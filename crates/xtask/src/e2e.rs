@@ -2,13 +2,18 @@
 
 use anyhow::{Context, Result};
 
-use crate::shell::{root, run_with, tests};
+use crate::shell::{self, root, tests};
 use crate::steps::Tally;
 
 const REQUIREMENTS: &str = "tests/e2e/requirements.txt";
 
 /// Builds the binary, makes the environment when it is not there or asks for something else, and runs the tests.
 pub(crate) fn run(arguments: &[String]) -> Result<Tally> {
+    run_with(arguments, &[])
+}
+
+/// The same with some variables set.
+pub(crate) fn run_with(arguments: &[String], variables: &[(&str, &str)]) -> Result<Tally> {
     crate::release()?;
     let python = environment()?;
     if let Err(error) = crate::tools::grpcurl() {
@@ -19,7 +24,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<Tally> {
     if !arguments.iter().any(|argument| argument.starts_with("tests/")) {
         line.push("tests/e2e");
     }
-    tests(&python, &line, &[("PYTHONUNBUFFERED", "1")])
+    tests(&python, &line, &[&[("PYTHONUNBUFFERED", "1")], variables].concat())
 }
 
 /// The path of an interpreter that has what the tests require.
@@ -30,8 +35,8 @@ fn environment() -> Result<String> {
     let path = folder.to_str().context("the path of the workspace is not text")?;
     let python = format!("{path}/bin/python");
     if std::fs::read_to_string(&ready).ok().as_deref() != Some(&wanted) {
-        run_with("python3", &["-m", "venv", "--clear", path], &[])?;
-        run_with(&python, &["-m", "pip", "install", "--quiet", "-r", REQUIREMENTS], &[])?;
+        shell::run_with("python3", &["-m", "venv", "--clear", path], &[])?;
+        shell::run_with(&python, &["-m", "pip", "install", "--quiet", "-r", REQUIREMENTS], &[])?;
         std::fs::write(ready, wanted)?;
     }
     Ok(python)

@@ -1,4 +1,4 @@
-//! The developer's one door: `cargo xtask check | fix | test | e2e | sources | fuzz | mutants | sim | processes | bench | cluster`.
+//! The developer's one door: `cargo xtask check | fix | test | e2e | sources | upgrade | fuzz | mutants | sim | processes | bench | cluster`.
 
 mod bench;
 mod cluster;
@@ -12,6 +12,7 @@ mod shell;
 mod steps;
 mod tidy;
 mod tools;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,12 @@ enum Task {
     },
     /// Tests of the sources of addresses that need a feature, against real servers. Installs what is missing.
     Sources,
+    /// Upgrade nodes of an earlier commit to the tree at hand, one after the other, under clients. Builds both.
+    Upgrade {
+        /// The commit, as git names it.
+        #[arg(default_value = upgrade::BEFORE)]
+        before: String,
+    },
     /// Run every fuzz target.
     Fuzz {
         /// Seconds for each target.
@@ -111,6 +118,7 @@ fn main() -> ExitCode {
         Task::Fix => fix(),
         Task::E2e { arguments } => e2e::run(&arguments).and_then(Tally::verdict),
         Task::Sources => sources().and_then(Tally::verdict),
+        Task::Upgrade { before } => upgrade::run(&before).and_then(Tally::verdict),
         Task::Fuzz { seconds, seed } => fuzz::run(seconds, seed).and_then(Tally::verdict),
         Task::Mutants { packages } => mutants::run(&packages),
         Task::Sim { arguments } => sim(&arguments),

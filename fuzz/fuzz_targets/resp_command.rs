@@ -5,7 +5,7 @@ mod seeds;
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use slipring_gateway::resp::{Command, Parser};
+use slipring_resp::{Command, Parser};
 
 const SEEDS: [&str; 8] = [
     "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n",

@@ -11,7 +11,6 @@ mod conversation;
 mod describe;
 mod glob;
 mod info;
-mod parse;
 mod port;
 mod reply;
 mod run;
@@ -19,7 +18,8 @@ mod strings;
 mod table;
 mod write;
 
-pub use parse::{Command, Parser, ProtocolError};
+use slipring_resp::Command;
+
 pub use port::{Port, serve};
 use run::Session;
 

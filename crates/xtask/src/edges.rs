@@ -13,6 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("slipring-service", &["model"]),
     ("slipring-replication", &["model", "ring", "service"]),
     ("slipring-wire", &["model", "ring", "service", "replication"]),
+    ("slipring-resp", &["model"]),
     ("slipring-storage", &["model"]),
     ("slipring-transport", &["model", "wire"]),
     ("slipring-consensus", &["model", "ring", "service", "wire", "storage", "transport"]),
@@ -33,7 +34,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("slipring-apps", &["model", "service", "node"]),
-    ("slipring-gateway", &["model", "ring", "service", "discovery", "node", "apps"]),
+    ("slipring-gateway", &["model", "ring", "service", "resp", "discovery", "node", "apps"]),
     (
         "slipring",
         &["model", "ring", "service", "storage", "transport", "discovery", "node", "apps", "gateway"],

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use slipring_model::{BucketId, limits};
+use slipring_resp::{Command, decimal};
 
-use super::parse::{Command, decimal};
 use super::reply::error_text;
 use super::run::Session;
 use super::strings::argument;

@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 
 use futures::future::BoxFuture;
 use slipring_model::{BucketId, NodeId, PartitionId, SLOT_COUNT, Slot};
+use slipring_resp::{Command, decimal};
 use slipring_ring::Layout;
 
-use super::parse::{Command, decimal};
 use super::reply::error_text;
 use super::run::Session;
 use super::strings::argument;

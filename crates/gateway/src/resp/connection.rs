@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use slipring_model::BucketId;
+use slipring_resp::{Command, decimal};
 
 use super::clients::{Client, Label};
-use super::parse::{Command, decimal};
 use super::run::Session;
 use super::strings::argument;
 use super::{REDIS_VERSION, unknown_subcommand, word};

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use slipring_model::limits;
+use slipring_resp::{Parser, ProtocolError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
-use super::parse::{Parser, ProtocolError};
 use super::run::Session;
 use super::table;
 

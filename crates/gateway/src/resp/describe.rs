@@ -1,6 +1,7 @@
 //! COMMAND: what the commands are, told to clients that ask before they route.
 
-use super::parse::Command;
+use slipring_resp::Command;
+
 use super::run::{Session, keys};
 use super::table::{COMMANDS, Group, Spec, find};
 use super::write::Writer;

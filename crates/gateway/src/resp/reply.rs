@@ -147,7 +147,7 @@ fn part(value: &[u8], from: i64, to: i64) -> &[u8] {
 }
 
 fn encoding(value: &[u8]) -> &'static [u8] {
-    match super::parse::decimal(value) {
+    match slipring_resp::decimal(value) {
         Some(_) => b"int",
         None if value.len() <= 44 => b"embstr",
         None => b"raw",

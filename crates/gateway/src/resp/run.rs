@@ -13,9 +13,9 @@ use slipring_apps::KV;
 use slipring_apps::kv::{Request, Response};
 use slipring_model::{BucketId, Error, limits};
 use slipring_node::{Call, CallOptions, Node, Pending};
+use slipring_resp::Command;
 
 use super::clients::Presence;
-use super::parse::Command;
 use super::reply::Shape;
 use super::table::{self, Spec};
 use super::write::Writer;

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use slipring_apps::kv::{Condition, ExpireIf, Expiry, Request};
 use slipring_model::Slot;
+use slipring_resp::{Command, decimal};
 
-use super::parse::{Command, decimal};
 use super::reply::Shape;
 use super::run::Session;
 use super::unknown_subcommand;

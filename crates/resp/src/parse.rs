@@ -165,8 +165,9 @@ fn length_line(
     Ok(Progress::Done((number, from + end + 2)))
 }
 
-/// A decimal integer as the protocol writes it: without spaces, `+` or leading zeros.
-pub(crate) fn decimal(digits: &[u8]) -> Option<i64> {
+/// A decimal integer as the protocol writes it: without spaces, `+` or leading zeros. Nothing when it is none, or beyond 64 bits.
+#[must_use]
+pub fn decimal(digits: &[u8]) -> Option<i64> {
     let (is_negative, digits) = match digits.split_first() {
         Some((b'-', rest)) => (true, rest),
         _ => (false, digits),

@@ -61,8 +61,9 @@ def copies_of(places):
     return sum(len(row) for row in places.values())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def four():
+    """Each test leaves as many behind as it found."""
     cluster = Cluster(4, LOCAL)
     yield cluster
     cluster.close()

@@ -23,6 +23,7 @@ impl Core {
         let spread = Changes { nodes: Vec::new(), spreads: changes.spreads.clone() };
         let spread = layout.with(&spread).map_err(refused)?;
         Ok(answers_though_lost(&changes.nodes, is_up)
+            .or_else(|| is_replaced_by_nobody(&changes.nodes, is_up))
             .or_else(|| loses_writes(layout, &next))
             .or_else(|| misses_copies(&spread, &next, is_up))
             .or_else(|| loses_quorums(layout, &next, is_up))
@@ -31,10 +32,25 @@ impl Core {
 }
 
 fn answers_though_lost(changes: &[Change], is_up: impl Fn(NodeId) -> bool) -> Option<String> {
-    let is_lost =
-        |change: &&Change| change.change == NodeChange::State(NodeState::Lost) && is_up(change.node);
-    let node = changes.iter().find(is_lost)?.node.short();
-    Some(format!("node {node} answers, and its data would be given up: remove it without --lost"))
+    changes.iter().find_map(|change| match change.change {
+        NodeChange::State(NodeState::Lost) if is_up(change.node) => Some(format!(
+            "node {} answers, and its data would be given up: remove it without --lost",
+            change.node.short()
+        )),
+        NodeChange::Replaces(dead) if is_up(dead) => Some(format!(
+            "node {0} answers, and its data would be given up: restore node {1} and remove {0}, so that it hands over",
+            dead.short(),
+            change.node.short()
+        )),
+        _ => None,
+    })
+}
+
+/// Whether what is rebuilt would have to wait for the very node that is to hold it.
+fn is_replaced_by_nobody(changes: &[Change], is_up: impl Fn(NodeId) -> bool) -> Option<String> {
+    let is_away = |change: &&Change| matches!(change.change, NodeChange::Replaces(_)) && !is_up(change.node);
+    let node = changes.iter().find(is_away)?.node.short();
+    Some(format!("node {node} does not answer, and is to hold what would be rebuilt: start it first"))
 }
 
 /// Whether so many replicas of a partition are given up that acknowledged writes may have been theirs alone.
@@ -213,5 +229,15 @@ mod tests {
         let change = Change { node: node(1), change: NodeChange::State(NodeState::Lost) };
         assert!(answers_though_lost(std::slice::from_ref(&change), |_| true).is_some());
         assert!(answers_though_lost(&[change], |_| false).is_none());
+    }
+
+    #[test]
+    fn only_a_node_that_is_gone_is_replaced_and_only_by_one_that_is_there() {
+        let change = [Change { node: node(2), change: NodeChange::Replaces(node(1)) }];
+        let told = answers_though_lost(&change, |_| true).expect("it answers");
+        assert!(told.contains(&format!("remove {}", node(1).short())), "{told}");
+        assert!(answers_though_lost(&change, |id| id == node(2)).is_none());
+        assert!(is_replaced_by_nobody(&change, |id| id == node(2)).is_none());
+        assert!(is_replaced_by_nobody(&change, |_| false).is_some());
     }
 }

@@ -72,7 +72,13 @@ impl Core {
     }
 
     async fn first_membership(&self, seeds: &dyn Discovery, means: &Means) -> Result<Membership, StartError> {
-        match means.expected.map(NonZeroU32::get) {
+        let expected = means.expected.map(NonZeroU32::get);
+        if self.settings.spare && (seeds.is_empty() || expected.is_some()) {
+            let message = "a spare holds nothing, so it cannot found a cluster: name a member to join, without expect, \
+                           or start it without spare";
+            return Err(StartError::Settings(message.to_owned()));
+        }
+        match expected {
             None | Some(1) if seeds.is_empty() => self.found(means),
             None => self.join(seeds).await,
             Some(expected) if seeds.is_empty() => Err(StartError::Settings(format!(

@@ -38,6 +38,9 @@ pub struct Settings {
     pub zone: String,
     /// This node's share of the partitions, relative to the others'. 1 to 1,000,000.
     pub weight: u32,
+    /// Whether this node joins as a spare: a member, drained, that holds nothing until it is restored or takes a dead
+    /// one's place. It cannot found a cluster. Without meaning once it has joined.
+    pub spare: bool,
     /// How fast failures of other nodes are seen, and what that costs. The same on all nodes.
     pub membership: MembershipSettings,
     /// The versions of the protocol between nodes that this one speaks. Not an operator's to set: those of the build,
@@ -60,6 +63,7 @@ impl Default for Settings {
             partition_bits: 8,
             zone: "default".to_owned(),
             weight: 100,
+            spare: false,
             membership: MembershipSettings::lan(),
             versions: PROTOCOL_VERSIONS,
         }

@@ -9,6 +9,7 @@
 mod change;
 mod command;
 mod node;
+mod replacement;
 mod split;
 mod spread;
 mod table;
@@ -24,6 +25,7 @@ pub use node::{Addresses, NodeEntry, NodeState, Role};
 pub use spread::{Spread, TableId};
 pub use table::{Holders, Move, MoveId, Replica};
 
+use replacement::StandIns;
 use table::Table;
 
 /// A bucket.
@@ -107,7 +109,7 @@ impl Layout {
             roles_before: None,
             copies_before: BTreeMap::new(),
         };
-        layout.place(1, 1).expect("one node can hold everything");
+        layout.place(1, 1, &StandIns::new()).expect("one node can hold everything");
         layout
     }
 

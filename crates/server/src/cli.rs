@@ -110,6 +110,21 @@ enum Command {
         #[command(flatten)]
         waiting: Waiting,
     },
+    /// Let one node take the place of a dead one: its zone, its weight and what it held, rebuilt from the other copies.
+    ///
+    /// Nothing else moves, where the node was started with --join and --spare. The dead one's data is given up.
+    Replace {
+        /// The dead node: the beginning of its id, or one of its addresses.
+        #[arg(value_name = "DEAD")]
+        dead: String,
+        /// The node that takes its place, called likewise.
+        #[arg(long, value_name = "NODE")]
+        by: String,
+        #[command(flatten)]
+        care: Care,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
     /// Say whether one node, whichever, may be stopped now: no partition lacks a copy that it could have. 1: it should not.
     OkToStop {
         #[command(flatten)]
@@ -246,6 +261,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<bool> {
             let state = if lost { NodeState::Lost } else { NodeState::Leaving };
             client.set_state(&name, state, &care, &waiting)?;
         }
+        Command::Replace { dead, by, care, waiting } => client.replace(&dead, &by, &care, &waiting)?,
         Command::OkToStop { waiting } => return client.ok_to_stop(&waiting),
         Command::Recover { lost, place } => recover::run(&place.settings(own)?, &lost, cli.json)?,
         Command::Config { sources } => show_config(sources, own, cli.json)?,

@@ -228,7 +228,7 @@ impl Client {
                 entry.addresses.peer.clone(),
                 entry.role.zone.clone(),
                 entry.role.weight.to_string(),
-                moves::word(entry.role.state).to_owned(),
+                entry.role.state.word().to_owned(),
                 load.replicas.to_string(),
                 load.primaries.to_string(),
             ];

@@ -15,12 +15,12 @@ use slipring_node::{ClusterSecret, MembershipSettings};
 const KEY_VARIABLE: &str = "SLIPRING_CLUSTER_KEY";
 
 macro_rules! settings {
-    ($($(#[doc = $doc:literal])+ $name:ident : $type:ty = $default:expr, $env:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $(#[arg($($arg:tt)+)])? $name:ident : $type:ty = $default:expr, $env:literal;)+) => {
         /// Settings as one source gives them; what it does not say is absent.
         #[derive(Args, Clone, Debug, Default, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub(crate) struct Layer {
-            $($(#[doc = $doc])+ #[arg(long, env = $env)] #[serde(default)] pub(crate) $name: Option<$type>,)+
+            $($(#[doc = $doc])+ #[arg(long, env = $env $(, $($arg)+)?)] #[serde(default)] pub(crate) $name: Option<$type>,)+
         }
 
         /// Settings as they are in force.
@@ -68,6 +68,7 @@ settings! {
     /// The address to listen on. Other than loopback only with --insecure.
     bind: String = "127.0.0.1".to_owned(), "SLIPRING_BIND";
     /// Accept connections from other machines without encryption or passwords.
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
     insecure: bool = false, "SLIPRING_INSECURE";
     /// The port for Redis clients; 0 picks a free one.
     redis_port: u16 = 6379, "SLIPRING_REDIS_PORT";
@@ -83,6 +84,10 @@ settings! {
     /// The node's share of the partitions, relative to the others'. 1 to 1,000,000. Counts when it first joins: what
     /// changes it later is slipring layout commit --weight NODE=WEIGHT.
     weight: u32 = 100, "SLIPRING_WEIGHT";
+    /// Join as a spare: a member that holds nothing until slipring replace gives it a dead node's place, or slipring
+    /// restore a share of its own. Counts when it first joins; who would found a cluster cannot be one.
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
+    spare: bool = false, "SLIPRING_SPARE";
     /// Bits that name a partition when this node founds a cluster: 8 make 256 partitions. 1 to 14.
     partition_bits: u8 = 8, "SLIPRING_PARTITION_BITS";
     /// Threads that serve clients and peers; 0 takes as many as there are processors.
@@ -218,6 +223,7 @@ impl Settings {
             partition_bits: self.partition_bits,
             zone: self.zone.clone(),
             weight: self.weight,
+            spare: self.spare,
             membership: self.membership()?,
             ..slipring_node::Settings::default()
         })
@@ -318,6 +324,20 @@ mod tests {
         assert_eq!((settings.redis_port, settings.zone.as_str(), settings.http_port), (1000, "b", 7379));
         let sources = ["redis_port", "zone", "http_port"].map(|name| origin(&origins, name));
         assert_eq!(sources, ["file", "flag", "default"]);
+    }
+
+    #[test]
+    fn what_is_on_or_off_is_on_when_it_is_only_named() {
+        let spare = |arguments: &[&str]| resolve(arguments).expect("settings").0.spare;
+        assert!(spare(&["x", "--spare"]) && spare(&["x", "--spare", "true", "--zone", "a"]));
+        assert!(spare(&["x", "--spare", "--zone", "a"]) && !spare(&["x", "--spare", "false"]));
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "spare = true\n").expect("written");
+        let path = file.path().display().to_string();
+        assert!(spare(&["x", "--config", &path]) && !spare(&["x", "--config", &path, "--spare", "false"]));
+        let (settings, origins) = resolve(&["x", "--spare", "--insecure"]).expect("settings");
+        assert!(settings.insecure && settings.node().expect("valid").spare);
+        assert_eq!(["spare", "insecure"].map(|name| origin(&origins, name)), ["flag", "flag"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use clap::Args;
 use slipring_apps::KV;
 use slipring_discovery::{Discovery, Sources};
 use slipring_node::{Node, StartError, TransportFactory, UdpDatagrams};
-use slipring_ring::Addresses;
+use slipring_ring::{Addresses, NodeState};
 use slipring_storage::{DataDir, MetaStore};
 use slipring_transport::GrpcTransport;
 use tokio::net::{TcpListener, UdpSocket};
@@ -106,6 +106,7 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
         sources.announce(&node.addresses().peer);
     }
     say_what_does_not_count(settings, origins, &node);
+    say_if_no_spare(settings, &node);
     announce(&node, settings, watching, listens)?;
     let mut failed = node.stopped();
     let reason = tokio::select! {
@@ -172,6 +173,19 @@ fn say_what_does_not_count(settings: &Settings, origins: &[Origin], node: &Node)
         note!(
             "slipring: {name} = {set} counts only when a node first joins, and this one has {own}; \
              to change it: slipring layout commit --{name} {}={set}",
+            id.short()
+        );
+    }
+}
+
+/// Members of releases that know no spares take each node that joins for one that is to hold its share.
+fn say_if_no_spare(settings: &Settings, node: &Node) {
+    let (id, layout) = (node.id(), node.layout());
+    let is_active = layout.nodes().get(&id).is_some_and(|entry| entry.role.state == NodeState::Active);
+    if settings.spare && node.incarnation() == 1 && is_active {
+        note!(
+            "slipring: spare = true was not understood by the member that let this node in, so it takes a share; to \
+             give that away: slipring drain {}",
             id.short()
         );
     }

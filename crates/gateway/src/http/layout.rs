@@ -3,6 +3,7 @@
 
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -43,6 +44,9 @@ struct Wanted {
     zone: Option<String>,
     #[serde(default)]
     state: Option<NodeState>,
+    /// Whose place it takes, called like it: one that is dead.
+    #[serde(default)]
+    replaces: Option<String>,
 }
 
 /// How many copies one bucket is to have.
@@ -106,6 +110,7 @@ fn changes(layout: &Layout, body: &[u8]) -> Result<(Changes, Wish), Failure> {
             wanted.weight.map(NodeChange::Weight),
             wanted.zone.clone().map(NodeChange::Zone),
             wanted.state.map(NodeChange::State),
+            wanted.replaces.as_ref().map(|dead| replaced(layout, dead)).transpose()?,
         ];
         changes.nodes.extend(asked.into_iter().flatten().map(|change| Change { node, change }));
     }
@@ -114,6 +119,19 @@ fn changes(layout: &Layout, body: &[u8]) -> Result<(Changes, Wish), Failure> {
         changes.spreads.push(Spread { bucket, replicas: wanted.replicas });
     }
     Ok((changes, wish))
+}
+
+/// Whose place is taken. One that is lost has been told so already, and somebody else has its share.
+fn replaced(layout: &Layout, name: &str) -> Result<NodeChange, Failure> {
+    let dead = find(layout, name)?;
+    if layout.nodes().get(&dead).is_some_and(|entry| entry.role.state == NodeState::Lost) {
+        let message = format!(
+            "node {} is lost already and what it held is being rebuilt: slipring restore gives a spare a share of its own",
+            dead.short()
+        );
+        return Err(Failure::new(StatusCode::CONFLICT, "conflict", message));
+    }
+    Ok(NodeChange::Replaces(dead))
 }
 
 /// The member of this name.

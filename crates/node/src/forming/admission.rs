@@ -28,6 +28,9 @@ pub(crate) struct Descriptor {
     pub(crate) addresses: Addresses,
     pub(crate) zone: String,
     pub(crate) weight: u32,
+    /// Members of older releases pass over this.
+    #[serde(default)]
+    pub(crate) spare: bool,
     #[serde(default)]
     pub(crate) versions: Versions,
 }
@@ -45,13 +48,14 @@ pub(crate) struct Admission {
 
 impl Descriptor {
     pub(crate) fn entry(&self, raft_id: u64) -> NodeEntry {
+        let state = if self.spare { NodeState::Drained } else { NodeState::Active };
         NodeEntry {
             storage: self.storage,
             incarnation: self.incarnation,
             boot: self.boot,
             raft_id,
             addresses: self.addresses.clone(),
-            role: Role { zone: self.zone.clone(), weight: self.weight, state: NodeState::Active },
+            role: Role { zone: self.zone.clone(), weight: self.weight, state },
             versions: self.versions,
         }
     }

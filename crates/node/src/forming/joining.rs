@@ -35,6 +35,7 @@ impl Core {
             addresses: self.addresses.clone(),
             zone: self.settings.zone.clone(),
             weight: self.settings.weight,
+            spare: self.settings.spare,
             versions: self.settings.versions,
         }
     }

@@ -7,7 +7,7 @@ use slipring_model::{NodeId, PartitionId, limits};
 
 use crate::placement::Infeasible;
 
-use super::{Command, Holders, Layout, NodeLoad, NodeState, Refused, Role, Spread, TableId};
+use super::{Command, Holders, Layout, NodeLoad, NodeState, Refused, Role, Spread, StandIns, TableId};
 
 /// Something that is to be different about one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub enum NodeChange {
     Zone(String),
     /// Whether it holds anything.
     State(NodeState),
+    /// It takes the place of this node, which is lost: its zone, its weight and what it holds. Read since version 4.
+    Replaces(NodeId),
 }
 
 /// One change of one node.
@@ -61,13 +63,13 @@ impl Changes {
     /// Whether each is in its range, and no two of a node contradict each other.
     fn check(&self) -> Result<(), Refused> {
         let mut asked = BTreeSet::new();
-        for Change { node, change } in &self.nodes {
-            change.check().map_err(|why| Refused::Impossible(format!("node {}: {why}", node.short())))?;
-            if !asked.insert((*node, change.kind())) {
+        for change in &self.nodes {
+            change.check()?;
+            let twice = change.asks().into_iter().find(|asks| !asked.insert(*asks));
+            if let Some((node, kind)) = twice {
                 return Err(Refused::Impossible(format!(
-                    "node {} is given more than one {}; choose one",
-                    node.short(),
-                    change.kind()
+                    "node {} is given more than one {kind}; choose one",
+                    node.short()
                 )));
             }
         }
@@ -75,15 +77,38 @@ impl Changes {
     }
 }
 
-impl NodeChange {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Weight(_) => "weight",
-            Self::Zone(_) => "zone",
-            Self::State(_) => "state (drain, restore, remove, lost)",
-        }
+impl Change {
+    /// Whether one node takes the place of another.
+    pub(super) fn is_replacement(&self) -> bool {
+        matches!(self.change, NodeChange::Replaces(_))
     }
 
+    fn check(&self) -> Result<(), Refused> {
+        let node = self.node.short();
+        if self.change == NodeChange::Replaces(self.node) {
+            return Err(Refused::Impossible(format!(
+                "node {node} cannot replace itself: name the node that takes its place"
+            )));
+        }
+        self.change.check().map_err(|why| Refused::Impossible(format!("node {node}: {why}")))
+    }
+
+    /// What it decides on, and of whom.
+    fn asks(&self) -> Vec<(NodeId, &'static str)> {
+        const STATE: &str = "state (drain, restore, remove, lost, replace)";
+        match self.change {
+            NodeChange::Weight(_) => vec![(self.node, "weight")],
+            NodeChange::Zone(_) => vec![(self.node, "zone")],
+            NodeChange::State(_) => vec![(self.node, STATE)],
+            NodeChange::Replaces(dead) => [self.node, dead]
+                .into_iter()
+                .flat_map(|node| [STATE, "weight", "zone"].map(|kind| (node, kind)))
+                .collect(),
+        }
+    }
+}
+
+impl NodeChange {
     fn check(&self) -> Result<(), String> {
         match self {
             Self::Weight(weight) if !(1..=limits::WEIGHT_MAX).contains(weight) => Err(format!(
@@ -93,7 +118,7 @@ impl NodeChange {
             Self::Zone(zone) if zone.is_empty() || zone.len() > limits::ZONE_BYTES_MAX => {
                 Err(format!("the zone must have 1 to {} bytes", limits::ZONE_BYTES_MAX))
             }
-            Self::Weight(_) | Self::Zone(_) | Self::State(_) => Ok(()),
+            Self::Weight(_) | Self::Zone(_) | Self::State(_) | Self::Replaces(_) => Ok(()),
         }
     }
 }
@@ -254,35 +279,51 @@ impl Layout {
     pub(super) fn change(&mut self, index: u64, changes: &Changes) -> Result<bool, Refused> {
         changes.check()?;
         let (before, copies_before) = (self.roles(), self.copies_by_table());
-        for Change { node, change } in &changes.nodes {
-            let entry = self.nodes.get_mut(node).ok_or(Refused::UnknownNode { node: *node })?;
-            match change {
-                NodeChange::Weight(weight) => entry.role.weight = *weight,
-                NodeChange::Zone(zone) => entry.role.zone.clone_from(zone),
-                // What is lost stays lost: its copies may have been counted out already.
-                NodeChange::State(state) if entry.role.state == NodeState::Lost => {
-                    if *state != NodeState::Lost {
-                        return Err(Refused::Impossible(format!(
-                            "node {} is lost; let it join as a new node",
-                            node.short()
-                        )));
-                    }
-                }
-                NodeChange::State(state) => entry.role.state = *state,
-            }
+        let mut stand_ins = StandIns::new();
+        for change in &changes.nodes {
+            self.change_node(change, &mut stand_ins)?;
         }
         self.respread(&changes.spreads)?;
         if self.roles() == before && self.copies_by_table() == copies_before {
             return Ok(false);
         }
-        self.replace_all(index, before)?;
+        self.replace_all(index, before, &stand_ins)?;
         Ok(true)
     }
 
+    fn change_node(
+        &mut self,
+        Change { node, change }: &Change,
+        stand_ins: &mut StandIns,
+    ) -> Result<(), Refused> {
+        let entry = self.nodes.get_mut(node).ok_or(Refused::UnknownNode { node: *node })?;
+        match change {
+            NodeChange::Weight(weight) => entry.role.weight = *weight,
+            NodeChange::Zone(zone) => entry.role.zone.clone_from(zone),
+            // What is lost stays lost: its copies may have been counted out already.
+            NodeChange::State(state) if entry.role.state == NodeState::Lost => {
+                if *state != NodeState::Lost {
+                    return Err(Refused::Impossible(format!(
+                        "node {} is lost; let it join as a new node",
+                        node.short()
+                    )));
+                }
+            }
+            NodeChange::State(state) => entry.role.state = *state,
+            NodeChange::Replaces(dead) => self.replace_node(*dead, *node, stand_ins)?,
+        }
+        Ok(())
+    }
+
     /// Places everything anew after roles changed from `before`.
-    pub(super) fn replace_all(&mut self, index: u64, before: BTreeMap<NodeId, Role>) -> Result<(), Refused> {
+    pub(super) fn replace_all(
+        &mut self,
+        index: u64,
+        before: BTreeMap<NodeId, Role>,
+        stand_ins: &StandIns,
+    ) -> Result<(), Refused> {
         let since = self.epoch + 1;
-        self.place(index, since).map_err(|error| {
+        self.place(index, since, stand_ins).map_err(|error| {
             Refused::Impossible(match error {
                 Infeasible::NoNodes => {
                     "no node would be left to hold data; start another one that joins, or restore one, first"
@@ -323,7 +364,7 @@ impl Layout {
         }
         self.spread_back();
         self.turn_back(self.epoch + 1);
-        self.replace_all(index, now)?;
+        self.replace_all(index, now, &StandIns::new())?;
         // Told twice it is the same.
         self.roles_before = None;
         Ok(())

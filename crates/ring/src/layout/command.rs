@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use slipring_model::{BucketId, BucketName, BucketPolicy, NodeId, StorageId, Versions, limits};
 use thiserror::Error;
 
-use super::{Addresses, BucketEntry, Change, Changes, Layout, MoveId, NodeEntry, TableId};
+use super::{Addresses, BucketEntry, Change, Changes, Layout, MoveId, NodeEntry, StandIns, TableId};
 
 /// One change to the layout. Giving the same one twice is harmless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,10 +175,12 @@ impl Command {
             | Self::UpdateNode { .. }
             | Self::CreateBucket { .. }
             | Self::DeleteBucket { .. }
-            | Self::Change { .. }
             | Self::Arrived { .. }
             | Self::Revert => Versions::UNTOLD.newest,
-            Self::Split { .. } | Self::Reshape { .. } => 4,
+            Self::Change { changes, .. } if !changes.iter().any(Change::is_replacement) => {
+                Versions::UNTOLD.newest
+            }
+            Self::Change { .. } | Self::Split { .. } | Self::Reshape { .. } => 4,
         }
     }
 }
@@ -270,7 +272,7 @@ impl Layout {
         }
         let before = self.nodes.iter().map(|(node, entry)| (*node, entry.role.clone())).collect();
         self.nodes.insert(node, NodeEntry { raft_id: index, ..entry.clone() });
-        self.replace_all(index, before)?;
+        self.replace_all(index, before, &StandIns::new())?;
         Ok(Applied::Node { raft_id: index })
     }
 
@@ -369,7 +371,7 @@ impl Layout {
     fn refit(&mut self, index: u64) -> Result<(), Refused> {
         let used: BTreeSet<TableId> = self.copies_by_table().into_keys().collect();
         self.tables.retain(|id, _| used.contains(id));
-        let placed = self.place(index, self.epoch + 1);
+        let placed = self.place(index, self.epoch + 1, &StandIns::new());
         placed.map_err(|error| Refused::Impossible(error.to_string()))?;
         self.settle();
         Ok(())

@@ -30,6 +30,17 @@ pub enum NodeState {
 }
 
 impl NodeState {
+    /// As it is called everywhere.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Drained => "drained",
+            Self::Leaving => "leaving",
+            Self::Lost => "lost",
+        }
+    }
+
     /// Whether it will still be a member when nothing moves any more.
     #[must_use]
     pub fn stays(self) -> bool {

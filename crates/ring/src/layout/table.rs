@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use slipring_model::{Mutant, NodeId, limits};
 
-use super::{Layout, TableId};
+use super::{Layout, StandIns, TableId};
 use crate::placement::{Infeasible, Placement, Request, solve};
 
 /// One node's copy of one partition.
@@ -118,13 +118,17 @@ pub(super) fn moves(id: TableId, table: &Table) -> impl Iterator<Item = (MoveId,
 
 impl Layout {
     /// Places every table anew, as epoch `since`. Partitions that move already are aimed anew where they should
-    /// be elsewhere.
-    pub(super) fn place(&mut self, index: u64, since: u64) -> Result<(), Infeasible> {
+    /// be elsewhere. What lies on a node that is replaced counts as its stand-in's, which so gets the very same.
+    pub(super) fn place(&mut self, index: u64, since: u64, stand_ins: &StandIns) -> Result<(), Infeasible> {
         let roles = || self.nodes.iter().map(|(node, entry)| (*node, &entry.role));
         let mut tables = BTreeMap::new();
         for (id, copies) in self.copies_by_table() {
             let mut table = self.tables.get(&id).cloned().unwrap_or_default();
-            let before: Placement = table.iter().map(|holders| holders.worth_keeping(copies)).collect();
+            let stand_in = |node: NodeId| stand_ins.get(&node).copied().unwrap_or(node);
+            let worth_keeping = |holders: &Holders| -> Vec<NodeId> {
+                holders.worth_keeping(copies).into_iter().map(stand_in).collect()
+            };
+            let before: Placement = table.iter().map(worth_keeping).collect();
             let request = Request {
                 partitions: self.partition_count(),
                 replicas: copies,

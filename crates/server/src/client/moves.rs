@@ -40,12 +40,16 @@ pub(crate) struct Changes {
     /// A dead node whose data is given up; may be repeated.
     #[arg(long, value_name = "NODE")]
     lost: Vec<String>,
+    /// A dead node whose data is given up, and the node that takes its place: its zone, its weight and what it held;
+    /// may be repeated.
+    #[arg(long, value_name = "DEAD=NODE")]
+    replace: Vec<String>,
     /// How many copies a bucket is to have; may be repeated.
     #[arg(long, value_name = "BUCKET=COPIES")]
     replicas: Vec<String>,
     /// Halve every partition where it lies, so that there are twice as many: nothing moves, and clients notice
     /// nothing. 32 to 64 partitions per node are plenty; split before there are fewer than 8. Cannot be taken back.
-    #[arg(long, conflicts_with_all = ["weight", "zone", "drain", "restore", "remove", "lost", "replicas"])]
+    #[arg(long, conflicts_with_all = ["weight", "zone", "drain", "restore", "remove", "lost", "replace", "replicas"])]
     split: bool,
 }
 
@@ -89,6 +93,10 @@ impl Changes {
         for (nodes, state) in states {
             changes.extend(nodes.iter().map(|node| json!({ "node": node, "state": state })));
         }
+        for text in &self.replace {
+            let (dead, by) = pair(text, "DEAD=NODE")?;
+            changes.push(replacement(dead, by));
+        }
         let mut buckets = Vec::new();
         for text in &self.replicas {
             let (bucket, copies) = pair(text, "BUCKET=COPIES")?;
@@ -98,7 +106,8 @@ impl Changes {
         }
         if changes.is_empty() && buckets.is_empty() {
             bail!(
-                "nothing is to change: give --weight, --zone, --drain, --restore, --remove, --lost, --replicas or --split"
+                "nothing is to change: give --weight, --zone, --drain, --restore, --remove, --lost, --replace, --replicas or \
+                 --split"
             );
         }
         let mut body = Map::from_iter([("changes".to_owned(), Value::Array(changes))]);
@@ -114,19 +123,16 @@ fn pair<'t>(text: &'t str, shape: &str) -> anyhow::Result<(&'t str, &'t str)> {
     text.rsplit_once('=').with_context(|| format!("\"{text}\" is not {shape}"))
 }
 
-/// A state as people are told.
-pub(super) fn word(state: NodeState) -> &'static str {
-    match state {
-        NodeState::Active => "active",
-        NodeState::Drained => "drained",
-        NodeState::Leaving => "leaving",
-        NodeState::Lost => "lost",
-    }
+/// One node takes the place of a dead one.
+fn replacement(dead: &str, by: &str) -> Value {
+    json!({ "node": by, "replaces": dead })
 }
 
 /// Whether a node is to be given up.
 fn gives_up(body: &Value) -> bool {
-    let is_lost = |change: &Value| change.get("state") == Some(&json!(NodeState::Lost));
+    let is_lost = |change: &Value| {
+        change.get("state") == Some(&json!(NodeState::Lost)) || change.get("replaces").is_some()
+    };
     body.get("changes").and_then(Value::as_array).is_some_and(|changes| changes.iter().any(is_lost))
 }
 
@@ -214,6 +220,12 @@ impl Client {
         waiting: &Waiting,
     ) -> anyhow::Result<()> {
         let body = json!({ "changes": [{ "node": node, "state": state }] });
+        self.change(("POST", "/v1/layout/changes"), body, care, waiting)
+    }
+
+    /// Gives a dead node up and its place to another one.
+    pub(crate) fn replace(&self, dead: &str, by: &str, care: &Care, waiting: &Waiting) -> anyhow::Result<()> {
+        let body = json!({ "changes": [replacement(dead, by)] });
         self.change(("POST", "/v1/layout/changes"), body, care, waiting)
     }
 
@@ -337,7 +349,7 @@ mod tests {
     fn who_gives_a_node_up_is_known_by_what_is_sent() {
         let sent =
             |state| json!({ "changes": [{ "node": "a", "weight": 5 }, { "node": "b", "state": state }] });
-        assert!(gives_up(&sent(NodeState::Lost)));
+        assert!(gives_up(&sent(NodeState::Lost)) && gives_up(&json!({ "changes": [replacement("a", "b")] })));
         assert!(!gives_up(&sent(NodeState::Leaving)) && !gives_up(&json!({ "replicas": 3 })));
     }
 }

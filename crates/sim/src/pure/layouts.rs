@@ -219,7 +219,7 @@ fn draw(rng: &mut Rng, layout: &Layout) -> Command {
     let storage = if rng.u8(..8) == 0 { named + 1 } else { named };
     let name = format!("bucket-{named}").parse().expect("the name is valid");
     let changed = |change| Command::Change { changes: vec![Change { node, change }], expected_epoch: None };
-    match rng.u8(..21) {
+    match rng.u8(..22) {
         0..=2 => {
             let versions = if rng.u8(..16) == 0 { Versions::UNTOLD } else { NEWEST };
             Command::AddNode { node, entry: NodeEntry { versions, ..entry(storage, 1) } }
@@ -246,6 +246,7 @@ fn draw(rng: &mut Rng, layout: &Layout) -> Command {
             let bits = (layout.bits() + rng.u8(..4)).saturating_sub(1);
             Command::Split { bits, expected_epoch: rng.bool().then(|| layout.epoch()) }
         }
+        18 => changed(NodeChange::Replaces(NodeId([rng.u8(1..=NAMES); 32]))),
         _ => {
             let mut moves: Vec<_> = layout.moves().map(|(id, _)| id).collect();
             moves.retain(|_| rng.u8(..3) > 0);

@@ -98,7 +98,7 @@ fn build(program: &Path) -> Result<()> {
     std::fs::create_dir_all(program.parent().context("it lies in a folder")?)?;
     std::fs::write(folder.join("go.mod"), module())?;
     println!(
-        "building kube-apiserver 1.{MINOR}.{PATCH} with Go, once: it fetches about 200 MB and takes about a \
+        "building kube-apiserver 1.{MINOR}.{PATCH} with Go, once: it fetches about 80 MB and takes about a \
          quarter of an hour on two processors; set {VARIABLE} to use another"
     );
     let began = Instant::now();

@@ -6,7 +6,8 @@ use slipring_discovery::Discovery;
 use tokio::time::Instant;
 
 use super::*;
-use crate::kube::{Asked, Refusal};
+use crate::kube::Refusal;
+use crate::kube::request::Asked;
 use crate::log::Log;
 
 fn always(asked: Asked, status: u16) -> Refusal {
@@ -97,6 +98,5 @@ async fn a_server_that_asks_for_a_rest_has_it() {
         assert!(rests[0] >= Duration::from_secs(2), "{rests:?}");
         expect(&watcher, &["10.0.0.1:7946"]).await;
         log.expect_failure(&["(429)", "Too many requests"]).await;
-        assert_eq!(log.failures().len(), 1);
     }
 }

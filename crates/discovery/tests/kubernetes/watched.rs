@@ -3,7 +3,8 @@
 use slipring_discovery::Discovery;
 
 use super::*;
-use crate::kube::{Asked, Refusal};
+use crate::kube::Refusal;
+use crate::kube::request::Asked;
 use crate::log::Log;
 
 #[tokio::test]

@@ -13,13 +13,18 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+pub(crate) mod objections;
+pub(crate) mod request;
 mod selector;
+
+use objections::{objection, too_old};
+use request::{Asked, Request, read};
 
 const PAGE: usize = 2;
 
@@ -29,15 +34,6 @@ struct Happening {
     kind: &'static str,
     before: Option<Value>,
     object: Value,
-}
-
-/// What is asked of the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
-    List,
-    /// A further page of a list.
-    Page,
-    Watch,
 }
 
 /// The answer to the next so many requests of a kind.
@@ -71,19 +67,6 @@ pub(crate) struct Kube {
     state: Arc<Mutex<State>>,
     changed: watch::Sender<bool>,
     task: JoinHandle<()>,
-}
-
-impl Request {
-    /// What is asked about EndpointSlices; nothing when something is to be changed.
-    fn asked(&self) -> Option<Asked> {
-        let has = |name: &str| self.query.contains_key(name);
-        match (self.method.as_str(), has("watch"), has("continue")) {
-            ("GET", true, _) => Some(Asked::Watch),
-            ("GET", false, true) => Some(Asked::Page),
-            ("GET", false, false) => Some(Asked::List),
-            _ => None,
-        }
-    }
 }
 
 impl Kube {
@@ -168,50 +151,6 @@ impl Drop for Kube {
     }
 }
 
-struct Request {
-    method: String,
-    path: String,
-    query: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-async fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
-    let mut line = String::new();
-    stream.read_line(&mut line).await.ok()?;
-    let mut words = line.split_whitespace();
-    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut length = 0;
-    loop {
-        let mut header = String::new();
-        stream.read_line(&mut header).await.ok()?;
-        if header.trim().is_empty() {
-            break;
-        }
-        if let Some(value) = header.to_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().ok()?;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await.ok()?;
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let query = pairs.map(|(name, value)| (name.to_owned(), unescaped(value))).collect();
-    Some(Request { method, path: path.to_owned(), query, body })
-}
-
-/// What a form has escaped.
-fn unescaped(text: &str) -> String {
-    let text = text.replace('+', " ");
-    let mut parts = text.split('%');
-    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
-    for part in parts {
-        let (code, rest) = part.split_at(2);
-        bytes.push(u8::from_str_radix(code, 16).expect("two digits"));
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    String::from_utf8(bytes).expect("UTF-8")
-}
-
 async fn talk(stream: TcpStream, state: Arc<Mutex<State>>, changed: watch::Sender<bool>) {
     let mut stream = BufReader::new(stream);
     while let Some(request) = read(&mut stream).await {
@@ -269,40 +208,6 @@ fn refusal(state: &mut State, asked: Asked) -> Option<String> {
     }
     let headers = format!("content-type: application/json\r\n{rest}");
     Some(response(refusal.status, &headers, &objection(refusal.status, asked, "ring").to_string()))
-}
-
-/// What is said to a user who is refused.
-pub(crate) fn objection(status: u16, asked: Asked, user: &str) -> Value {
-    let verb = if asked == Asked::Watch { "watch" } else { "list" };
-    let (reason, message) = match status {
-        401 => ("Unauthorized", "Unauthorized".to_owned()),
-        403 => (
-            "Forbidden",
-            format!(
-                "endpointslices.discovery.k8s.io is forbidden: User \"{user}\" cannot {verb} resource \"endpointslices\" \
-                 in API group \"discovery.k8s.io\" in the namespace \"blue\""
-            ),
-        ),
-        410 => ("Expired", "The provided continue parameter is too old".to_owned()),
-        _ => ("InternalError", "Internal error occurred: etcdserver: no leader".to_owned()),
-    };
-    let mut objection = failure(status, reason, &message);
-    if status == 403 {
-        objection["details"] = json!({ "group": "discovery.k8s.io", "kind": "endpointslices" });
-    }
-    objection
-}
-
-/// What is said instead of the events since a version that is compacted.
-pub(crate) fn too_old(asked: u64, oldest: u64) -> Value {
-    failure(410, "Expired", &format!("too old resource version: {asked} ({oldest})"))
-}
-
-fn failure(code: u16, reason: &str, message: &str) -> Value {
-    json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": message, "reason": reason, "code": code,
-    })
 }
 
 fn change(state: &mut State, kind: &'static str, name: String, object: Option<Value>) -> Value {

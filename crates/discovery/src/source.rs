@@ -36,6 +36,7 @@ impl Failure {
     }
 
     /// The same failure, of a source that asks for a rest.
+    #[cfg(any(feature = "kubernetes", test))]
     pub(crate) fn asking(self, retry_after: Option<Duration>) -> Self {
         Self { retry_after, ..self }
     }

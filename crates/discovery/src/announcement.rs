@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::source::{Source, Withdrawn};
@@ -57,11 +58,12 @@ async fn run(name: &str, source: &dyn Source, address: &str, withdrawn: &Withdra
                 tracing::info!(source = name, address, "announced");
             }
         };
+        let began = Instant::now();
         let Err(failure) = source.announce(address, withdrawn.clone(), &kept).await else { return };
         if was_kept.swap(false, Ordering::Relaxed) {
-            backoff.reset();
+            backoff.went_well(began.elapsed());
         }
-        let rest = backoff.next();
+        let rest = backoff.next(failure.retry_after);
         tracing::warn!(source = name, address, %failure, ?rest, "not announced at present; trying again later");
         let mut waiting = withdrawn.clone();
         tokio::select! {

@@ -88,13 +88,14 @@ async fn follow(shared: &Shared) {
     loop {
         let mut heard = shared.found.watch();
         heard.mark_unchanged();
+        let began = Instant::now();
         let failure = shared.source.follow(&shared.found).await;
         // A sender that is gone is impossible here: it is in `shared`.
         if heard.has_changed().unwrap_or(false) {
-            backoff.reset();
+            backoff.went_well(began.elapsed());
         }
         shared.found.fail();
-        let rest = backoff.next();
+        let rest = backoff.next(failure.retry_after);
         tracing::warn!(source = shared.name, %failure, ?rest, "a source of addresses fails; asking it again later");
         tokio::time::sleep(rest).await;
     }

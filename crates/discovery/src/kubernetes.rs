@@ -1,8 +1,10 @@
 //! Kubernetes: the endpoints of the EndpointSlices that a label selector names, listed and then watched.
 //!
 //! Endpoints that are not ready count as well: a node is ready only once it has found the others. Those that
-//! are being terminated do not. The service account needs `list` and `watch` on `endpointslices`.
+//! are being terminated do not. The service account needs `list` and `watch` on `endpointslices`; without
+//! `watch`, the list is read anew after each rest.
 
+mod refusal;
 mod slice;
 
 use std::collections::BTreeMap;
@@ -12,11 +14,15 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use http::Response;
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Config, ResourceExt};
+use tower::util::MapResponseLayer;
 
+use self::refusal::{Requested, refused};
 use self::slice::PortChoice;
 use crate::location::{InvalidLocation, Location};
 use crate::source::{Failure, Found, Source};
@@ -80,13 +86,16 @@ impl Kubernetes {
         };
         config.connect_timeout = Some(CONNECTING);
         config.read_timeout = Some(SILENCE);
+        // What it would repeat by itself, nobody would hear of.
+        config.default_retry = false;
         Ok(config)
     }
 
     async fn list_and_watch(&self, found: &Found) -> Result<Infallible, Failure> {
         let config = self.config().await?;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).map_err(|error| Failure::new("no client", &error))?;
+        let requested = Requested::default();
+        let client = client(config, &requested).map_err(|error| Failure::new("no client", &error))?;
         let kind = GroupVersionKind::gvk("discovery.k8s.io", "v1", "EndpointSlice");
         let resource = ApiResource::from_gvk_with_plural(&kind, "endpointslices");
         let slices: Api<DynamicObject> = Api::namespaced_with(client, &namespace, &resource);
@@ -94,7 +103,7 @@ impl Kubernetes {
         let mut events = std::pin::pin!(watcher::watcher(slices, watch));
         let mut held = Slices::default();
         while let Some(event) = events.next().await {
-            let event = event.map_err(|error| Failure::new("EndpointSlices", &error))?;
+            let event = event.map_err(|error| refused(&error, &namespace).asking(requested.taken()))?;
             if held.apply(event, &self.port) {
                 found.publish(held.known.values().flatten().cloned());
             }
@@ -121,6 +130,16 @@ impl Slices {
         }
         false
     }
+}
+
+/// A client that notes what rest the server asks for.
+fn client(config: Config, requested: &Requested) -> Result<Client, kube::Error> {
+    let requested = requested.clone();
+    let note = MapResponseLayer::new(move |response: Response<_>| {
+        requested.note(response.headers());
+        response
+    });
+    Ok(ClientBuilder::try_from(config)?.with_layer(&note).build())
 }
 
 /// Keeps what a slice says; one that cannot be read says nothing.

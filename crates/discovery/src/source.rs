@@ -11,8 +11,12 @@ use crate::address::believable;
 
 /// Why a source cannot be used at present; it will be tried again.
 #[derive(Debug, Error)]
-#[error("{0}")]
-pub(crate) struct Failure(String);
+#[error("{text}")]
+pub(crate) struct Failure {
+    text: String,
+    /// How long the source asks to be left alone.
+    pub(crate) retry_after: Option<Duration>,
+}
 
 impl Failure {
     /// A failure that is told with its causes.
@@ -23,12 +27,18 @@ impl Failure {
             text = format!("{text}: {error}");
             cause = error.source();
         }
-        Self(text)
+        Self::say(text)
     }
 
     /// A failure in words.
     pub(crate) fn say(what: impl Display) -> Self {
-        Self(what.to_string())
+        Self { text: what.to_string(), retry_after: None }
+    }
+
+    /// The same failure, of a source that asks for a rest.
+    #[cfg(any(feature = "kubernetes", test))]
+    pub(crate) fn asking(self, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, ..self }
     }
 }
 

@@ -5,6 +5,7 @@ mod cluster;
 mod e2e;
 mod edges;
 mod fuzz;
+mod kube;
 mod mutants;
 mod processes;
 mod proto;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use kube::ApiServer;
 use shell::{cargo, run_with, tests};
 use steps::{Steps, Tally};
 
@@ -29,6 +31,8 @@ const FUZZ_SECONDS: u64 = 60;
 const SIM_CLI: &str = "slipring-sim/cli";
 /// The features of `slipring` that are sources of addresses; each has a test of that name.
 const SOURCES: [&str; 4] = ["etcd", "kubernetes", "libp2p", "zookeeper"];
+/// The feature whose tests want a real kube-apiserver.
+const KUBE_APISERVER_TEST: &str = "slipring-discovery/kube-apiserver-test";
 /// Where the fuzz inputs of `test` begin: a judge that draws lots cannot be appealed to.
 const FUZZ_SEED: u32 = 1;
 
@@ -171,17 +175,27 @@ fn fix() -> Result<()> {
 /// The sources of addresses that the default build leaves out, and real nodes that find each other by them.
 fn sources() -> Result<Tally> {
     tools::servers()?;
+    let apiserver = kube::apiserver()?;
     // Both packages at once: what they depend on is compiled once.
     let packages = ["test", "--package", "slipring-discovery", "--package", "slipring"];
     let features: Vec<String> = SOURCES.iter().map(|source| format!("slipring/{source}")).collect();
-    let features = features.join(",");
-    let lints =
-        [&["clippy"], &packages[1..], &["--all-targets", "--features", &features, "--", "-D", "warnings"]];
+    let mut features = features.join(",");
+    let all = format!("{features},{KUBE_APISERVER_TEST}");
+    let lints = [&["clippy"], &packages[1..], &["--all-targets", "--features", &all, "--", "-D", "warnings"]];
     cargo(&lints.concat())?;
+    let mut variables = Vec::new();
+    if let ApiServer::At(path) = &apiserver {
+        features = all;
+        variables.push((kube::VARIABLE, path.as_str()));
+    }
     let mut line = [&packages[..], &["--features", &features, "--no-fail-fast", "--lib"]].concat();
     line.extend(SOURCES.iter().flat_map(|source| ["--test", source]));
     line.extend(["--test", "sources"]);
-    tests("cargo", &line, &[])
+    let tally = tests("cargo", &line, &variables)?;
+    if let ApiServer::Missing { why } = apiserver {
+        println!("NOT run: the tests against a real kube-apiserver, for none can be had: {why}");
+    }
+    Ok(tally)
 }
 
 /// Builds the binary that users run.

@@ -26,7 +26,18 @@ pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
 
 /// Runs a program with some variables set.
 pub(crate) fn run_with(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
+    run_in(&root(), program, arguments, variables)
+}
+
+/// The same from another folder.
+pub(crate) fn run_in(
+    folder: &Path,
+    program: &str,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+) -> Result<()> {
     let (line, mut command) = prepare(program, arguments, variables);
+    command.current_dir(folder);
     let status = command.status().with_context(|| format!("{program} cannot be run; is it installed?"))?;
     if !status.success() {
         bail!("`{line}` failed: {status}");

@@ -26,7 +26,11 @@ const SERVERS: &[(&[&str], &str)] = &[
     (&["etcd", "--version"], "etcd-server"),
     (&["java", "-version"], "default-jre-headless"),
     (&["test", "-e", "/usr/share/java/zookeeper.jar"], "zookeeper"),
+    (&["openssl", "version"], "openssl"),
 ];
+
+/// What builds programs that Debian does not have.
+const GO: &[(&[&str], &str)] = &[(&["go", "version"], "golang-go")];
 
 /// Packages that bring a service which the system may start, and its name.
 const SERVICES: &[(&str, &str)] = &[("redis-server", "redis-server"), ("etcd-server", "etcd")];
@@ -74,6 +78,11 @@ pub(crate) fn servers() -> Result<()> {
     packages(SERVERS)
 }
 
+/// Installs Go when it is missing.
+pub(crate) fn go() -> Result<()> {
+    packages(GO)
+}
+
 fn components() -> Result<()> {
     for (command, component) in COMPONENTS {
         if !succeeds(&["cargo", command, "--version"]) {
@@ -108,7 +117,8 @@ fn packages(tools: &[(&[&str], &'static str)]) -> Result<()> {
     }
 }
 
-fn succeeds(line: &[&str]) -> bool {
+/// Whether a program is there and ends well; what it prints is not shown.
+pub(crate) fn succeeds(line: &[&str]) -> bool {
     let Some((program, arguments)) = line.split_first() else { return false };
     let status = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())

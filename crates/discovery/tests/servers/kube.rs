@@ -2,19 +2,29 @@
 //!
 //! Lists come in pages of two. A watch replays what happened since its version, then follows; it is chunked
 //! without regard to where a line ends. Versions that were compacted are refused with 410 within the stream.
+//! On demand it refuses requests, as a server that is busy, broken or strict does, and ends watches with an error.
 
 #![expect(clippy::indexing_slicing, reason = "a test that panics says what is wrong")]
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+pub(crate) mod objections;
+pub(crate) mod request;
+mod selector;
+
+use objections::{objection, too_old};
+use request::{Asked, Request, read};
 
 const PAGE: usize = 2;
 
@@ -22,7 +32,17 @@ const PAGE: usize = 2;
 struct Happening {
     version: u64,
     kind: &'static str,
+    before: Option<Value>,
     object: Value,
+}
+
+/// The answer to the next so many requests of a kind.
+pub(crate) struct Refusal {
+    pub(crate) asked: Asked,
+    pub(crate) status: u16,
+    /// In seconds.
+    pub(crate) retry_after: Option<u32>,
+    pub(crate) times: usize,
 }
 
 #[derive(Default)]
@@ -33,6 +53,12 @@ struct State {
     log: Vec<Happening>,
     expired: usize,
     lists: usize,
+    refusal: Option<Refusal>,
+    asked: Vec<(Asked, Instant)>,
+    /// What watches say when they are closed, if not nothing.
+    parting: Option<u16>,
+    /// The version of the last bookmark.
+    bookmarked: u64,
 }
 
 /// A server on loopback.
@@ -52,9 +78,11 @@ impl Kube {
         let changed = watch::Sender::new(true);
         let (shared, sender) = (Arc::clone(&state), changed.clone());
         let task = tokio::spawn(async move {
+            // They end with this task: of a server that is gone, no connection is left.
+            let mut connections = JoinSet::new();
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
-                tokio::spawn(talk(stream, Arc::clone(&shared), sender.clone()));
+                connections.spawn(talk(stream, Arc::clone(&shared), sender.clone()));
             }
         });
         Self { port, state, changed, task }
@@ -65,8 +93,25 @@ impl Kube {
         self.changed.send_replace(false);
     }
 
+    /// The same, but each says that something is wrong before it ends.
+    pub(crate) fn break_watches(&self, status: u16) {
+        self.state.lock().parting = Some(status);
+        self.close_watches();
+    }
+
     pub(crate) fn open_watches(&self) {
+        self.state.lock().parting = None;
         self.changed.send_replace(true);
+    }
+
+    /// Waits until a watch has been told of the last version.
+    pub(crate) async fn until_bookmarked(&self) {
+        let until = Instant::now() + Duration::from_secs(40);
+        let is_behind = |state: &State| state.bookmarked != state.version;
+        while is_behind(&self.state.lock()) {
+            assert!(Instant::now() < until, "no watch is open");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Forgets the history.
@@ -74,6 +119,22 @@ impl Kube {
         let mut state = self.state.lock();
         state.compacted = state.version;
         state.log.clear();
+    }
+
+    /// Refuses requests from now on.
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        self.state.lock().refusal = Some(refusal);
+    }
+
+    /// Refuses nothing any more.
+    pub(crate) fn relent(&self) {
+        self.state.lock().refusal = None;
+    }
+
+    /// When something was asked.
+    pub(crate) fn asked(&self, what: Asked) -> Vec<Instant> {
+        let state = self.state.lock();
+        state.asked.iter().filter(|(asked, _)| *asked == what).map(|(_, at)| *at).collect()
     }
 
     /// How many watches were refused with 410, and how many lists were begun.
@@ -90,45 +151,19 @@ impl Drop for Kube {
     }
 }
 
-struct Request {
-    method: String,
-    path: String,
-    query: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-async fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
-    let mut line = String::new();
-    stream.read_line(&mut line).await.ok()?;
-    let mut words = line.split_whitespace();
-    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut length = 0;
-    loop {
-        let mut header = String::new();
-        stream.read_line(&mut header).await.ok()?;
-        if header.trim().is_empty() {
-            break;
-        }
-        if let Some(value) = header.to_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().ok()?;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await.ok()?;
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let unescaped = |text: &str| text.replace("%3D", "=").replace("%2F", "/");
-    let query = pairs.map(|(name, value)| (name.to_owned(), unescaped(value))).collect();
-    Some(Request { method, path: path.to_owned(), query, body })
-}
-
 async fn talk(stream: TcpStream, state: Arc<Mutex<State>>, changed: watch::Sender<bool>) {
     let mut stream = BufReader::new(stream);
     while let Some(request) = read(&mut stream).await {
         let name = request.path.split("/endpointslices/").nth(1).map(str::to_owned);
-        let is_watch = request.query.contains_key("watch");
+        let asked = request.asked();
+        if let Some(answer) = asked.and_then(|asked| refusal(&mut state.lock(), asked)) {
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+            continue;
+        }
         let (status, answer) = match request.method.as_str() {
-            "GET" if is_watch => {
+            "GET" if asked == Some(Asked::Watch) => {
                 if follow(&mut stream, &request, &state, &changed).await.is_err() {
                     return;
                 }
@@ -146,14 +181,33 @@ async fn talk(stream: TcpStream, state: Arc<Mutex<State>>, changed: watch::Sende
         };
         changed.send_modify(|_| ());
         let answer = answer.to_string();
-        let head = format!(
-            "HTTP/1.1 {status} OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-            answer.len()
-        );
-        if stream.write_all(format!("{head}{answer}").as_bytes()).await.is_err() {
+        if stream
+            .write_all(response(status, "content-type: application/json\r\n", &answer).as_bytes())
+            .await
+            .is_err()
+        {
             return;
         }
     }
+}
+
+fn response(status: u16, headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status} Said\r\n{headers}content-length: {}\r\n\r\n{body}", body.len())
+}
+
+/// Notes what is asked; the answer to it if it is refused.
+fn refusal(state: &mut State, asked: Asked) -> Option<String> {
+    state.asked.push((asked, Instant::now()));
+    let refusal = state.refusal.as_mut().filter(|refusal| refusal.asked == asked && refusal.times > 0)?;
+    refusal.times -= 1;
+    let rest = refusal.retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
+    // Whoever is turned away before the request is looked at is told so in plain text.
+    if refusal.status == 429 {
+        let headers = format!("content-type: text/plain; charset=utf-8\r\n{rest}");
+        return Some(response(429, &headers, "Too many requests, please try again later.\n"));
+    }
+    let headers = format!("content-type: application/json\r\n{rest}");
+    Some(response(refusal.status, &headers, &objection(refusal.status, asked, "ring").to_string()))
 }
 
 fn change(state: &mut State, kind: &'static str, name: String, object: Option<Value>) -> Value {
@@ -161,12 +215,11 @@ fn change(state: &mut State, kind: &'static str, name: String, object: Option<Va
     let version = state.version;
     let mut object = object.unwrap_or_else(|| state.objects[&name].clone());
     object["metadata"]["resourceVersion"] = json!(version.to_string());
-    if kind == "DELETED" {
-        state.objects.remove(&name);
-    } else {
+    let before = state.objects.remove(&name);
+    if kind != "DELETED" {
         state.objects.insert(name, object.clone());
     }
-    state.log.push(Happening { version, kind, object: object.clone() });
+    state.log.push(Happening { version, kind, before, object: object.clone() });
     object
 }
 
@@ -175,12 +228,20 @@ fn is_selected(object: &Value, request: &Request) -> bool {
     if object["metadata"]["namespace"].as_str() != namespace {
         return false;
     }
-    let Some((label, value)) =
-        request.query.get("labelSelector").and_then(|selector| selector.split_once('='))
-    else {
-        return true;
+    let selector = request.query.get("labelSelector").map_or("", String::as_str);
+    selector::selects(selector, &object["metadata"]["labels"])
+}
+
+/// What a watch tells of what happened: an object that is no longer selected has gone, for all it knows.
+fn told(happening: &Happening, request: &Request) -> Option<(&'static str, Value)> {
+    let was = happening.before.as_ref().is_some_and(|before| is_selected(before, request));
+    let kind = match (was, is_selected(&happening.object, request)) {
+        (false, false) => return None,
+        (false, true) => "ADDED",
+        (true, false) => "DELETED",
+        (true, true) => happening.kind,
     };
-    object["metadata"]["labels"][label] == value
+    Some((kind, happening.object.clone()))
 }
 
 fn list(state: &mut State, request: &Request) -> Value {
@@ -217,31 +278,34 @@ async fn follow(
     let is_expired = seen < state.lock().compacted;
     if is_expired {
         state.lock().expired += 1;
-        let status = json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": "too old resource version", "reason": "Expired", "code": 410,
-        });
-        say(stream, "ERROR", &status).await?;
+        let oldest = state.lock().compacted;
+        say(stream, "ERROR", &too_old(seen, oldest)).await?;
         return stream.write_all(b"0\r\n\r\n").await;
     }
     loop {
-        let happened: Vec<(u64, &str, Value)> = {
+        let happened: Vec<(&str, Value)> = {
             let state = state.lock();
             let new = state.log.iter().filter(|happening| happening.version > seen);
-            new.map(|happening| (happening.version, happening.kind, happening.object.clone())).collect()
+            let happened = new.filter_map(|happening| told(happening, request)).collect();
+            seen = state.version;
+            happened
         };
-        for (version, kind, object) in happened {
-            seen = version;
-            if is_selected(&object, request) {
-                say(stream, kind, &object).await?;
-            }
+        for (kind, object) in happened {
+            say(stream, kind, &object).await?;
         }
-        let bookmark = json!({
-            "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
-            "metadata": { "resourceVersion": seen.to_string(), "creationTimestamp": null },
-        });
-        say(stream, "BOOKMARK", &bookmark).await?;
+        if request.query.get("allowWatchBookmarks").is_some_and(|allowed| allowed == "true") {
+            let bookmark = json!({
+                "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
+                "metadata": { "resourceVersion": seen.to_string(), "creationTimestamp": null },
+            });
+            say(stream, "BOOKMARK", &bookmark).await?;
+            state.lock().bookmarked = seen;
+        }
         if is_open.changed().await.is_err() || !*is_open.borrow_and_update() {
+            let parting = state.lock().parting;
+            if let Some(status) = parting {
+                say(stream, "ERROR", &objection(status, Asked::Watch, "ring")).await?;
+            }
             return stream.write_all(b"0\r\n\r\n").await;
         }
     }

@@ -24,6 +24,7 @@ impl Core {
         let spread = layout.with(&spread).map_err(refused)?;
         Ok(answers_though_lost(&changes.nodes, is_up)
             .or_else(|| is_replaced_by_nobody(&changes.nodes, is_up))
+            .or_else(|| is_replaced_from_elsewhere(layout, &changes.nodes))
             .or_else(|| loses_writes(layout, &next))
             .or_else(|| misses_copies(&spread, &next, is_up))
             .or_else(|| loses_quorums(layout, &next, is_up))
@@ -51,6 +52,22 @@ fn is_replaced_by_nobody(changes: &[Change], is_up: impl Fn(NodeId) -> bool) -> 
     let is_away = |change: &&Change| matches!(change.change, NodeChange::Replaces(_)) && !is_up(change.node);
     let node = changes.iter().find(is_away)?.node.short();
     Some(format!("node {node} does not answer, and is to hold what would be rebuilt: start it first"))
+}
+
+/// Whether copies would be counted in a zone in which they do not lie.
+fn is_replaced_from_elsewhere(layout: &Layout, changes: &[Change]) -> Option<String> {
+    let zone = |node: NodeId| layout.nodes().get(&node).map(|entry| &entry.role.zone);
+    changes.iter().find_map(|change| match change.change {
+        NodeChange::Replaces(dead) if zone(dead) != zone(change.node) => Some(format!(
+            "node {} stands in zone {}, and its copies would count as lying in {}, the zone of node {}: choose a node that \
+             stands there",
+            change.node.short(),
+            zone(change.node)?,
+            zone(dead)?,
+            dead.short()
+        )),
+        _ => None,
+    })
 }
 
 /// Whether so many replicas of a partition are given up that acknowledged writes may have been theirs alone.
@@ -239,5 +256,16 @@ mod tests {
         assert!(answers_though_lost(&change, |id| id == node(2)).is_none());
         assert!(is_replaced_by_nobody(&change, |id| id == node(2)).is_none());
         assert!(is_replaced_by_nobody(&change, |_| false).is_some());
+    }
+
+    #[test]
+    fn copies_are_not_counted_in_a_zone_in_which_they_do_not_lie() {
+        let replace = [Change { node: node(2), change: NodeChange::Replaces(node(1)) }];
+        let before = layout(3);
+        assert_eq!(is_replaced_from_elsewhere(&before, &replace), None);
+        let moved = vec![Change { node: node(2), change: NodeChange::Zone("b".to_owned()) }];
+        let apart = before.with(&moved.into()).expect("possible");
+        let told = is_replaced_from_elsewhere(&apart, &replace).expect("it stands elsewhere");
+        assert!(told.contains("stands in zone b"), "{told}");
     }
 }

@@ -188,7 +188,9 @@ impl Membership {
     pub(super) fn suspicion_due(&mut self, step: &mut Step<'_>, node: NodeId) {
         let Some(record) = self.table.get(&node) else { return };
         let Belief::Suspected(suspicion) = &record.belief else { return };
-        let is_probed = self.probes.values().any(|probe| probe.is_last && probe.target == node);
+        let life = record.member.incarnation;
+        let is_last = |probe: &Probe| probe.is_last && probe.target == node && probe.incarnation == life;
+        let is_probed = self.probes.values().any(is_last);
         if is_probed || step.now < suspicion.deadline() {
             return;
         }

@@ -48,6 +48,11 @@ impl Layout {
         if !self.holds_any(by) {
             stand_ins.insert(dead, by);
         }
+        // One that joined while data moved is to be again what it was, should this be taken back.
+        let own = own.clone();
+        if let Some(before) = &mut self.roles_before {
+            before.entry(by).or_insert(own);
+        }
         if let Some(entry) = self.nodes.get_mut(&by) {
             entry.role = given;
         }

@@ -27,7 +27,7 @@ impl World {
     /// Strikes as soon as a host has a part in what moves.
     pub(super) fn aim(&mut self, now: u64, part: Part, (after_ms, down_ms): (u64, u64)) {
         let able = self.with_part(part);
-        let mut rng = Rng::with_seed(self.seed ^ now);
+        let mut rng = Rng::with_seed(self.seed ^ now ^ self.decisions << 32);
         match rng.choice(able) {
             Some(host) => self.decide(now + after_ms, Event::KillAimed { host, part, down_ms }),
             None => self.decide(now + TICK_MS, Event::Aim { part, after_ms, down_ms }),

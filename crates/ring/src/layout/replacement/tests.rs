@@ -164,6 +164,20 @@ fn it_is_taken_back_but_for_what_was_given_up() {
 }
 
 #[test]
+fn one_that_joined_while_data_moved_is_a_spare_with_its_own_role_again() {
+    let mut layout = with_spare(5, 1, false);
+    let drain = vec![Change { node: node(4), change: NodeChange::State(NodeState::Drained) }];
+    layout.apply(800, &Changes::from(drain).command(None)).expect("drained");
+    assert!(layout.is_moving());
+    let own = Role { zone: "far".to_owned(), weight: 7, state: NodeState::Drained };
+    let late = NodeEntry { role: own.clone(), versions: Versions { oldest: 3, newest: 4 }, ..entry(101, "") };
+    layout.apply(801, &Command::AddNode { node: node(101), entry: late }).expect("it joins");
+    layout.apply(802, &replace(2, 101)).expect("replaced");
+    layout.apply(803, &Command::Revert).expect("taken back");
+    assert_eq!(layout.nodes().get(&node(101)).map(|entry| entry.role.clone()), Some(own));
+}
+
+#[test]
 fn nobody_takes_a_place_that_is_none_or_in_a_state_of_its_own() {
     let mut layout = with_spare(6, 1, false);
     let set = |byte, state| Change { node: node(byte), change: NodeChange::State(state) };

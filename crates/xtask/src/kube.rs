@@ -71,7 +71,7 @@ pub(crate) enum ApiServer {
 /// The kube-apiserver that the variable names, the one built before, or one that is built now.
 ///
 /// # Errors
-/// The variable names what is not there.
+/// The variable names what is not there, or what was fetched does not build.
 pub(crate) fn apiserver() -> Result<ApiServer> {
     if let Some(path) = std::env::var_os(VARIABLE) {
         let path = PathBuf::from(path);
@@ -84,26 +84,31 @@ pub(crate) fn apiserver() -> Result<ApiServer> {
     if program.is_file() {
         return Ok(ApiServer::At(text(&program)?));
     }
-    match build(&program) {
-        Ok(()) => Ok(ApiServer::At(text(&program)?)),
-        Err(error) => Ok(ApiServer::Missing { why: format!("{error:#}") }),
+    let folder = root().join("target/tools/kube-apiserver");
+    if let Err(error) = go().and_then(|()| fetch(&folder)) {
+        return Ok(ApiServer::Missing { why: format!("{error:#}") });
     }
+    build(&folder, &program)?;
+    Ok(ApiServer::At(text(&program)?))
+}
+
+/// Writes our module and fetches what it requires.
+fn fetch(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(folder.join("go.mod"), module())?;
+    run_in(folder, "go", &["mod", "download", "k8s.io/kubernetes"], &[])
 }
 
 /// Puts a kube-apiserver at `program`, whole or not at all.
-fn build(program: &Path) -> Result<()> {
-    go()?;
-    let folder = root().join("target/tools/kube-apiserver");
-    std::fs::create_dir_all(&folder)?;
+fn build(folder: &Path, program: &Path) -> Result<()> {
     std::fs::create_dir_all(program.parent().context("it lies in a folder")?)?;
-    std::fs::write(folder.join("go.mod"), module())?;
     println!(
         "building kube-apiserver 1.{MINOR}.{PATCH} with Go, once: it fetches about 80 MB and takes about a \
          quarter of an hour on two processors; set {VARIABLE} to use another"
     );
     let began = Instant::now();
     let line = ["build", "-mod=mod", "-o", "kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"];
-    run_in(&folder, "go", &line, &[("CGO_ENABLED", "0")])?;
+    run_in(folder, "go", &line, &[("CGO_ENABLED", "0")])?;
     std::fs::rename(folder.join("kube-apiserver"), program)?;
     println!("built {} in {:.0} s", program.display(), began.elapsed().as_secs_f64());
     Ok(())

@@ -18,7 +18,7 @@ pub(crate) fn run(revision: &str) -> Result<Tally> {
     let (source, target) = (folder.join("source"), folder.join("target"));
     let path = source.to_str().context("the path of the workspace is not text")?;
     println!("building {revision}: a whole release build, minutes on two processors");
-    if source.exists() {
+    if source.join(".git").exists() {
         run_with("git", &["-C", path, "checkout", "--quiet", "--detach", commit.trim()], &[])?;
     } else {
         run_with("git", &["worktree", "prune"], &[])?;
@@ -29,6 +29,7 @@ pub(crate) fn run(revision: &str) -> Result<Tally> {
     let target_dir = target.to_str().context("the path of the workspace is not text")?;
     let line = [
         "build",
+        "--locked",
         "--release",
         "--package",
         "slipring",

@@ -40,6 +40,8 @@ pub(crate) struct Host {
     lives: u64,
     /// How often its disks were replaced by empty ones: its node is another one since.
     pub(crate) times_new: usize,
+    /// Whether a new node of it joins as a spare.
+    pub(crate) is_spare: bool,
     pub(crate) process: Option<Process>,
     pub(crate) is_paused: bool,
     /// Time that has passed while it was paused.
@@ -68,6 +70,7 @@ impl Host {
             seed: seed.wrapping_mul(31).wrapping_add(index as u64),
             lives: 0,
             times_new: 0,
+            is_spare: false,
             process: None,
             is_paused: false,
             missed: Duration::ZERO,
@@ -115,6 +118,7 @@ impl Host {
         let disk: Arc<dyn Engine> = Arc::new(self.disk.clone());
         let (index, network, clock) = (self.index, Arc::clone(network), Arc::clone(&self.clock));
         let file = self.file.clone();
+        let settings = Settings { spare: self.is_spare, ..settings() };
         let (sync_delay_ms, guest) = (Arc::clone(&self.sync_delay_ms), self.guest.clone());
         async move {
             let meta = MetaStore::with_backend(file).map_err(|error| error.to_string())?;
@@ -126,7 +130,7 @@ impl Host {
                 let transport: Arc<dyn Transport> = Arc::new(network.attach(index, hello, inbox));
                 Ok(transport)
             };
-            let node = Node::builder(settings(), meta, disk, addresses, Box::new(transport))
+            let node = Node::builder(settings, meta, disk, addresses, Box::new(transport))
                 .service(&KV)
                 .join(seeds)
                 .expect(expected)

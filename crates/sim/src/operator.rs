@@ -25,6 +25,8 @@ pub(crate) struct Operator {
     splits: u8,
     /// Hosts that were told to leave.
     pub(crate) leaving: BTreeSet<usize>,
+    /// Hosts that return as spares, and the nodes they were, whose places they are to take.
+    stand_ins: Vec<(usize, NodeId)>,
 }
 
 /// What came of an order.
@@ -48,7 +50,7 @@ struct Attempt {
 
 impl Operator {
     pub(crate) fn is_done(&self) -> bool {
-        self.orders.is_empty()
+        self.orders.is_empty() && self.stand_ins.is_empty()
     }
 }
 
@@ -97,8 +99,39 @@ impl World {
         }
     }
 
+    /// A host that lost its directory is to take the place of the node that it was, once it has joined as a spare.
+    pub(crate) fn order_stand_in(&mut self, host: usize) {
+        if let Some(dead) = self.ids.get(host).copied().filter(|node| *node != NodeId::default()) {
+            self.operator.stand_ins.push((host, dead));
+        }
+    }
+
+    /// Orders what the spares that have joined are there for.
+    fn put_spares_in_place(&mut self) {
+        if self.operator.stand_ins.is_empty() {
+            return;
+        }
+        let newest = self.layouts().map(|(_, layout)| layout).max_by_key(|layout| layout.epoch());
+        let Some(layout) = newest else { return };
+        let ids = &self.ids;
+        let joined = |(host, dead): &mut (usize, NodeId)| {
+            let is_new = |id: &&NodeId| *id != dead && layout.nodes().contains_key(*id);
+            ids.get(*host).filter(is_new).is_some()
+        };
+        let joined: Vec<(usize, NodeId)> = self.operator.stand_ins.extract_if(.., joined).collect();
+        for (host, dead) in joined {
+            let Some(by) = self.ids.get(host).copied() else { continue };
+            self.journal.count("places taken", 1);
+            self.order(by, NodeChange::Replaces(dead));
+            // Where it had no place to take, having been drained, say.
+            self.order(dead, NodeChange::State(NodeState::Lost));
+            self.order(by, NodeChange::State(NodeState::Active));
+        }
+    }
+
     /// Looks after the first order that is not done.
     pub(crate) fn operate(&mut self) {
+        self.put_spares_in_place();
         if let Some(attempt) = &self.operator.attempt {
             let now = self.journal.now_ms();
             let is_lost = !self.is_alive(attempt.host, attempt.life) || now > attempt.since_ms + PATIENCE_MS;

@@ -168,8 +168,13 @@ impl World {
                 self.lost_power.insert(host);
                 self.losses.gone.extend(self.ids.get(host));
                 self.journal.count("directories lost", 1);
-                // It returns as a new node; the old one is given up.
-                self.order_away(host, NodeState::Lost);
+                // It returns as a new node, in two of three seeds as a spare in the place of the old one; that is given up.
+                let is_spare = !self.seed.is_multiple_of(3) && !self.operator.leaving.contains(&host);
+                self.host(host).is_spare = is_spare;
+                match is_spare {
+                    true => self.order_stand_in(host),
+                    false => self.order_away(host, NodeState::Lost),
+                }
                 self.decide(now + down_ms, Event::Start { host });
             }
             Fault::RollBack { host, down_ms } if self.is_copy_outdated(host) => {

@@ -37,37 +37,28 @@ fn subsets(nodes: usize, size: usize) -> Vec<Vec<NodeId>> {
         .collect()
 }
 
-/// The fewest moves of any table with equal weights that is balanced to one partition.
-fn fewest_moves(partitions: usize, nodes: usize, replicas: usize, before: &Placement) -> usize {
-    let sets = subsets(nodes, replicas.min(nodes));
-    let total = partitions * replicas.min(nodes);
-    let (low, high) = (total / nodes, total.div_ceil(nodes));
-    let mut best = usize::MAX;
-    let mut table: Placement = Vec::new();
-    fn walk(
-        table: &mut Placement,
-        partitions: usize,
-        sets: &[Vec<NodeId>],
-        is_good: &dyn Fn(&Placement) -> bool,
-        found: &mut dyn FnMut(&Placement),
-    ) {
-        if table.len() == partitions {
-            if is_good(table) {
-                found(table);
-            }
-            return;
+/// The fewest moves of any table that is good and whose partitions each have so many copies.
+fn fewest_moves(
+    (partitions, nodes, copies): (usize, usize, usize),
+    before: &Placement,
+    is_good: impl Fn(&Placement) -> bool,
+) -> usize {
+    fn walk(table: &mut Placement, left: usize, sets: &[Vec<NodeId>], found: &mut dyn FnMut(&Placement)) {
+        if left == 0 {
+            return found(table);
         }
         for set in sets {
             table.push(set.clone());
-            walk(table, partitions, sets, is_good, found);
+            walk(table, left - 1, sets, found);
             table.pop();
         }
     }
-    let is_balanced = |table: &Placement| {
-        let counts = counts(table);
-        (0..nodes).all(|index| (low..=high).contains(&counts.get(&node(index)).copied().unwrap_or(0)))
-    };
-    walk(&mut table, partitions, &sets, &is_balanced, &mut |table| best = best.min(moves(before, table)));
+    let mut best = usize::MAX;
+    walk(&mut Vec::new(), partitions, &subsets(nodes, copies), &mut |table| {
+        if is_good(table) {
+            best = best.min(moves(before, table));
+        }
+    });
     best
 }
 
@@ -85,7 +76,33 @@ proptest! {
             raw.iter().take(partitions).map(|set| set.iter().map(|index| node(*index)).collect()).collect();
         let equal: Vec<(u8, u32)> = vec![(0, 100); nodes];
         let after = solve(&request(partitions as u16, replicas as u8, 1, &equal), &before).expect("feasible");
-        prop_assert_eq!(moves(&before, &after), fewest_moves(partitions, nodes, replicas, &before));
+        let copies = replicas.min(nodes);
+        let (low, high) = (partitions * copies / nodes, (partitions * copies).div_ceil(nodes));
+        let is_balanced = |table: &Placement| {
+            let counts = counts(table);
+            (0..nodes).all(|index| (low..=high).contains(&counts.get(&node(index)).copied().unwrap_or(0)))
+        };
+        let fewest = fewest_moves((partitions, nodes, copies), &before, is_balanced);
+        prop_assert_eq!(moves(&before, &after), fewest);
+    }
+
+    #[test]
+    fn with_zones_and_weights_no_table_of_the_same_loads_takes_fewer_moves(
+        partitions in 1..=4_usize,
+        nodes in proptest::collection::vec((0..3_u8, 1..=3_u32), 1..=4),
+        (replicas, asked) in (1..=3_usize, 1..=3_usize),
+        raw in proptest::collection::vec(proptest::collection::btree_set(0..4_usize, 0..=3), 4),
+    ) {
+        let before: Placement =
+            raw.iter().take(partitions).map(|set| set.iter().map(|index| node(*index)).collect()).collect();
+        let request = request(partitions as u16, replicas as u8, asked as u8, &nodes);
+        let after = solve(&request, &before).expect("feasible");
+        let (loads, copies) = (counts(&after), replicas.min(nodes.len()));
+        let zones = |set: &[NodeId]| set.iter().map(|node| &request.nodes[node].0).collect::<BTreeSet<_>>().len();
+        let wanted = asked.min(nodes.iter().map(|(zone, _)| zone).collect::<BTreeSet<_>>().len()).min(copies);
+        let is_good = |table: &Placement| counts(table) == loads && table.iter().all(|set| zones(set) >= wanted);
+        let fewest = fewest_moves((partitions, nodes.len(), copies), &before, is_good);
+        prop_assert_eq!(moves(&before, &after), fewest);
     }
 
     #[test]

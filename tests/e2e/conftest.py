@@ -16,6 +16,10 @@ import redis
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # What is tested; another build of it where the environment names one.
 BINARY = pathlib.Path(os.environ.get("SLIPRING_BINARY", ROOT / "target" / "release" / "slipring"))
+# What nodes printed, a folder for each module with a test that failed.
+LOGS = ROOT / "target" / "e2e-logs"
+# How many tests had failed when each module began.
+FAILED_BEFORE = {}
 # Seconds. Only what is wrong waits so long, so a busy machine may take its time.
 PATIENCE = 240
 COMMAND_TIMEOUT = 300
@@ -134,6 +138,24 @@ class Node:
         return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def keep_logs(folder):
+    """Copies what the nodes of a cluster printed to a folder of the module that runs; one that passes removes it again."""
+    path, _, test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0].partition("::")
+    kept = LOGS / pathlib.Path(path).stem / test / folder.name
+    kept.mkdir(parents=True, exist_ok=True)
+    for log in folder.glob("log-*"):
+        shutil.copy(log, kept)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    """Removes the logs of a module while none of its tests has failed."""
+    before = FAILED_BEFORE.setdefault(item.path, item.session.testsfailed)
+    yield
+    if item.session.testsfailed == before:
+        shutil.rmtree(LOGS / item.path.stem, ignore_errors=True)
+
+
 class Cluster:
     def __init__(self, size, extra=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="slipring-e2e-"))
@@ -193,6 +215,7 @@ class Cluster:
     def close(self):
         for node in [*self.started, *self.nodes]:
             node.kill()
+        keep_logs(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

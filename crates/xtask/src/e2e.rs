@@ -2,29 +2,56 @@
 
 use anyhow::{Context, Result};
 
-use crate::shell::{self, root, tests};
+use crate::flaky::Failures;
+use crate::shell::{self, root, tests_by_line};
 use crate::steps::Tally;
 
 const REQUIREMENTS: &str = "tests/e2e/requirements.txt";
 
 /// Builds the binary, makes the environment when it is not there or asks for something else, and runs the tests.
-pub(crate) fn run(arguments: &[String]) -> Result<Tally> {
-    run_with(arguments, &[])
+///
+/// One or two tests that fail run once more, each alone; `flaky` receives a line for each that then passes.
+pub(crate) fn run(arguments: &[String], flaky: &mut Vec<String>) -> Result<Tally> {
+    let suite = Suite::new()?;
+    let mut failures = Failures::default();
+    let tally = suite.run(arguments, &[], &mut |line| failures.read(line))?;
+    failures.run_again(tally, flaky, |name| suite.run(&[name.to_owned()], &[], &mut |_| {}))
 }
 
-/// The same with some variables set.
+/// Runs some tests with some variables set.
 pub(crate) fn run_with(arguments: &[String], variables: &[(&str, &str)]) -> Result<Tally> {
-    crate::release()?;
-    let python = environment()?;
-    if let Err(error) = crate::tools::grpcurl() {
-        println!("tests of grpcurl are skipped: {error:#}");
+    Suite::new()?.run(arguments, variables, &mut |_| {})
+}
+
+/// What is ready to run tests.
+struct Suite {
+    python: String,
+}
+
+impl Suite {
+    fn new() -> Result<Self> {
+        crate::release()?;
+        let python = environment()?;
+        if let Err(error) = crate::tools::grpcurl() {
+            println!("tests of grpcurl are skipped: {error:#}");
+        }
+        Ok(Self { python })
     }
-    let mut line = vec!["-m", "pytest", "-q", "--durations=10", "-p", "no:cacheprovider"];
-    line.extend(arguments.iter().map(String::as_str));
-    if !arguments.iter().any(|argument| argument.starts_with("tests/")) {
-        line.push("tests/e2e");
+
+    fn run(
+        &self,
+        arguments: &[String],
+        variables: &[(&str, &str)],
+        each: &mut dyn FnMut(&str),
+    ) -> Result<Tally> {
+        let mut line = vec!["-m", "pytest", "-q", "-rfE", "--durations=10", "-p", "no:cacheprovider"];
+        line.extend(arguments.iter().map(String::as_str));
+        if !arguments.iter().any(|argument| argument.starts_with("tests/")) {
+            line.push("tests/e2e");
+        }
+        let variables = [&[("PYTHONUNBUFFERED", "1")], variables].concat();
+        tests_by_line(&self.python, &line, &variables, each)
     }
-    tests(&python, &line, &[&[("PYTHONUNBUFFERED", "1")], variables].concat())
 }
 
 /// The path of an interpreter that has what the tests require.

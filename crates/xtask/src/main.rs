@@ -4,6 +4,7 @@ mod bench;
 mod cluster;
 mod e2e;
 mod edges;
+mod flaky;
 mod fuzz;
 mod kube;
 mod mutants;
@@ -120,7 +121,7 @@ fn main() -> ExitCode {
         Task::Check => return check(&mut steps).finish(),
         Task::Test => return test(&mut steps).finish(),
         Task::Fix => fix(),
-        Task::E2e { arguments } => e2e::run(&arguments).and_then(Tally::verdict),
+        Task::E2e { arguments } => e2e::run(&arguments, &mut Vec::new()).and_then(Tally::verdict),
         Task::Sources => sources().and_then(Tally::verdict),
         Task::Upgrade { before } => upgrade::run(&before).and_then(Tally::verdict),
         Task::Fuzz { seconds, seed } => fuzz::run(seconds, seed).and_then(Tally::verdict),
@@ -158,12 +159,14 @@ fn check(steps: &mut Steps) -> &mut Steps {
 }
 
 fn test(steps: &mut Steps) -> &mut Steps {
+    let mut flaky = Vec::new();
     steps.run("tools", tools::install);
     check(steps)
         .run("simulation", || sim(&["--seeds".to_owned(), SEEDS.to_string()]))
         .run("release build", release)
-        .count("end to end", || e2e::run(&[]))
+        .count("end to end", || e2e::run(&[], &mut flaky))
         .count("fuzzing", || fuzz::run(FUZZ_SECONDS, FUZZ_SEED))
+        .note(flaky)
 }
 
 fn fix() -> Result<()> {

@@ -49,6 +49,16 @@ pub(crate) fn run_in(
 ///
 /// A program that fails without counting a failure, because it did not even build, counts as one.
 pub(crate) fn tests(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Tally> {
+    tests_by_line(program, arguments, variables, &mut |_| {})
+}
+
+/// The same; `each` sees every line of their output.
+pub(crate) fn tests_by_line(
+    program: &str,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+    each: &mut dyn FnMut(&str),
+) -> Result<Tally> {
     let (line, mut command) = prepare(program, arguments, variables);
     let child = command.stdout(Stdio::piped()).spawn();
     let mut child = child.with_context(|| format!("{program} cannot be run; is it installed?"))?;
@@ -56,6 +66,7 @@ pub(crate) fn tests(program: &str, arguments: &[&str], variables: &[(&str, &str)
     for bytes in BufReader::new(child.stdout.take().expect("it was asked for")).split(b'\n') {
         let text = String::from_utf8_lossy(&bytes?).into_owned();
         println!("{text}");
+        each(&text);
         tally = tally.plus(Tally::read(&text).unwrap_or_default());
     }
     let status = child.wait()?;

@@ -57,9 +57,12 @@ struct Step {
     tally: Tally,
 }
 
-/// Steps that have run.
+/// Steps that have run, and lines to print at the end.
 #[derive(Default)]
-pub(crate) struct Steps(Vec<Step>);
+pub(crate) struct Steps {
+    steps: Vec<Step>,
+    notes: Vec<String>,
+}
 
 impl Steps {
     /// Runs a step that counts as one test.
@@ -75,21 +78,28 @@ impl Steps {
             println!("{name}: {error:#}");
             Tally { passed: 0, failed: 1 }
         });
-        self.0.push(Step { name, took: began.elapsed(), tally });
+        self.steps.push(Step { name, took: began.elapsed(), tally });
         self
     }
 
-    /// Prints what each step took and what came of it; the last line is the sum.
+    /// Keeps lines that are printed after the table of steps.
+    pub(crate) fn note(&mut self, lines: Vec<String>) -> &mut Self {
+        self.notes.extend(lines);
+        self
+    }
+
+    /// Prints what each step took and what came of it, then the notes; the last line is the sum.
     pub(crate) fn finish(&self) -> ExitCode {
         println!();
         let mut sum = Tally::default();
-        for Step { name, took, tally } in &self.0 {
+        for Step { name, took, tally } in &self.steps {
             let word = if tally.failed == 0 { "ok" } else { "FAILED" };
             println!("{:>7.1} s  {word:<6}  {:>4} passed  {name}", took.as_secs_f64(), tally.passed);
             sum = sum.plus(*tally);
         }
-        let took: Duration = self.0.iter().map(|step| step.took).sum();
+        let took: Duration = self.steps.iter().map(|step| step.took).sum();
         println!("{:>7.1} s  in all", took.as_secs_f64());
+        self.notes.iter().for_each(|note| println!("{note}"));
         println!("{} passed, {} failed", sum.passed, sum.failed);
         if sum.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
@@ -120,7 +130,7 @@ mod tests {
             Ok(())
         });
         assert!(has_run);
-        assert_eq!(steps.0.iter().map(|step| step.tally.failed).sum::<u64>(), 1);
+        assert_eq!(steps.steps.iter().map(|step| step.tally.failed).sum::<u64>(), 1);
         assert_eq!(steps.finish(), ExitCode::FAILURE);
     }
 }

@@ -24,6 +24,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_server::HealthServer;
 
 use failure::refused;
+pub(crate) use gate::{forbidden, is_grpc, overloaded};
 use generated::DESCRIPTORS;
 use generated::v1::buckets_server::BucketsServer;
 use generated::v1::cluster_server::ClusterServer;

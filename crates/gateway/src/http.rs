@@ -2,12 +2,18 @@
 //!
 //! ETags are causal contexts: a value read with one and written with it replaces exactly what was read.
 
+mod bodies;
 mod buckets;
 mod failure;
+mod guard;
+mod hosts;
+mod json;
 mod keys;
 mod layout;
+mod line;
 mod port;
 mod registry;
+mod seats;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Query, State};
@@ -21,18 +27,21 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use failure::Failure;
+pub use hosts::{HostName, Hosts};
 
 /// The description of this interface, in OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("http/openapi.json");
 
-/// Serves HTTP and gRPC clients on `listener` until `stopping` holds `true`; requests under way are finished.
-pub async fn serve(listener: TcpListener, node: Node, stopping: watch::Receiver<bool>) {
+/// Serves HTTP and gRPC clients that name one of `hosts`, on `listener`, until `stopping` holds `true`; requests under
+/// way are finished.
+pub async fn serve(listener: TcpListener, node: Node, hosts: Hosts, stopping: watch::Receiver<bool>) {
     let services = crate::grpc::router(&node, stopping.clone());
-    port::serve(listener, router(node).merge(services), stopping).await;
+    let routes = router(node).merge(services);
+    port::serve(listener, routes, hosts, limits::CONNECTIONS_MAX, stopping).await;
 }
 
 /// Every route of HTTP.
-pub fn router(node: Node) -> Router {
+fn router(node: Node) -> Router {
     Router::new()
         .route("/v1/buckets", get(buckets::list).post(buckets::create))
         .route("/v1/buckets/{bucket}", get(buckets::show).patch(buckets::change).delete(buckets::delete))

@@ -14,6 +14,7 @@ mod info;
 mod port;
 mod reply;
 mod run;
+mod stretch;
 mod strings;
 mod table;
 mod write;
@@ -26,14 +27,21 @@ use run::Session;
 /// The version of Redis whose commands these are.
 const REDIS_VERSION: &str = "7.4.0";
 
+/// The most bytes of an argument that are compared with words or shown in an error: none of our words is longer.
+const WORD_BYTES_MAX: usize = 128;
+
 /// An argument in lower case, for comparing; empty when it is not there.
 fn word(command: &Command, at: usize) -> String {
-    let bytes = command.get(at).map(AsRef::as_ref).unwrap_or_default();
-    String::from_utf8_lossy(bytes).to_ascii_lowercase()
+    shown(command.get(at).map(AsRef::as_ref).unwrap_or_default()).to_ascii_lowercase()
+}
+
+/// The beginning of an argument, as people are shown it.
+fn shown(bytes: &[u8]) -> String {
+    let beginning = bytes.get(..WORD_BYTES_MAX).unwrap_or(bytes);
+    String::from_utf8_lossy(beginning).into_owned()
 }
 
 fn unknown_subcommand(session: &mut Session, command: &Command) {
-    let name = word(command, 0).to_ascii_uppercase();
-    let sub: String = String::from_utf8_lossy(&strings::argument(command, 1)).chars().take(128).collect();
+    let (name, sub) = (word(command, 0).to_ascii_uppercase(), shown(&strings::argument(command, 1)));
     session.writer.error(&format!("ERR unknown subcommand '{sub}'. Try {name} HELP."));
 }

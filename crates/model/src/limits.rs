@@ -26,12 +26,16 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 64 * 1024;
 pub const PIPELINE_IN_FLIGHT_MAX: usize = 1024;
 /// The most arguments of one Redis command.
 pub const COMMAND_ARGUMENTS_MAX: usize = 64 * 1024;
+/// The longest pattern that keys and names are matched with, in bytes.
+pub const PATTERN_BYTES_MAX: usize = 4 * 1024;
 /// The longest inline Redis command, in bytes.
 pub const INLINE_BYTES_MAX: usize = 64 * 1024;
 /// Reply bytes one connection may have waiting before the node stops reading its commands.
 pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
 /// Client connections one node accepts on each port.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// Connections of the HTTP port beyond that, which may ask for the node's health alone.
+pub const HTTP_RESERVE_CONNECTIONS: usize = 64;
 /// Requests that one HTTP/2 connection may have under way.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 /// Bytes of requests by gRPC that one node receives or works on at a time.
@@ -40,6 +44,10 @@ pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 512 * 1024 * 1024;
 pub const HINTS_PER_TARGET_MAX: usize = 1_000_000;
 /// Records one page of a scan or an exchange may hold.
 pub const PAGE_RECORDS_MAX: usize = 1024;
+/// Records that one look at a partition reads for a scan before others on its thread are let through.
+pub const SCAN_PIECE_RECORDS: usize = 256;
+/// The bytes of one look at a partition for a scan, and of the keys of one page; the last may go beyond it.
+pub const SCAN_PIECE_BYTES: usize = 1024 * 1024;
 /// Nodes that vote in the layout group.
 pub const LAYOUT_VOTERS_MAX: usize = 5;
 /// Buckets in one cluster.

@@ -279,6 +279,9 @@ impl Core {
         if !(1..=limits::PARTITION_BITS_MAX).contains(&bits) {
             return Err(Error::new(ErrorKind::Invalid, "the ring cannot be cut into so many partitions"));
         }
+        if partitions.len() > 1 << bits {
+            return Err(Error::new(ErrorKind::Invalid, "there are not so many partitions to count"));
+        }
         let known = partitions.iter().filter(|partition| u32::from(**partition) < 1 << bits);
         Ok(known.map(|partition| bucket.bucket.live(PartitionId(*partition), bits)).sum())
     }

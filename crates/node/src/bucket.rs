@@ -194,15 +194,18 @@ impl Bucket {
         now_ms: u64,
     ) -> Result<(Vec<Bytes>, Option<Position>), Error> {
         let (mut keys, mut next) = (Vec::new(), None);
-        let (mut visited, mut last) = (0, None);
+        let (mut visited, mut bytes, mut last) = (0, 0, None);
         self.engine
             .scan(self.id, range, None, &mut |position, key, record| {
-                let is_full = keys.len() >= limit || visited >= limits::PAGE_RECORDS_MAX;
+                let is_full = keys.len() >= limit
+                    || visited >= limits::SCAN_PIECE_RECORDS
+                    || bytes >= limits::SCAN_PIECE_BYTES;
                 if is_full && last != Some(position) {
                     next = Some(position);
                     return false;
                 }
                 (visited, last) = (visited + 1, Some(position));
+                bytes += key.len() + record.map_or(0, <[u8]>::len);
                 // A damaged one may have a value: the other replicas know.
                 let cell = self.decode(position, key, record);
                 if cell.is_none_or(|cell| cell.value(now_ms).is_some()) {

@@ -10,13 +10,37 @@ use slipring_ring::{Change, Changes, Holders, Layout, NodeChange, NodeState, Ref
 
 use crate::core::Core;
 
+/// Whether changes are made in spite of an objection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Force {
+    /// They are not.
+    #[default]
+    Off,
+    /// They are, but a node that answers is given up only if it is among these.
+    On {
+        /// The nodes that the operator named by their whole ids, so that none is given up by mistake.
+        named: Vec<NodeId>,
+    },
+}
+
 impl Core {
+    /// Why some changes are not made even by force: they would give up a node that answers, and the operator has not
+    /// named it by its whole id.
+    pub(crate) fn objection_to_force(&self, changes: &Changes, named: &[NodeId]) -> Option<String> {
+        is_given_up_unnamed(&changes.nodes, named, |node| self.is_up(node))
+    }
+
+    /// Whether a node answers, as far as this one knows.
+    fn is_up(&self, node: NodeId) -> bool {
+        self.is_reachable(node) && !self.gossip.doubts(node)
+    }
+
     /// Why some changes should not be made without the operator's word; nothing when they do no harm.
     ///
     /// # Errors
     /// `Conflict` when they cannot be made at all.
     pub(crate) fn objection(&self, layout: &Layout, changes: &Changes) -> Result<Option<String>, Error> {
-        let is_up = |node: NodeId| self.is_reachable(node) && !self.gossip.doubts(node);
+        let is_up = |node: NodeId| self.is_up(node);
         let refused = |error: Refused| Error::new(ErrorKind::Conflict, error.to_string());
         let next = layout.with(changes).map_err(refused)?;
         // What is asked for is not missing for having been asked for.
@@ -30,6 +54,22 @@ impl Core {
             .or_else(|| loses_quorums(layout, &next, is_up))
             .or_else(|| overlaps_no_more(layout, &next)))
     }
+}
+
+fn is_given_up_unnamed(
+    changes: &[Change],
+    named: &[NodeId],
+    is_up: impl Fn(NodeId) -> bool,
+) -> Option<String> {
+    let given_up = changes.iter().filter_map(|change| match change.change {
+        NodeChange::State(NodeState::Lost) => Some(change.node),
+        NodeChange::Replaces(dead) => Some(dead),
+        _ => None,
+    });
+    let node = given_up.into_iter().find(|node| is_up(*node) && !named.contains(node))?.short();
+    Some(format!(
+        "node {node} answers, and its data would be given up: name it by its whole id, which `slipring status --json` shows"
+    ))
 }
 
 fn answers_though_lost(changes: &[Change], is_up: impl Fn(NodeId) -> bool) -> Option<String> {
@@ -246,6 +286,22 @@ mod tests {
         let change = Change { node: node(1), change: NodeChange::State(NodeState::Lost) };
         assert!(answers_though_lost(std::slice::from_ref(&change), |_| true).is_some());
         assert!(answers_though_lost(&[change], |_| false).is_none());
+    }
+
+    #[test]
+    fn living_nodes_are_given_up_by_force_only_under_their_whole_ids() {
+        let lost = Change { node: node(1), change: NodeChange::State(NodeState::Lost) };
+        let replaced = Change { node: node(2), change: NodeChange::Replaces(node(1)) };
+        for change in [lost, replaced] {
+            let judged = |named: &[NodeId], is_up: bool| {
+                is_given_up_unnamed(std::slice::from_ref(&change), named, |_| is_up)
+            };
+            assert!(judged(&[], true).is_some_and(|why| why.contains("whole id")));
+            assert!(judged(&[node(2)], true).is_some(), "another one is named");
+            assert_eq!((judged(&[node(1)], true), judged(&[], false)), (None, None));
+        }
+        let leaves = Change { node: node(1), change: NodeChange::State(NodeState::Leaving) };
+        assert_eq!(is_given_up_unnamed(&[leaves], &[], |_| true), None);
     }
 
     #[test]

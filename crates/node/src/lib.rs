@@ -41,6 +41,7 @@ mod wholeness;
 
 pub use builder::{Builder, StartError, TransportFactory};
 pub use call::{Call, CallOptions, Pending};
+pub use change::Force;
 pub use clock::{Clock, Entropy, SystemClock};
 pub use gossip::{
     ClusterSecret, Datagrams, GossipStatus, InvalidSecret, MemberState, MemberStatus, UdpDatagrams,

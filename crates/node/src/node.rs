@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::bucket::{Locus, Refusal};
 use crate::call::{Call, CallOptions, Pending};
+use crate::change::Force;
 use crate::core::Core;
 use crate::failure::unavailable;
 use crate::gossip::MemberStatus;
@@ -215,19 +216,22 @@ impl Node {
         Ok(applied)
     }
 
-    /// Changes nodes' roles and buckets' copies, unless that takes copies or acknowledged writes away and `is_forced` is not given.
+    /// Changes nodes' roles and buckets' copies, unless that takes copies or acknowledged writes away and is not forced.
     ///
     /// Waits until this node works with the change. `expected_epoch` is that of the layout that was planned for.
     ///
     /// # Errors
-    /// Those of [`Node::propose`]; `Conflict` with the reason, too, when force would be needed.
+    /// Those of [`Node::propose`]; `Conflict` with the reason, too, when force would be needed, or does not do.
     pub async fn change(
         &self,
         changes: Changes,
         expected_epoch: Option<u64>,
-        is_forced: bool,
+        force: Force,
     ) -> Result<Applied, Error> {
-        if is_forced {
+        if let Force::On { named } = force {
+            if let Some(objection) = self.core.objection_to_force(&changes, &named) {
+                return Err(Error::new(ErrorKind::Conflict, format!("{objection}; nothing was changed")));
+            }
             return self.propose(changes.command(expected_epoch)).await;
         }
         for _ in 0..CHANGE_ATTEMPTS_MAX {

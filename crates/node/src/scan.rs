@@ -17,8 +17,8 @@ use crate::failure::unavailable;
 use crate::requests::ReplyTo;
 use crate::view::{BucketView, Place, View};
 
-/// Empty partitions one page may look into before it answers with what it has.
-const PARTITIONS_PER_PAGE: usize = 64;
+/// Looks at partitions, empty ones among them, that one page may take before it answers with what it has.
+const PIECES_PER_PAGE: usize = 64;
 /// Deletes under way while a bucket is cleared.
 const CLEAR_WINDOW: usize = 256;
 
@@ -38,11 +38,15 @@ impl Core {
         let places = view.bucket(bucket).ok_or_else(no_bucket)?;
         let count = count.clamp(1, limits::PAGE_RECORDS_MAX);
         let mut page = ScanPage { keys: Vec::new(), cursor };
-        for _ in 0..PARTITIONS_PER_PAGE {
+        for piece in 0..PIECES_PER_PAGE {
+            if piece > 0 {
+                tokio::task::yield_now().await;
+            }
             let left = count - page.keys.len().min(count - 1);
             page.cursor =
                 self.scan_partition(&view, places, Position(page.cursor), left, &mut page.keys).await?;
-            if page.cursor == 0 || page.keys.len() >= count {
+            let bytes: usize = page.keys.iter().map(Bytes::len).sum();
+            if page.cursor == 0 || page.keys.len() >= count || bytes >= limits::SCAN_PIECE_BYTES {
                 break;
             }
         }
@@ -130,6 +134,7 @@ impl Core {
             if cursor == 0 {
                 return Ok(deleted);
             }
+            tokio::task::yield_now().await;
         }
     }
 

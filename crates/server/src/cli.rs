@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
@@ -29,6 +30,16 @@ struct Cli {
         value_name = "URL"
     )]
     node: String,
+    /// Seconds a node may take for one answer. 1 to 3,600. A wait with --wait has its --timeout besides.
+    #[arg(
+        long,
+        global = true,
+        env = "SLIPRING_ANSWER_WITHIN",
+        default_value_t = 30,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
+    answer_within: u64,
     /// Print JSON instead of tables.
     #[arg(long, global = true)]
     json: bool,
@@ -100,7 +111,7 @@ enum Command {
     },
     /// Let a node give away what it holds and leave the cluster.
     Remove {
-        /// The beginning of its id, or one of its addresses.
+        /// The beginning of its id, or one of its addresses; the whole id, to give it up with --force though it answers.
         name: String,
         /// It is dead and its data is given up: what it held is rebuilt from the other copies.
         #[arg(long)]
@@ -114,7 +125,7 @@ enum Command {
     ///
     /// Nothing else moves, where the node was started with --join and --spare. The dead one's data is given up.
     Replace {
-        /// The dead node: the beginning of its id, or one of its addresses.
+        /// The dead node: the beginning of its id, or one of its addresses; the whole id, if it answers and --force is given.
         #[arg(value_name = "DEAD")]
         dead: String,
         /// The node that takes its place, called likewise.
@@ -223,7 +234,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<bool> {
-    let client = Client::new(&cli.node, cli.json);
+    let client = Client::new(&cli.node, cli.json, Duration::from_secs(cli.answer_within));
     let own = matches.subcommand().map_or(matches, |(_, own)| own);
     match cli.command {
         Command::Start { sources, watching } => {

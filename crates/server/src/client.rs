@@ -3,6 +3,8 @@
 mod moves;
 mod safety;
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use comfy_table::Table;
 use serde_json::{Value, json};
@@ -18,10 +20,15 @@ const UNHEARD_MS: u64 = 30_000;
 /// How many of them are named.
 const NAMED_MAX: usize = 8;
 
+/// How long connecting may take.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+
 /// A node to talk to.
 pub(crate) struct Client {
     base: String,
     is_json: bool,
+    /// How long a whole answer may take.
+    patience: Duration,
     agent: ureq::Agent,
 }
 
@@ -32,25 +39,54 @@ struct Answer {
 }
 
 impl Client {
-    pub(crate) fn new(base: &str, is_json: bool) -> Self {
-        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
-        Self { base: with_scheme(base), is_json, agent: config.into() }
+    pub(crate) fn new(base: &str, is_json: bool, patience: Duration) -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT_TIME.min(patience)))
+            .timeout_global(Some(patience))
+            .build();
+        Self { base: with_scheme(base), is_json, patience, agent: config.into() }
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<&[u8]>) -> anyhow::Result<Answer> {
         let url = format!("{}{path}", self.base);
-        let sent = match (method, body) {
-            ("PUT", body) => self.agent.put(&url).send(body.unwrap_or_default()),
-            ("POST", body) => self.agent.post(&url).send(body.unwrap_or_default()),
-            ("PATCH", body) => self.agent.patch(&url).send(body.unwrap_or_default()),
-            ("DELETE", _) => self.agent.delete(&url).call(),
+        let body = body.unwrap_or_default();
+        let kind = if method == "PUT" { "application/octet-stream" } else { "application/json" };
+        let sent = match method {
+            "PUT" => self.agent.put(&url).content_type(kind).send(body),
+            "POST" => self.agent.post(&url).content_type(kind).send(body),
+            "PATCH" => self.agent.patch(&url).content_type(kind).send(body),
+            "DELETE" => self.agent.delete(&url).call(),
             _ => self.agent.get(&url).call(),
         };
-        let mut response =
-            sent.with_context(|| format!("no node answers at {}; name another with --node", self.base))?;
+        let mut response = sent.map_err(|error| self.failed(method, error))?;
         let status = response.status().as_u16();
-        let body = response.body_mut().with_config().limit(64 * 1024 * 1024).read_to_vec()?;
-        Ok(Answer { status, body })
+        let read = response.body_mut().with_config().limit(64 * 1024 * 1024).read_to_vec();
+        Ok(Answer { status, body: read.map_err(|error| self.failed(method, error))? })
+    }
+
+    /// What to do when there is no answer.
+    fn failed(&self, method: &str, error: ureq::Error) -> anyhow::Error {
+        let base = &self.base;
+        let is_late = match &error {
+            ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => false,
+            ureq::Error::Timeout(_) => true,
+            ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::TimedOut,
+            _ => false,
+        };
+        if !is_late {
+            return anyhow::Error::new(error)
+                .context(format!("no node answers at {base}; name another with --node"));
+        }
+        let outcome = match method {
+            "GET" => "",
+            _ => "what was asked may have been done all the same: look before you ask again; ",
+        };
+        let seconds = self.patience.as_secs();
+        anyhow::anyhow!(
+            "the node at {base} did not answer within {seconds} s; {outcome}name another with --node, or allow more with \
+             --answer-within"
+        )
     }
 
     fn ask_json(&self, method: &str, path: &str, body: Option<&[u8]>) -> anyhow::Result<Value> {

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use serde::{Deserialize, Serialize};
+use slipring_gateway::http::HostName;
 use slipring_model::limits;
 use slipring_node::{ClusterSecret, MembershipSettings};
 
@@ -78,6 +79,10 @@ settings! {
     peer_port: u16 = 7946, "SLIPRING_PEER_PORT";
     /// Where other nodes reach this one (host:port), when that is not where it listens; empty means there.
     advertise: String = String::new(), "SLIPRING_ADVERTISE";
+    /// One more name or address under which HTTP and gRPC clients may ask this node; may be repeated. It answers to where
+    /// it listens and to the host that it advertises; a request that names another host may come from a web page.
+    #[arg(value_delimiter = ',')]
+    http_host: Vec<String> = Vec::new(), "SLIPRING_HTTP_HOST";
     /// The zone the node stands in; copies are spread over zones. Counts when it first joins: what changes it later is
     /// slipring layout commit --zone NODE=ZONE.
     zone: String = "default".to_owned(), "SLIPRING_ZONE";
@@ -246,6 +251,12 @@ impl Settings {
         })
     }
 
+    /// The names and addresses that HTTP clients may ask for beside the node's own.
+    pub(crate) fn http_hosts(&self) -> anyhow::Result<Vec<HostName>> {
+        let hosts = self.http_host.iter().map(|host| host.parse());
+        hosts.collect::<Result<_, _>>().map_err(|error| anyhow::anyhow!("http_host: {error}"))
+    }
+
     /// The cluster's key, if one is set. Never among the settings that are shown.
     pub(crate) fn cluster_secret(&self) -> anyhow::Result<Option<ClusterSecret>> {
         let variable = std::env::var(KEY_VARIABLE).ok().filter(|text| !text.is_empty());
@@ -287,6 +298,7 @@ impl Settings {
         if !self.advertise.is_empty() && !is_place(&self.advertise) {
             bail!("advertise = \"{}\" must be host:port", self.advertise);
         }
+        self.http_hosts()?;
         if !["text", "json"].contains(&self.log_format.as_str()) {
             bail!("log_format = \"{}\" must be text or json", self.log_format);
         }
@@ -388,6 +400,18 @@ mod tests {
         std::fs::write(file.path(), "expect = 0\n").expect("written");
         let error = expected(&["x", "--config", &path]).expect_err("refused").to_string();
         assert!(error.contains("expect"), "{error}");
+    }
+
+    #[test]
+    fn hosts_of_http_are_a_list_of_names_and_addresses() {
+        let hosts = |arguments: &[&str]| resolve(arguments)?.0.http_hosts().map(|hosts| hosts.len());
+        assert_eq!(hosts(&["x"]).expect("none"), 0);
+        let flags = ["x", "--http-host", "ring.example,10.0.0.1", "--http-host", "::1"];
+        assert_eq!(hosts(&flags).expect("three"), 3);
+        for wrong in ["http://ring.example", "ring.example:7379", "*", ""] {
+            let error = hosts(&["x", "--http-host", wrong]).expect_err("refused").to_string();
+            assert!(error.contains("http_host"), "{error}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use slipring_apps::KV;
 use slipring_discovery::{Discovery, Sources};
+use slipring_gateway::http::Hosts;
 use slipring_node::{Node, StartError, TransportFactory, UdpDatagrams};
 use slipring_ring::{Addresses, NodeState};
 use slipring_storage::{DataDir, MetaStore};
@@ -101,7 +102,8 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     };
     let (stopping, is_stopping) = watch::channel(false);
     let redis = tokio::spawn(slipring_gateway::resp::serve(ports.redis, node.clone(), is_stopping.clone()));
-    let http = tokio::spawn(slipring_gateway::http::serve(ports.http, node.clone(), is_stopping));
+    let hosts = Hosts::new(ports.http.local_addr()?.ip(), &node.addresses().peer, settings.http_hosts()?);
+    let http = tokio::spawn(slipring_gateway::http::serve(ports.http, node.clone(), hosts, is_stopping));
     for sources in [seeds.as_ref(), &boards] {
         sources.announce(&node.addresses().peer);
     }

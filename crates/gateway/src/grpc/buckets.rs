@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use slipring_model::bucket::{Durability, EngineKind, OnConflict};
 use slipring_model::{BucketId, BucketName, BucketPolicy, limits};
-use slipring_node::Node;
+use slipring_node::{Force, Node};
 use slipring_ring::{Applied, Changes, Command, Spread};
 use tonic::{Request, Response, Status};
 
@@ -65,6 +65,7 @@ impl v1::buckets_server::Buckets for Buckets {
         let wish = v1::BucketPolicy { replicas: Some(replicas), ..v1::BucketPolicy::default() };
         let policy = policy_of(entry.policy.clone(), wish)?;
         let spreads = vec![Spread { bucket: id, replicas: policy.replicas }];
+        let force = if force { Force::On { named: Vec::new() } } else { Force::Off };
         let changing = self.0.change(Changes { nodes: Vec::new(), spreads }, expected_epoch, force);
         let Applied::Changed { epoch } =
             deadline.within(changing, UNKNOWN, LATE).await?.map_err(proposal_failed)?

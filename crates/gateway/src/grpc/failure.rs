@@ -34,6 +34,7 @@ pub(super) fn failed(error: Error) -> Status {
 pub(super) fn refused(code: Code, message: impl Into<String>) -> Status {
     let kind = match code {
         Code::NotFound => "not_found",
+        Code::PermissionDenied => "forbidden",
         Code::Aborted | Code::FailedPrecondition => "conflict",
         _ => "invalid",
     };

@@ -7,9 +7,10 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use slipring_model::{Error, ErrorKind};
 use tonic::{Code, Status};
 
-use super::failure::{KIND, OUTCOME, UNCHANGED, refused};
+use super::failure::{KIND, OUTCOME, UNCHANGED, failed, refused};
 
 const CODE: &str = "grpc-status";
 
@@ -36,10 +37,21 @@ pub(super) async fn no_such_service(request: Request) -> Response {
     Status::into_http::<axum::body::Body>(refused(Code::Unimplemented, message))
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+/// Whether a request says that it is one of gRPC.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
+}
+
+/// The answer to a request that may come from a web page.
+pub(crate) fn forbidden(message: &'static str) -> Response {
+    refused(Code::PermissionDenied, message).into_http()
+}
+
+/// The answer to a request for which there is no room.
+pub(crate) fn overloaded(message: &'static str) -> Response {
+    failed(Error::new(ErrorKind::Overloaded, message)).into_http()
 }
 
 /// A status that stands in the head and was not made by us comes from reading the request: a message that is

@@ -1,16 +1,16 @@
 //! Buckets: listing, making, changing, deleting.
 
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use slipring_model::{BucketName, BucketPolicy};
-use slipring_node::Node;
+use slipring_node::{Force, Node};
 use slipring_ring::{Changes, Command, Spread};
 
 use super::failure::Failure;
+use super::json::JsonBody;
 use super::layout::progress;
 
 /// What a new bucket should be: a preset, and fields of the policy that differ from it.
@@ -54,7 +54,10 @@ pub(super) async fn show(
     Ok(Json(describe(id.0, &name, &entry.policy)))
 }
 
-pub(super) async fn create(State(node): State<Node>, body: Bytes) -> Result<impl IntoResponse, Failure> {
+pub(super) async fn create(
+    State(node): State<Node>,
+    JsonBody(body): JsonBody,
+) -> Result<impl IntoResponse, Failure> {
     let wish: Wish = serde_json::from_slice(&body)
         .map_err(|error| Failure::invalid(format!("the body is not a bucket: {error}")))?;
     let name: BucketName = wish.name.parse().map_err(|error| Failure::invalid(format!("name: {error}")))?;
@@ -77,7 +80,7 @@ pub(super) async fn create(State(node): State<Node>, body: Bytes) -> Result<impl
 pub(super) async fn change(
     State(node): State<Node>,
     Path(name): Path<String>,
-    body: Bytes,
+    JsonBody(body): JsonBody,
 ) -> Result<impl IntoResponse, Failure> {
     let wanted: Wanted = serde_json::from_slice(&body)
         .map_err(|error| Failure::invalid(format!("the body is no change of a bucket: {error}")))?;
@@ -86,7 +89,7 @@ pub(super) async fn change(
     let policy = BucketPolicy { replicas: wanted.replicas, ..entry.policy.clone() };
     policy.validate().map_err(Failure::invalid)?;
     let spreads = vec![Spread { bucket, replicas: policy.replicas }];
-    node.change(Changes { nodes: Vec::new(), spreads }, wanted.epoch, wanted.force).await?;
+    node.change(Changes { nodes: Vec::new(), spreads }, wanted.epoch, force(wanted.force)).await?;
     let layout = node.layout();
     let (id, entry) = layout.bucket_named(&name).ok_or_else(|| no_such(&name))?;
     let mut told = describe(id.0, &name, &entry.policy);
@@ -108,6 +111,11 @@ pub(super) async fn delete(
 
 pub(super) fn no_such(name: &str) -> Failure {
     Failure::not_found(format!("there is no bucket \"{name}\"; POST /v1/buckets makes one"))
+}
+
+/// Whether it is done in spite of an objection; no node is given up by it.
+fn force(is_forced: bool) -> Force {
+    if is_forced { Force::On { named: Vec::new() } } else { Force::Off }
 }
 
 fn describe(number: u32, name: &str, policy: &BucketPolicy) -> Value {

@@ -1,18 +1,18 @@
 //! The layout: showing it, planning changes of nodes' roles and buckets' copies, and splits; agreeing on them, taking
 //! changes back.
 
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use slipring_model::NodeId;
-use slipring_node::Node;
+use slipring_node::{Force, Node};
 use slipring_ring::{Change, Changes, Command, Layout, NodeChange, NodeState, NotOneMember, Spread};
 
 use super::buckets::no_such;
 use super::failure::Failure;
+use super::json::JsonBody;
 
 /// Changes of roles and of buckets' copies, or a split, and the epoch it was planned for.
 #[derive(Deserialize)]
@@ -36,7 +36,7 @@ struct Wish {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
-    /// The beginning of its id, or one of its addresses.
+    /// The beginning of its id, or one of its addresses; all of its id if it answers and is given up by force.
     node: String,
     #[serde(default)]
     weight: Option<u32>,
@@ -57,11 +57,20 @@ struct WantedCopies {
     replicas: u8,
 }
 
-pub(super) async fn show(State(node): State<Node>) -> impl IntoResponse {
-    Json(Layout::clone(&node.layout()))
+pub(super) async fn show(State(node): State<Node>) -> Result<impl IntoResponse, Failure> {
+    // With many partitions it is long: it is written beside the threads that serve clients.
+    let layout = node.layout();
+    let written = tokio::task::spawn_blocking(move || serde_json::to_vec(layout.as_ref())).await;
+    let body = written.ok().and_then(Result::ok).ok_or_else(|| {
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the layout could not be written")
+    })?;
+    Ok(([("content-type", "application/json")], body))
 }
 
-pub(super) async fn plan(State(node): State<Node>, body: Bytes) -> Result<impl IntoResponse, Failure> {
+pub(super) async fn plan(
+    State(node): State<Node>,
+    JsonBody(body): JsonBody,
+) -> Result<impl IntoResponse, Failure> {
     let (changes, wish) = changes(&node.layout(), &body)?;
     Ok(Json(match wish.partitions {
         Some(partitions) => node.plan_split(partitions)?,
@@ -69,16 +78,19 @@ pub(super) async fn plan(State(node): State<Node>, body: Bytes) -> Result<impl I
     }))
 }
 
-pub(super) async fn commit(State(node): State<Node>, body: Bytes) -> Result<impl IntoResponse, Failure> {
+pub(super) async fn commit(
+    State(node): State<Node>,
+    JsonBody(body): JsonBody,
+) -> Result<impl IntoResponse, Failure> {
     let (changes, wish) = changes(&node.layout(), &body)?;
     match wish.partitions {
         Some(partitions) => node.split(partitions, wish.epoch).await?,
-        None => node.change(changes, wish.epoch, wish.force).await?,
+        None => node.change(changes, wish.epoch, force(&node.layout(), &wish)).await?,
     };
     Ok(Json(progress(&node.layout())))
 }
 
-pub(super) async fn revert(State(node): State<Node>) -> Result<impl IntoResponse, Failure> {
+pub(super) async fn revert(State(node): State<Node>, _: JsonBody) -> Result<impl IntoResponse, Failure> {
     node.propose(Command::Revert).await?;
     Ok(Json(progress(&node.layout())))
 }
@@ -119,6 +131,17 @@ fn changes(layout: &Layout, body: &[u8]) -> Result<(Changes, Wish), Failure> {
         changes.spreads.push(Spread { bucket, replicas: wanted.replicas });
     }
     Ok((changes, wish))
+}
+
+/// Whether it is done in spite of an objection, and which nodes are named by their whole ids.
+fn force(layout: &Layout, wish: &Wish) -> Force {
+    if !wish.force {
+        return Force::Off;
+    }
+    let names =
+        wish.changes.iter().flat_map(|wanted| [Some(&wanted.node), wanted.replaces.as_ref()]).flatten();
+    let whole = names.filter_map(|name| layout.nodes().keys().find(|id| id.to_string() == *name).copied());
+    Force::On { named: whole.collect() }
 }
 
 /// Whose place is taken. One that is lost has been told so already, and somebody else has its share.

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json};
@@ -17,6 +16,7 @@ use slipring_discovery::{Book, Refusal};
 use slipring_model::Moment;
 
 use super::failure::Failure;
+use super::json::JsonBody;
 
 /// The longest entry, in bytes.
 const ENTRY_BYTES_MAX: usize = 1024;
@@ -60,7 +60,7 @@ async fn list(State(registry): State<Arc<Registry>>, Path(name): Path<String>) -
 async fn keep(
     State(registry): State<Arc<Registry>>,
     Path(name): Path<String>,
-    body: Bytes,
+    JsonBody(body): JsonBody,
 ) -> Result<impl IntoResponse, Failure> {
     let entry: Entry = serde_json::from_slice(&body)
         .map_err(|error| Failure::invalid(format!("the body is not an address and a ttl_ms: {error}")))?;

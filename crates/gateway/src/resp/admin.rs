@@ -7,48 +7,63 @@ use futures::future::BoxFuture;
 use slipring_model::{BucketId, limits};
 use slipring_resp::{Command, decimal};
 
+use super::glob::Pattern;
 use super::reply::error_text;
 use super::run::Session;
 use super::strings::argument;
-use super::{REDIS_VERSION, describe, glob, info, unknown_subcommand, word};
+use super::{REDIS_VERSION, describe, info, unknown_subcommand, word};
 
-pub(crate) fn config(session: &mut Session, command: &Command) {
-    match (word(command, 1).as_str(), command.len()) {
-        ("get", 3..) => {
-            let patterns: Vec<String> = (2..command.len()).map(|at| word(command, at)).collect();
-            let bulk_max = limits::VALUE_BYTES_MAX.to_string();
-            let known = [
-                ("save", ""),
-                ("appendonly", "no"),
-                ("databases", "256"),
-                ("timeout", "0"),
-                ("replica-read-only", "no"),
-                ("slave-read-only", "no"),
-                ("maxmemory", "0"),
-                ("maxmemory-policy", "noeviction"),
-                ("notify-keyspace-events", ""),
-                ("proto-max-bulk-len", bulk_max.as_str()),
-            ];
-            let is_asked = |name: &str| {
-                patterns.iter().any(|pattern| glob::matches(pattern.as_bytes(), name.as_bytes()))
-            };
-            let found: Vec<_> = known.into_iter().filter(|(name, _)| is_asked(name)).collect();
-            session.writer.map(found.len());
-            for (name, value) in found {
-                session.writer.bulk(name.as_bytes());
-                session.writer.bulk(value.as_bytes());
+pub(crate) fn config<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
+    Box::pin(async move {
+        match (word(command, 1).as_str(), command.len()) {
+            ("get", 3..) => config_get(session, command.get(2..).unwrap_or_default()).await,
+            ("set", 4..) => session.writer.error(
+                "ERR settings are read from the node's configuration file, environment and flags: see `slipring config`",
+            ),
+            ("resetstat", 2) => {
+                session.presence.clients.reset();
+                session.writer.ok();
+            }
+            ("rewrite", 2) => session.writer.error("ERR The server is running without a config file"),
+            ("help", 2) => session.writer.bulks(&["CONFIG GET <pattern>", "CONFIG RESETSTAT"]),
+            _ => unknown_subcommand(session, command),
+        }
+    })
+}
+
+async fn config_get(session: &mut Session, patterns: &[Bytes]) {
+    let bulk_max = limits::VALUE_BYTES_MAX.to_string();
+    let known = [
+        ("save", ""),
+        ("appendonly", "no"),
+        ("databases", "256"),
+        ("timeout", "0"),
+        ("replica-read-only", "no"),
+        ("slave-read-only", "no"),
+        ("maxmemory", "0"),
+        ("maxmemory-policy", "noeviction"),
+        ("notify-keyspace-events", ""),
+        ("proto-max-bulk-len", bulk_max.as_str()),
+    ];
+    let mut is_asked = known.map(|_| false);
+    for pattern in patterns {
+        match Pattern::read(
+            &pattern.get(..=limits::PATTERN_BYTES_MAX).unwrap_or(pattern).to_ascii_lowercase(),
+        ) {
+            Err(error) => return session.writer.error(&error.message()),
+            Ok(mut pattern) => {
+                for (is_asked, (name, _)) in is_asked.iter_mut().zip(known) {
+                    *is_asked |= pattern.matches(name.as_bytes());
+                }
             }
         }
-        ("set", 4..) => session.writer.error(
-            "ERR settings are read from the node's configuration file, environment and flags: see `slipring config`",
-        ),
-        ("resetstat", 2) => {
-            session.presence.clients.reset();
-            session.writer.ok();
-        }
-        ("rewrite", 2) => session.writer.error("ERR The server is running without a config file"),
-        ("help", 2) => session.writer.bulks(&["CONFIG GET <pattern>", "CONFIG RESETSTAT"]),
-        _ => unknown_subcommand(session, command),
+        session.stretch.step().await;
+    }
+    let found: Vec<_> = known.into_iter().zip(is_asked).filter(|(_, is_asked)| *is_asked).collect();
+    session.writer.map(found.len());
+    for ((name, value), _) in found {
+        session.writer.bulk(name.as_bytes());
+        session.writer.bulk(value.as_bytes());
     }
 }
 
@@ -231,36 +246,64 @@ pub(crate) fn scan<'s>(session: &'s mut Session, command: &'s Command) -> BoxFut
             }
             at += 2;
         }
+        let pattern = pattern.map(|pattern| Pattern::read(&pattern)).transpose();
+        let mut pattern = match pattern {
+            Ok(pattern) => pattern,
+            Err(error) => return session.writer.error(&error.message()),
+        };
         match session.node.scan(session.bucket, cursor, count).await {
             Err(error) => session.writer.error(&error_text(&error)),
             Ok(page) => {
-                let is_wanted = |key: &Bytes| {
-                    is_strings && pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, key))
-                };
-                let keys: Vec<Bytes> = page.keys.into_iter().filter(is_wanted).collect();
+                let mut found = Vec::new();
+                if is_strings {
+                    select(session, page.keys, pattern.as_mut(), &mut found).await;
+                }
                 session.writer.array(2);
                 session.writer.bulk(page.cursor.to_string().as_bytes());
-                session.writer.bulks(&keys);
+                session.writer.bulks(&found);
             }
         }
     })
 }
 
+/// Adds the keys that match to `found`, in short stretches.
+async fn select(
+    session: &mut Session,
+    keys: Vec<Bytes>,
+    mut pattern: Option<&mut Pattern>,
+    found: &mut Vec<Bytes>,
+) {
+    for key in keys {
+        if pattern.as_mut().is_none_or(|pattern| pattern.matches(&key)) {
+            found.push(key);
+        }
+        session.stretch.step().await;
+    }
+}
+
 pub(crate) fn keys<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
     Box::pin(async move {
-        let pattern = argument(command, 1);
-        let (mut cursor, mut keys) = (0, Vec::new());
+        let mut pattern = match Pattern::read(&argument(command, 1)) {
+            Ok(pattern) => pattern,
+            Err(error) => return session.writer.error(&error.message()),
+        };
+        let (mut cursor, mut found) = (0, Vec::new());
         loop {
             match session.node.scan(session.bucket, cursor, limits::PAGE_RECORDS_MAX).await {
                 Err(error) => return session.writer.error(&error_text(&error)),
                 Ok(page) => {
-                    keys.extend(page.keys.into_iter().filter(|key| glob::matches(&pattern, key)));
+                    select(session, page.keys, Some(&mut pattern), &mut found).await;
                     cursor = page.cursor;
                 }
             }
             if cursor == 0 {
-                return session.writer.bulks(&keys);
+                break;
             }
+        }
+        session.writer.array(found.len());
+        for key in found {
+            session.writer.bulk(&key);
+            session.stretch.step().await;
         }
     })
 }

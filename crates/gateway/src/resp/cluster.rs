@@ -12,6 +12,7 @@ use slipring_ring::Layout;
 use super::reply::error_text;
 use super::run::Session;
 use super::strings::argument;
+use super::word;
 
 /// Slots with the same nodes, in preference order.
 struct Range {
@@ -49,7 +50,7 @@ fn address(layout: &Layout, node: NodeId) -> (String, i64) {
 pub(crate) fn cluster<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
     Box::pin(async move {
         let layout = session.node.layout();
-        let sub = String::from_utf8_lossy(&argument(command, 1)).to_ascii_lowercase();
+        let sub = word(command, 1);
         match (sub.as_str(), command.len()) {
             ("slots", 2) => slots(session, &layout),
             ("shards", 2) => shards(session, &layout),

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::run::Session;
+use super::stretch::Stretch;
 use super::table;
 
 /// Room for what one read brings in: of a connection that says little, and of one that fills it.
@@ -42,6 +43,7 @@ pub(super) async fn converse(
             return Ok(());
         }
         room = if read == spare { READ_BYTES.1 } else { READ_BYTES.0 };
+        session.stretch = Stretch::begin();
         run_all(&mut parser, &mut buffer, &mut session, &mut stream).await?;
     }
     stream.shutdown().await?;

@@ -2,10 +2,12 @@
 
 use slipring_resp::Command;
 
+use super::glob::Pattern;
 use super::run::{Session, keys};
+use super::strings::argument;
 use super::table::{COMMANDS, Group, Spec, find};
 use super::write::Writer;
-use super::{glob, unknown_subcommand, word};
+use super::{unknown_subcommand, word};
 
 pub(crate) fn command(session: &mut Session, command: &Command) {
     let writer = &mut session.writer;
@@ -34,16 +36,19 @@ pub(crate) fn command(session: &mut Session, command: &Command) {
     }
 }
 
-fn names(is_wanted: impl Fn(&Spec) -> bool, writer: &mut Writer) {
+fn names(mut is_wanted: impl FnMut(&Spec) -> bool, writer: &mut Writer) {
     let names: Vec<_> = COMMANDS.iter().filter(|spec| is_wanted(spec)).map(|spec| spec.name).collect();
     writer.bulks(&names);
 }
 
 fn list(command: &Command, writer: &mut Writer) {
-    let pattern = word(command, 4);
+    let category = word(command, 4);
     match word(command, 3).as_str() {
-        "pattern" => names(|spec| glob::matches(pattern.as_bytes(), spec.name.as_bytes()), writer),
-        "aclcat" => names(|spec| categories_of(spec).any(|name| name == pattern), writer),
+        "pattern" => match Pattern::read(&argument(command, 4)) {
+            Ok(mut pattern) => names(|spec| pattern.matches(spec.name.as_bytes()), writer),
+            Err(error) => writer.error(&error.message()),
+        },
+        "aclcat" => names(|spec| categories_of(spec).any(|name| name == category), writer),
         "module" => names(|_| false, writer),
         _ => writer.error("ERR syntax error"),
     }

@@ -17,6 +17,8 @@ use slipring_resp::Command;
 
 use super::clients::Presence;
 use super::reply::Shape;
+use super::shown;
+use super::stretch::Stretch;
 use super::table::{self, Spec};
 use super::write::Writer;
 
@@ -24,8 +26,19 @@ use super::write::Writer;
 pub(crate) enum Handler {
     /// Replies at once, or leaves calls pending.
     Now(fn(&mut Session, &Command)),
+    /// Calls the application once for each key, or leaves calls pending.
+    Each(Each),
     /// Waits for other nodes before it replies.
     Wait(for<'s> fn(&'s mut Session, &'s Command) -> BoxFuture<'s, ()>),
+}
+
+/// A command that is one request for each of its keys.
+#[derive(Clone, Copy)]
+pub(crate) struct Each {
+    /// How many arguments make a request.
+    pub(crate) step: usize,
+    pub(crate) request: fn(&[Bytes]) -> Option<Request>,
+    pub(crate) shape: Shape,
 }
 
 /// One client's connection.
@@ -40,6 +53,8 @@ pub(crate) struct Session {
     /// Bytes of finished replies among them.
     waiting_bytes: usize,
     busy_keys: BTreeSet<Bytes>,
+    /// What is being done since others on this thread were last let through.
+    pub(crate) stretch: Stretch,
 }
 
 enum Slot {
@@ -63,6 +78,7 @@ impl Session {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             busy_keys: BTreeSet::new(),
+            stretch: Stretch::begin(),
         }
     }
 
@@ -82,30 +98,36 @@ impl Session {
 
     /// Runs one command; its reply is in the writer, or behind what is pending.
     pub(crate) async fn run(&mut self, spec: Option<&Spec>, command: &Command) {
-        let Some(spec) = spec else { return self.apart(|session| session.unknown(command)) };
-        if !spec.accepts(command.len()) {
-            let message = format!("ERR wrong number of arguments for '{}' command", spec.name);
-            return self.apart(|session| session.writer.error(&message));
+        match spec {
+            None => self.apart(|session| session.unknown(command)),
+            Some(spec) if !spec.accepts(command.len()) => {
+                let message = format!("ERR wrong number of arguments for '{}' command", spec.name);
+                self.apart(|session| session.writer.error(&message));
+            }
+            Some(spec) => match spec.handler {
+                Handler::Now(run) => self.apart(|session| run(session, command)),
+                Handler::Each(each) => self.call_each(command, each).await,
+                Handler::Wait(run) => run(self, command).await,
+            },
         }
-        match spec.handler {
-            Handler::Now(run) => self.apart(|session| run(session, command)),
-            Handler::Wait(run) => run(self, command).await,
-        }
+        self.stretch.step().await;
     }
 
     /// Runs `reply`, keeping what it writes behind what is pending.
     fn apart(&mut self, reply: impl FnOnce(&mut Self)) {
-        if self.waiting.is_empty() {
-            return reply(self);
-        }
-        let before = self.writer.out.len();
-        let slots = self.waiting.len();
+        let before = (self.writer.out.len(), self.waiting.len());
         reply(self);
-        let written = self.writer.out.split_off(before);
-        if !written.is_empty() && self.waiting.len() == slots {
-            self.waiting_bytes += written.len();
-            self.waiting.push_back(Slot::Reply(written));
+        self.keep_apart(before);
+    }
+
+    /// Keeps what was written since then behind what is pending: since there were so many bytes and replies waiting.
+    fn keep_apart(&mut self, (bytes, slots): (usize, usize)) {
+        if slots == 0 || self.waiting.len() != slots || self.writer.out.len() == bytes {
+            return;
         }
+        let written = self.writer.out.split_off(bytes);
+        self.waiting_bytes += written.len();
+        self.waiting.push_back(Slot::Reply(written));
     }
 
     /// Calls the application once; the reply has this shape.
@@ -120,11 +142,12 @@ impl Session {
         }
     }
 
-    /// Calls the application once per key; the reply has this shape.
-    pub(crate) fn call_each(&mut self, requests: impl Iterator<Item = Request>, shape: Shape) {
-        let mut calls = Vec::new();
+    /// Calls the application once per key, in short stretches; the reply has the command's shape.
+    async fn call_each(&mut self, command: &Command, each: Each) {
+        let arguments = command.get(1..).unwrap_or_default();
+        let mut calls = Vec::with_capacity(arguments.len() / each.step);
         let mut is_pending = false;
-        for request in requests {
+        for request in arguments.chunks_exact(each.step).filter_map(each.request) {
             let key = request.key().clone();
             calls.push(match self.node.call(&KV, self.bucket, request, CallOptions::default()) {
                 Call::Ready(result) => Waiting::Done(result),
@@ -134,15 +157,29 @@ impl Session {
                     Waiting::Pending(pending)
                 }
             });
+            self.stretch.step().await;
         }
         if is_pending {
-            self.waiting.push_back(Slot::Calls { calls, shape });
-        } else {
-            let results = calls.into_iter().filter_map(|call| match call {
-                Waiting::Done(result) => Some(result),
-                Waiting::Pending(_) => None,
-            });
-            shape.write_all(results.collect(), &mut self.writer);
+            return self.waiting.push_back(Slot::Calls { calls, shape: each.shape });
+        }
+        let results = calls.into_iter().filter_map(|call| match call {
+            Waiting::Done(result) => Some(result),
+            Waiting::Pending(_) => None,
+        });
+        let before = (self.writer.out.len(), self.waiting.len());
+        self.write_all(results.collect(), each.shape).await;
+        self.keep_apart(before);
+    }
+
+    /// Writes one reply to several calls, in short stretches.
+    async fn write_all(&mut self, results: Vec<Result<Response, Error>>, shape: Shape) {
+        if shape != Shape::Values || results.iter().any(Result::is_err) {
+            return shape.write_all(results, &mut self.writer);
+        }
+        self.writer.array(results.len());
+        for result in results {
+            Shape::Value.write_one(result, &mut self.writer);
+            self.stretch.step().await;
         }
     }
 
@@ -164,8 +201,9 @@ impl Session {
                         Waiting::Done(result) => result,
                         Waiting::Pending(pending) => pending.await,
                     });
+                    self.stretch.step().await;
                 }
-                shape.write_all(results, &mut self.writer);
+                self.write_all(results, shape).await;
             }
         }
         true
@@ -181,7 +219,7 @@ impl Session {
         if let Some(why) = command.first().and_then(|name| table::refusal(name)) {
             return self.writer.error(why);
         }
-        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).chars().take(128).collect::<String>();
+        let text = |bytes: &Bytes| shown(bytes);
         let name = command.first().map(text).unwrap_or_default();
         let arguments: String =
             command.iter().skip(1).take(20).map(|bytes| format!("'{}' ", text(bytes))).collect();

@@ -6,8 +6,8 @@ use slipring_model::Slot;
 use slipring_resp::{Command, decimal};
 
 use super::reply::Shape;
-use super::run::Session;
-use super::unknown_subcommand;
+use super::run::{Each, Session};
+use super::{shown, unknown_subcommand};
 
 const SYNTAX: &str = "ERR syntax error";
 const NOT_INTEGER: &str = "ERR value is not an integer or out of range";
@@ -49,31 +49,28 @@ pub(crate) fn getrange(session: &mut Session, command: &Command) {
     }
 }
 
-pub(crate) fn mget(session: &mut Session, command: &Command) {
-    let requests = command.iter().skip(1).map(|key| Request::Get { key: key.clone() });
-    session.call_each(requests, Shape::Values);
-}
-
-pub(crate) fn exists(session: &mut Session, command: &Command) {
-    let requests = command.iter().skip(1).map(|key| Request::Get { key: key.clone() });
-    session.call_each(requests, Shape::Count);
-}
-
-pub(crate) fn del(session: &mut Session, command: &Command) {
-    let requests = command.iter().skip(1).map(|key| Request::Delete { key: key.clone(), seen: None });
-    session.call_each(requests, Shape::Count);
-}
-
-pub(crate) fn mset(session: &mut Session, command: &Command) {
-    if command.len().is_multiple_of(2) {
-        return session.writer.error("ERR wrong number of arguments for 'mset' command");
-    }
-    let pairs = command.get(1..).unwrap_or_default().chunks_exact(2);
-    let requests = pairs.filter_map(|pair| match pair {
+/// MGET.
+pub(crate) const READS: Each = Each { step: 1, request: get_request, shape: Shape::Values };
+/// EXISTS and TOUCH.
+pub(crate) const COUNTS: Each = Each { step: 1, request: get_request, shape: Shape::Count };
+/// DEL and UNLINK.
+pub(crate) const DELETES: Each = Each {
+    step: 1,
+    request: |arguments| Some(Request::Delete { key: arguments.first()?.clone(), seen: None }),
+    shape: Shape::Count,
+};
+/// MSET.
+pub(crate) const WRITES: Each = Each {
+    step: 2,
+    request: |arguments| match arguments {
         [key, value] => Some(Request::set(key.clone(), value.clone())),
         _ => None,
-    });
-    session.call_each(requests, Shape::Okay);
+    },
+    shape: Shape::Okay,
+};
+
+fn get_request(arguments: &[Bytes]) -> Option<Request> {
+    Some(Request::Get { key: arguments.first()?.clone() })
 }
 
 /// All or nothing over several keys is more than a quorum bucket can promise; for one key it is SETNX.
@@ -351,7 +348,7 @@ fn expire_if(command: &Command) -> Result<ExpireIf, String> {
             b"xx" => only.some = true,
             b"gt" => only.later = true,
             b"lt" => only.earlier = true,
-            _ => return Err(format!("ERR Unsupported option {}", String::from_utf8_lossy(option))),
+            _ => return Err(format!("ERR Unsupported option {}", shown(option))),
         }
     }
     if only.none && (only.some || only.later || only.earlier) {
@@ -393,7 +390,7 @@ pub(crate) fn object(session: &mut Session, command: &Command) {
         b"refcount" if command.len() == 3 => session.call(key(), Shape::NumberIfAny(1)),
         b"idletime" | b"freq" if command.len() == 3 => session.call(key(), Shape::NumberIfAny(0)),
         sub @ (b"encoding" | b"refcount" | b"idletime" | b"freq") => {
-            let sub = String::from_utf8_lossy(sub);
+            let sub = shown(sub);
             let message = format!("ERR wrong number of arguments for 'object|{sub}' command");
             session.writer.error(&message);
         }

@@ -18,9 +18,13 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    /// Whether the command may have so many arguments, its name among them.
+    /// Whether the command may have so many arguments, at least its name among them.
     pub(crate) fn accepts(&self, length: usize) -> bool {
-        usize::try_from(self.arity).map_or(length as i64 >= -self.arity, |exact| length == exact)
+        let is_whole = match self.handler {
+            Each(each) => length.saturating_sub(1).is_multiple_of(each.step),
+            _ => true,
+        };
+        is_whole && usize::try_from(self.arity).map_or(length as i64 >= -self.arity, |exact| length == exact)
     }
 }
 
@@ -80,7 +84,7 @@ const ALL: (i64, i64, i64) = (1, -1, 1);
 const PAIRS: (i64, i64, i64) = (1, -1, 2);
 
 use Group::{Cluster, Connection, Generic, Server, String};
-use Handler::{Now, Wait};
+use Handler::{Each, Now, Wait};
 
 /// In alphabetical order, for looking up by halves.
 pub(crate) static COMMANDS: &[Spec] = &[
@@ -91,14 +95,14 @@ pub(crate) static COMMANDS: &[Spec] = &[
     read("client", -2, Connection, NONE, Now(connection::client)),
     read("cluster", -2, Cluster, NONE, Wait(cluster::cluster)),
     read("command", -1, Server, NONE, Now(describe::command)),
-    read("config", -2, Server, NONE, Now(admin::config)),
+    read("config", -2, Server, NONE, Wait(admin::config)),
     read("dbsize", 1, Server, NONE, Wait(admin::dbsize)),
     read("debug", -2, Server, NONE, Wait(admin::debug)),
     write("decr", 2, String, ONE, Now(strings::decr)),
     write("decrby", 3, String, ONE, Now(strings::decrby)),
-    write("del", -2, Generic, ALL, Now(strings::del)),
+    write("del", -2, Generic, ALL, Each(strings::DELETES)),
     read("echo", 2, Connection, NONE, Now(connection::echo)),
-    read("exists", -2, Generic, ALL, Now(strings::exists)),
+    read("exists", -2, Generic, ALL, Each(strings::COUNTS)),
     write("expire", -3, Generic, ONE, Now(strings::expire)),
     write("expireat", -3, Generic, ONE, Now(strings::expireat)),
     read("expiretime", 2, Generic, ONE, Now(strings::expiretime)),
@@ -119,9 +123,9 @@ pub(crate) static COMMANDS: &[Spec] = &[
     read("latency", -2, Server, NONE, Now(admin::latency)),
     read("lolwut", -1, Server, NONE, Now(admin::lolwut)),
     read("memory", -2, Server, NONE, Now(admin::memory)),
-    read("mget", -2, String, ALL, Now(strings::mget)),
+    read("mget", -2, String, ALL, Each(strings::READS)),
     read("module", -2, Server, NONE, Now(admin::module)),
-    write("mset", -3, String, PAIRS, Now(strings::mset)),
+    write("mset", -3, String, PAIRS, Each(strings::WRITES)),
     write("msetnx", -3, String, PAIRS, Now(strings::msetnx)),
     read("object", -2, Generic, (2, 2, 1), Now(strings::object)),
     write("persist", 2, Generic, ONE, Now(strings::persist)),
@@ -149,10 +153,10 @@ pub(crate) static COMMANDS: &[Spec] = &[
     read("strlen", 2, String, ONE, Now(strings::strlen)),
     read("substr", 4, String, ONE, Now(strings::getrange)),
     read("time", 1, Server, NONE, Now(admin::time)),
-    read("touch", -2, Generic, ALL, Now(strings::exists)),
+    read("touch", -2, Generic, ALL, Each(strings::COUNTS)),
     read("ttl", 2, Generic, ONE, Now(strings::ttl)),
     read("type", 2, Generic, ONE, Now(strings::type_of)),
-    write("unlink", -2, Generic, ALL, Now(strings::del)),
+    write("unlink", -2, Generic, ALL, Each(strings::DELETES)),
     read("wait", 3, Generic, NONE, Now(admin::wait)),
 ];
 

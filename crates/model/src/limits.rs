@@ -32,6 +32,8 @@ pub const INLINE_BYTES_MAX: usize = 64 * 1024;
 pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
 /// Client connections one node accepts on each port.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// Connections of other nodes that one node accepts: one of each, and as many for questions.
+pub const PEER_CONNECTIONS_MAX: usize = 2 * NODES_MAX;
 /// Requests that one HTTP/2 connection may have under way.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 /// Bytes of requests by gRPC that one node receives or works on at a time.

@@ -2,6 +2,7 @@
 //!
 //! ETags are causal contexts: a value read with one and written with it replaces exactly what was read.
 
+mod body;
 mod buckets;
 mod failure;
 mod keys;
@@ -12,6 +13,7 @@ mod registry;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json};
 use axum::routing::{get, post};
 use serde::Deserialize;
@@ -28,7 +30,8 @@ pub const OPENAPI: &str = include_str!("http/openapi.json");
 /// Serves HTTP and gRPC clients on `listener` until `stopping` holds `true`; requests under way are finished.
 pub async fn serve(listener: TcpListener, node: Node, stopping: watch::Receiver<bool>) {
     let services = crate::grpc::router(&node, stopping.clone());
-    port::serve(listener, router(node).merge(services), stopping).await;
+    let places = node.client_limits().http_connections;
+    port::serve(listener, router(node).merge(services), places, stopping).await;
 }
 
 /// Every route of HTTP.
@@ -51,6 +54,7 @@ pub fn router(node: Node) -> Router {
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi))
         .layer(DefaultBodyLimit::max(limits::VALUE_BYTES_MAX))
+        .layer(from_fn_with_state(node.client_memory().clone(), body::hold))
         .with_state(node)
 }
 

@@ -14,6 +14,8 @@ use tokio::sync::{Semaphore, watch};
 
 /// How long a client of HTTP/1 may take for the head of its next request.
 const HEAD_TIME: Duration = Duration::from_secs(60);
+/// The longest head of a request, and what is read ahead of a body.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long a connection of HTTP/2 may be silent before it is asked for a sign of life, and how long that may take.
 const SILENCE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
 /// How long to wait after a connection could not be accepted.
@@ -22,9 +24,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Serves `router` on `listener` until `stopping` holds `true`; requests under way are finished.
 ///
 /// While as many connections are open as there may be, further ones wait to be accepted.
-pub(super) async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    places: usize,
+    mut stopping: watch::Receiver<bool>,
+) {
     let server = server();
-    let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(places));
     let graceful = GracefulShutdown::new();
     loop {
         let next = async {
@@ -60,7 +67,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stopping: w
 
 fn server() -> Builder<TokioExecutor> {
     let mut server = Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_BYTES_MAX);
     let (silence, patience) = SILENCE;
     server
         .http2()

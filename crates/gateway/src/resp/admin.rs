@@ -17,6 +17,8 @@ pub(crate) fn config(session: &mut Session, command: &Command) {
         ("get", 3..) => {
             let patterns: Vec<String> = (2..command.len()).map(|at| word(command, at)).collect();
             let bulk_max = limits::VALUE_BYTES_MAX.to_string();
+            let clients_max = session.presence.clients.places().to_string();
+            let memory_max = session.node.client_memory().bytes_max().to_string();
             let known = [
                 ("save", ""),
                 ("appendonly", "no"),
@@ -24,7 +26,9 @@ pub(crate) fn config(session: &mut Session, command: &Command) {
                 ("timeout", "0"),
                 ("replica-read-only", "no"),
                 ("slave-read-only", "no"),
+                ("maxclients", clients_max.as_str()),
                 ("maxmemory", "0"),
+                ("maxmemory-clients", memory_max.as_str()),
                 ("maxmemory-policy", "noeviction"),
                 ("notify-keyspace-events", ""),
                 ("proto-max-bulk-len", bulk_max.as_str()),
@@ -249,16 +253,23 @@ pub(crate) fn scan<'s>(session: &'s mut Session, command: &'s Command) -> BoxFut
 pub(crate) fn keys<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
     Box::pin(async move {
         let pattern = argument(command, 1);
-        let (mut cursor, mut keys) = (0, Vec::new());
+        let (mut cursor, mut keys, mut bytes) = (0, Vec::new(), 0);
         loop {
             match session.node.scan(session.bucket, cursor, limits::PAGE_RECORDS_MAX).await {
                 Err(error) => return session.writer.error(&error_text(&error)),
                 Ok(page) => {
-                    keys.extend(page.keys.into_iter().filter(|key| glob::matches(&pattern, key)));
+                    let found = page.keys.into_iter().filter(|key| glob::matches(&pattern, key));
+                    keys.extend(found.inspect(|key| bytes += key.len() + size_of::<Bytes>()));
                     cursor = page.cursor;
                 }
             }
+            if !session.gathers(bytes) {
+                session.gathers(0);
+                let error = session.node.client_memory().refusal();
+                return session.writer.error(&error_text(&error));
+            }
             if cursor == 0 {
+                session.gathers(0);
                 return session.writer.bulks(&keys);
             }
         }

@@ -55,7 +55,6 @@ pub(crate) fn router(node: &Node, stopping: watch::Receiver<bool>) -> Router {
     };
     let reflection = described().build_v1().expect("the kept descriptors are whole");
     let reflection_before = described().build_v1alpha().expect("the kept descriptors are whole");
-    let budget = body::Budget::new(limits::REQUEST_BYTES_IN_FLIGHT_MAX);
     // Reflection talks to and fro: its messages are small, and it cannot wait for the last one.
     let reflections = Router::new()
         .route_service(&path(&reflection), reflection.max_decoding_message_size(BYTES_BESIDE_VALUE_MAX))
@@ -68,7 +67,7 @@ pub(crate) fn router(node: &Node, stopping: watch::Receiver<bool>) -> Router {
         .route_service(&path(&buckets), buckets)
         .route_service(&path(&cluster), cluster)
         .route_service(&path(&health), health)
-        .route_layer(from_fn_with_state(budget, body::gather))
+        .route_layer(from_fn_with_state(node.client_memory().clone(), body::gather))
         .merge(reflections)
         .route_layer(from_fn(gate::pass))
         .fallback(gate::no_such_service)

@@ -11,6 +11,7 @@ mod json;
 mod keys;
 mod layout;
 mod line;
+mod memory;
 mod port;
 mod registry;
 mod seats;
@@ -18,6 +19,7 @@ mod seats;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json};
 use axum::routing::{get, post};
 use serde::Deserialize;
@@ -36,8 +38,9 @@ pub const OPENAPI: &str = include_str!("http/openapi.json");
 /// way are finished.
 pub async fn serve(listener: TcpListener, node: Node, hosts: Hosts, stopping: watch::Receiver<bool>) {
     let services = crate::grpc::router(&node, stopping.clone());
-    let routes = router(node).merge(services);
-    port::serve(listener, routes, hosts, limits::CONNECTIONS_MAX, stopping).await;
+    let routes = router(node.clone()).merge(services);
+    let places = node.client_limits().http_connections;
+    port::serve(listener, routes, hosts, places, stopping).await;
 }
 
 /// Every route of HTTP.
@@ -55,11 +58,13 @@ fn router(node: Node) -> Router {
         .route("/v1/layout/plan", post(layout::plan))
         .route("/v1/layout/revert", post(layout::revert))
         .route("/v1/registry/{name}", registry::routes())
+        .route("/openapi.json", get(openapi))
+        .layer(DefaultBodyLimit::max(limits::VALUE_BYTES_MAX))
+        .layer(from_fn_with_state(node.client_memory().clone(), memory::hold))
+        // However much clients have in flight, a node tells how it is.
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .route("/openapi.json", get(openapi))
-        .layer(DefaultBodyLimit::max(limits::VALUE_BYTES_MAX))
         .with_state(node)
 }
 

@@ -2,6 +2,7 @@
 //!
 //! No state and no policy: what a request promises is decided by its bucket.
 
+mod body;
 mod grpc;
 pub mod http;
 pub mod resp;

@@ -36,10 +36,14 @@ pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// Connections of the HTTP port beyond that, which may ask for the node's health alone.
 pub const HTTP_RESERVE_CONNECTIONS: usize = 64;
+/// Connections of other nodes that one node accepts: one of each, and as many for questions.
+pub const PEER_CONNECTIONS_MAX: usize = 2 * NODES_MAX;
 /// Requests that one HTTP/2 connection may have under way.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 100;
-/// Bytes of requests by gRPC that one node receives or works on at a time.
-pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 512 * 1024 * 1024;
+/// Bytes that clients may have in flight on one node when nothing else is said.
+pub const CLIENT_MEMORY_BYTES_DEFAULT: usize = 512 * 1024 * 1024;
+/// The least that may be said: the largest value as it comes in, as it is kept, and as it goes out.
+pub const CLIENT_MEMORY_BYTES_MIN: usize = 4 * VALUE_BYTES_MAX;
 /// Hints kept for one absent replica; beyond it the exchange repairs instead.
 pub const HINTS_PER_TARGET_MAX: usize = 1_000_000;
 /// Records one page of a scan or an exchange may hold.

@@ -176,6 +176,8 @@ impl Core {
             deadline: self.now().after(timeout),
             is_forwarded: false,
             reply_to,
+            held: self.clients.memory.held(),
+            is_overloaded: false,
         })
     }
 

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::budget::Budget;
+use crate::clients::{ClientLimits, Clients};
 use crate::clock::{Clock, Entropy, SystemClock};
 use crate::core::Core;
 use crate::forming::{Acquaintance, Means as FormingMeans};
@@ -120,6 +121,7 @@ pub struct Builder {
     group: slipring_consensus::Settings,
     datagrams: Option<Arc<dyn Datagrams>>,
     secret: Option<ClusterSecret>,
+    clients: ClientLimits,
 }
 
 impl Node {
@@ -156,6 +158,7 @@ impl Node {
             group: slipring_consensus::Settings::default(),
             datagrams: None,
             secret: None,
+            clients: ClientLimits::default(),
         }
     }
 }
@@ -182,6 +185,13 @@ impl Builder {
     #[must_use]
     pub fn expect(mut self, nodes: Option<NonZeroU32>) -> Self {
         self.expected = nodes;
+        self
+    }
+
+    /// Lets clients take so much of the node.
+    #[must_use]
+    pub fn clients(mut self, limits: ClientLimits) -> Self {
+        self.clients = limits;
         self
     }
 
@@ -277,6 +287,7 @@ impl Builder {
             syncer: Syncer::new(self.disk_waits),
             hints: HintLog::default(),
             budget: Budget::of_this_machine(self.settings.background_share),
+            clients: Clients::new(self.clients),
             metrics: Metrics::new(),
             stop: watch::Sender::new(None),
             settings: self.settings,

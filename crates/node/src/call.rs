@@ -10,7 +10,7 @@ use futures::future::Either;
 use slipring_model::Error;
 use tokio::sync::oneshot;
 
-use crate::requests::dropped;
+use crate::requests::{Answer, dropped};
 
 /// What a client may ask for beside the request itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,13 +34,13 @@ pub enum Call<R> {
 
 /// An answer that other nodes, or the disk, are waited for.
 pub struct Pending<R> {
-    answer: oneshot::Receiver<Result<Bytes, Error>>,
+    answer: oneshot::Receiver<Answer>,
     decode: Box<dyn Fn(Bytes) -> Result<R, Error> + Send + Sync>,
 }
 
 impl<R> Pending<R> {
     pub(crate) fn new(
-        answer: oneshot::Receiver<Result<Bytes, Error>>,
+        answer: oneshot::Receiver<Answer>,
         decode: impl Fn(Bytes) -> Result<R, Error> + Send + Sync + 'static,
     ) -> Self {
         Self { answer, decode: Box::new(decode) }
@@ -52,7 +52,9 @@ impl<R> Future for Pending<R> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = std::task::ready!(Pin::new(&mut self.answer).poll(context));
-        Poll::Ready(answer.unwrap_or_else(|_| Err(dropped())).and_then(|bytes| (self.decode)(bytes)))
+        // What is taken is the client's to count.
+        let answer = answer.map_or_else(|_| Err(dropped()), |(answer, _held)| answer);
+        Poll::Ready(answer.and_then(|bytes| (self.decode)(bytes)))
     }
 }
 

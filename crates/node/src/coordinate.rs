@@ -8,16 +8,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use slipring_model::{Error, ErrorKind, Mutant, NodeId};
 use slipring_replication::{
-    Quorums, ReadCoordinator, ReadEffect, ReadInput, ReadOutcome, Shortfall, WriteCoordinator, WriteEffect,
-    WriteInput, WriteOutcome,
+    Quorums, ReadCoordinator, ReadEffect, ReadInput, ReadOutcome, WriteCoordinator, WriteEffect, WriteInput,
+    WriteOutcome,
 };
 use slipring_service::{Access, Cell, Cells};
+use slipring_transport::SendError;
 use slipring_wire::{Message, Request};
 use smallvec::SmallVec;
 
 use crate::bucket::{Locus, Refusal};
+use crate::clients::counted;
 use crate::core::Core;
-use crate::failure::{damaged, unavailable};
+use crate::failure::{damaged, overloaded, too_few, unacknowledged, unavailable, unreachable, unsent};
 use crate::handler::Handler;
 use crate::heal::is_damage;
 use crate::requests::{Entry, ReplyTo, Timer, Work, WriteEntry};
@@ -82,10 +84,10 @@ impl Core {
         let id = self.requests.insert(Entry::Forward { work, to, tried });
         self.requests.arm(deadline, id, Timer::Deadline);
         self.metrics.forwarded.inc();
-        if !self.send(to, Message::Request { id, request })
+        if let Err(refusal) = self.queue(to, Message::Request { id, request })
             && let Some(Entry::Forward { work, tried, .. }) = self.requests.remove(id)
         {
-            self.submit_avoiding(work, tried, None);
+            self.submit_avoiding(work, tried, unsent(refusal));
         }
     }
 
@@ -114,7 +116,16 @@ impl Core {
         };
         let is_up = |node| self.is_reachable(node);
         if let Some(lacking) = needed.into_iter().flatten().find(|quorums| !quorums.is_met(is_up)) {
-            return self.reply(work.reply_to, Err(unavailable(unreachable(lacking.shortfall(is_up)))));
+            return self.reply(work.reply_to, Err(unreachable(lacking.shortfall(is_up))));
+        }
+        // Known before anything happens here; a node that is overloaded later leaves a write unknown.
+        if let Some(lacking) = needed
+            .into_iter()
+            .flatten()
+            .find(|quorums| !quorums.is_met(|node| is_up(node) && self.takes_more(node)))
+        {
+            let shortfall = lacking.shortfall(|node| is_up(node) && self.takes_more(node));
+            return self.reply(work.reply_to, Err(overloaded(shortfall)));
         }
         let is_enough_alone = reads.is_met(|node| node == self.me);
         if work.access == Access::BlindWrite || is_enough_alone && work.access == Access::ReadModifyWrite {
@@ -128,7 +139,7 @@ impl Core {
         view: &View,
         bucket: &BucketView,
         place: &Place,
-        work: Work,
+        mut work: Work,
         (needed, is_enough_alone): (Quorums, bool),
     ) {
         if !place.is_held_by(self.me) && bucket.bucket.is_closed(work.position.partition(view.bits)) {
@@ -150,6 +161,9 @@ impl Core {
         if is_enough_alone {
             let response = self.execute_on_snapshot(bucket, &work, own.as_deref());
             return self.reply(work.reply_to, response);
+        }
+        if !work.held.try_set(counted(own.as_ref().map_or(0, Bytes::len))) {
+            return self.reply(work.reply_to, Err(self.clients.memory.refusal()));
         }
         let mut others: SmallVec<[NodeId; 3]> = place.others(self.me).collect();
         others.sort_by_key(|node| !self.is_reachable(*node));
@@ -206,7 +220,8 @@ impl Core {
                         continue;
                     }
                 };
-                if !self.send(to, Message::Request { id, request }) {
+                if let Err(refusal) = self.queue(to, Message::Request { id, request }) {
+                    self.requests.note_overload(id, refusal == SendError::Overloaded);
                     inputs.push(ReadInput::Failed { from: to });
                 }
             }
@@ -241,8 +256,8 @@ impl Core {
         }
         match (outcome, work.access) {
             (ReadOutcome::TooFew { answered }, _) => {
-                let message = format!("{answered} answered in time; nothing was done");
-                self.reply(work.reply_to, Err(unavailable(message)));
+                let error = if work.is_overloaded { overloaded(answered) } else { too_few(answered) };
+                self.reply(work.reply_to, Err(error));
             }
             (ReadOutcome::Answered(cell), Access::Read) => {
                 let response = self.execute_on_snapshot(bucket, &work, cell.as_deref());
@@ -367,8 +382,7 @@ impl Core {
             self.metrics.count_error(error.kind);
         }
         match to {
-            // A client that is gone needs no answer.
-            ReplyTo::Client(sender) => drop(sender.send(result)),
+            ReplyTo::Client(asker) => asker.answer(result, &self.clients.memory),
             ReplyTo::Peer { node, id } => {
                 let reply = match result {
                     Ok(response) => slipring_wire::Reply::Executed(response),
@@ -387,20 +401,12 @@ impl Core {
     }
 }
 
-fn unreachable(reachable: Shortfall) -> String {
-    let Shortfall { held, needed, members, side } = reachable;
-    format!("{held} of {members} replicas{side} can be reached and {needed} are needed; nothing was done")
-}
-
 fn settled(outcome: WriteOutcome, response: Bytes) -> Result<Bytes, Error> {
     match outcome {
         WriteOutcome::Stored => Ok(response),
         WriteOutcome::Unknown { acked } if Mutant::TimeOutIsFailure.is_planted() => {
             Err(unavailable(format!("{acked} acknowledged in time")))
         }
-        WriteOutcome::Unknown { acked } => {
-            let message = format!("{acked} acknowledged in time; the write may have happened");
-            Err(Error::new(ErrorKind::OutcomeUnknown, message))
-        }
+        WriteOutcome::Unknown { acked } => Err(unacknowledged(acked)),
     }
 }

@@ -11,12 +11,13 @@ use slipring_model::{Actor, ClusterId, Moment, Mutant, NodeId};
 use slipring_ring::Addresses;
 use slipring_service::Context;
 use slipring_storage::{Engine, MetaStore};
-use slipring_transport::Transport;
+use slipring_transport::{SendError, Transport};
 use slipring_wire::{Message, Reply, Request};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::budget::Budget;
+use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::forming::Acquaintance;
 use crate::gossip::{ClusterSecret, Gossip};
@@ -70,6 +71,7 @@ pub(crate) struct Core {
     pub(crate) syncer: Syncer,
     pub(crate) hints: HintLog,
     pub(crate) budget: Budget,
+    pub(crate) clients: Clients,
     pub(crate) metrics: Metrics,
     /// Set once, with the reason, when the node must not go on.
     pub(crate) stop: watch::Sender<Option<String>>,
@@ -101,7 +103,17 @@ impl Core {
 
     /// Queues a message for a peer; `false` when it was not and will not be sent.
     pub(crate) fn send(&self, to: NodeId, message: Message) -> bool {
-        self.transport.get().is_some_and(|transport| transport.send(to, message).is_ok())
+        self.queue(to, message).is_ok()
+    }
+
+    /// Queues a message for a peer, or tells why it was not and will not be sent.
+    pub(crate) fn queue(&self, to: NodeId, message: Message) -> Result<(), SendError> {
+        self.transport.get().ok_or(SendError::NotConnected)?.send(to, message)
+    }
+
+    /// Whether a node takes more messages than wait for it already; always so for this one.
+    pub(crate) fn takes_more(&self, node: NodeId) -> bool {
+        node == self.me || self.transport.get().is_some_and(|transport| !transport.is_overloaded(node))
     }
 
     pub(crate) fn answer(&self, to: NodeId, id: u64, reply: Reply) {

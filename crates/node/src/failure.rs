@@ -4,12 +4,65 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use slipring_model::{Error, ErrorKind};
+use slipring_replication::Shortfall;
 use slipring_service::InvalidCell;
+use slipring_transport::SendError;
 use slipring_wire::Reply;
 
 /// Nothing happened; it may work later.
 pub(crate) fn unavailable(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Unavailable, message)
+}
+
+/// Too few replicas can be reached for a request.
+pub(crate) fn unreachable(reachable: Shortfall) -> Error {
+    let Shortfall { held, needed, members, side } = reachable;
+    unavailable(format!(
+        "{held} of {members} replicas{side} can be reached and {needed} are needed; nothing was done: try again, and see \
+         `slipring status` for the nodes that are away"
+    ))
+}
+
+/// Too few replicas that can be reached take more messages.
+pub(crate) fn overloaded(free: Shortfall) -> Error {
+    let Shortfall { held, needed, members, side } = free;
+    let message = format!(
+        "{held} of {members} replicas{side} can take more requests now and {needed} are needed; nothing was done: back off \
+         and try again"
+    );
+    Error::new(ErrorKind::Overloaded, message)
+}
+
+/// Too few replicas answered a read in time, or stored the newest value where they lacked it.
+pub(crate) fn too_few(answered: Shortfall) -> Error {
+    let Shortfall { held, needed, members, side } = answered;
+    unavailable(if held < needed {
+        format!(
+            "{held} of {members} replicas{side} answered in time and {needed} are needed; nothing was done: try again, and see \
+             `slipring status` for the nodes that are away"
+        )
+    } else {
+        format!(
+            "{held} of {members} replicas{side} answered, but too few of them stored the newest value in time to make {needed} \
+             that hold it; nothing was done: try again"
+        )
+    })
+}
+
+/// Too few replicas acknowledged a write that is applied here.
+pub(crate) fn unacknowledged(acked: Shortfall) -> Error {
+    let Shortfall { held, needed, members, side } = acked;
+    let message = format!(
+        "{held} of {members} replicas{side} acknowledged the write in time and {needed} are needed; it may have happened: \
+         read the key before trying again"
+    );
+    Error::new(ErrorKind::OutcomeUnknown, message)
+}
+
+/// Why a message to a node was not sent, where that is worth more than that it was not.
+pub(crate) fn unsent(refusal: SendError) -> Option<Error> {
+    let message = "too many messages wait for the replicas of the key already; nothing was done: back off and try again";
+    (refusal == SendError::Overloaded).then(|| Error::new(ErrorKind::Overloaded, message))
 }
 
 /// The engine's error, as the client is told.
@@ -18,7 +71,7 @@ pub(crate) fn stored(error: slipring_storage::Error) -> Error {
     let kind = match &error {
         Storage::Damaged { .. } => ErrorKind::Corrupt,
         // Nothing was tried.
-        Storage::Stopped(_) => ErrorKind::Unavailable,
+        Storage::Stopped(_) | Storage::Busy { .. } => ErrorKind::Unavailable,
         // A write that found no room may be there after a restart: whoever tries it again may do it twice.
         _ => ErrorKind::OutcomeUnknown,
     };
@@ -49,7 +102,28 @@ pub(crate) fn executed(reply: Reply) -> Result<Bytes, Error> {
 
 #[cfg(test)]
 mod tests {
+    use slipring_replication::Side;
+
     use super::*;
+
+    #[test]
+    fn sentences_about_quorums_say_needed_answered_and_next_step() {
+        let shortfall = |held| Shortfall { held, needed: 2, members: 3, side: Side::Only };
+        let told = |error: Error| error.message.into_owned();
+        for (held, start) in
+            [(1, "1 of 3 replicas answered in time and 2 are needed;"), (2, "2 of 3 replicas answered, but")]
+        {
+            let sentence = told(too_few(shortfall(held)));
+            assert!(sentence.starts_with(start) && sentence.contains("try again"), "{sentence}");
+        }
+        assert!(
+            told(unacknowledged(shortfall(1)))
+                .starts_with("1 of 3 replicas acknowledged the write in time and 2")
+        );
+        assert_eq!(overloaded(shortfall(1)).kind, ErrorKind::Overloaded);
+        assert_eq!(unsent(SendError::Overloaded).map(|error| error.kind), Some(ErrorKind::Overloaded));
+        assert_eq!(unsent(SendError::NotConnected), None);
+    }
 
     #[test]
     fn only_a_write_that_was_not_tried_may_be_tried_elsewhere() {

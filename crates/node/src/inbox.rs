@@ -102,7 +102,11 @@ impl Core {
                 self.submit_again(work, epoch);
             }
             (Some((Waiting::Write, _)), Reply::Stale { epoch }) => self.send_again(id, from, epoch),
-            (Some((Waiting::Read, _)), reply) => self.drive_read(id, read_input(from, reply)),
+            (Some((Waiting::Read, _)), reply) => {
+                let is_overloaded = matches!(reply, Reply::Failed { kind: ErrorKind::Overloaded, .. });
+                self.requests.note_overload(id, is_overloaded);
+                self.drive_read(id, read_input(from, reply));
+            }
             (Some((Waiting::Write, _)), reply) => {
                 let input = match reply {
                     Reply::Stored => WriteInput::Acked { from },

@@ -11,6 +11,7 @@ mod budget;
 mod builder;
 mod call;
 mod change;
+mod clients;
 mod clock;
 mod coordinate;
 mod core;
@@ -42,6 +43,7 @@ mod wholeness;
 pub use builder::{Builder, StartError, TransportFactory};
 pub use call::{Call, CallOptions, Pending};
 pub use change::Force;
+pub use clients::{ClientLimits, ClientMemory, Held};
 pub use clock::{Clock, Entropy, SystemClock};
 pub use gossip::{
     ClusterSecret, Datagrams, GossipStatus, InvalidSecret, MemberState, MemberStatus, UdpDatagrams,

@@ -16,11 +16,12 @@ use tokio::task::JoinHandle;
 use crate::bucket::{Locus, Refusal};
 use crate::call::{Call, CallOptions, Pending};
 use crate::change::Force;
+use crate::clients::{ClientLimits, ClientMemory};
 use crate::core::Core;
 use crate::failure::unavailable;
 use crate::gossip::MemberStatus;
 use crate::moving::Proposal;
-use crate::requests::{ReplyTo, Work};
+use crate::requests::{Asker, ReplyTo, Work};
 use crate::scan::ScanPage;
 use crate::status::Status;
 use crate::view::{BucketView, Place, View};
@@ -183,7 +184,9 @@ impl Node {
             began,
             deadline: began.after(options.deadline.map_or(limit, |asked| asked.min(limit))),
             is_forwarded: false,
-            reply_to: ReplyTo::Client(sender),
+            reply_to: ReplyTo::Client(Asker { sender, is_read: access == Access::Read }),
+            held: self.core.clients.memory.held(),
+            is_overloaded: false,
         });
         Call::Pending(Pending::new(receiver, |bytes| service.decode_response(bytes)))
     }
@@ -367,6 +370,18 @@ impl Node {
     #[must_use]
     pub fn layout_group(&self) -> Option<GroupStatus> {
         self.core.group.get().map(LayoutGroup::status)
+    }
+
+    /// How much clients may take of this node.
+    #[must_use]
+    pub fn client_limits(&self) -> &ClientLimits {
+        &self.core.clients.limits
+    }
+
+    /// The memory for what clients have in flight.
+    #[must_use]
+    pub fn client_memory(&self) -> &ClientMemory {
+        &self.core.clients.memory
     }
 
     /// The node's counters, in Prometheus' text format.

@@ -14,6 +14,8 @@ use slipring_wire::Reply;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
+use crate::clients::{ClientMemory, Held, counted};
+
 const SHARDS: usize = 16;
 
 /// One client request, wherever it was received.
@@ -29,14 +31,46 @@ pub(crate) struct Work {
     pub(crate) deadline: Moment,
     pub(crate) is_forwarded: bool,
     pub(crate) reply_to: ReplyTo,
+    /// Memory for what was read for it here.
+    pub(crate) held: Held,
+    /// Whether a node refused its part because too much is under way there.
+    pub(crate) is_overloaded: bool,
 }
 
 /// Who waits for the answer.
 pub(crate) enum ReplyTo {
     /// A client of this node.
-    Client(oneshot::Sender<Result<Bytes, Error>>),
+    Client(Asker),
     /// A peer that forwarded its client's request.
     Peer { node: NodeId, id: u64 },
+}
+
+/// A client's end of a request.
+pub(crate) struct Asker {
+    pub(crate) sender: oneshot::Sender<Answer>,
+    /// Whether the request changes nothing.
+    pub(crate) is_read: bool,
+}
+
+/// What a client gets, and the memory held for it.
+pub(crate) type Answer = (Result<Bytes, Error>, Held);
+
+impl Asker {
+    /// Answers the client, if there is memory for the answer until it is taken.
+    pub(crate) fn answer(self, result: Result<Bytes, Error>, memory: &ClientMemory) {
+        let mut held = memory.held();
+        let bytes = result.as_ref().map_or(0, Bytes::len);
+        let result = match held.try_set(counted(bytes)) {
+            true => result,
+            false if self.is_read => Err(memory.refusal()),
+            false => {
+                let message = "the request was run, but clients have too many bytes in flight for its answer";
+                Err(Error::new(ErrorKind::OutcomeUnknown, message))
+            }
+        };
+        // A client that is gone needs no answer.
+        drop(self.sender.send((result, held)));
+    }
 }
 
 /// A request under way.
@@ -141,6 +175,16 @@ impl Requests {
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
         Some((result, removed))
+    }
+
+    /// Remembers that a node was too busy for its part of a read.
+    pub(crate) fn note_overload(&self, id: u64, is_overloaded: bool) {
+        if is_overloaded {
+            self.with(id, |entry| match entry {
+                Entry::Read { work, .. } => (work.is_overloaded = true, false),
+                _ => ((), false),
+            });
+        }
     }
 
     /// Arms a timer for an entry. A timer of an entry that is gone by then means nothing.

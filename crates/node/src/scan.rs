@@ -14,7 +14,7 @@ use slipring_wire::{Reply, Request};
 use crate::answer::no_bucket;
 use crate::core::Core;
 use crate::failure::unavailable;
-use crate::requests::ReplyTo;
+use crate::requests::{Asker, ReplyTo};
 use crate::view::{BucketView, Place, View};
 
 /// Looks at partitions, empty ones among them, that one page may take before it answers with what it has.
@@ -153,11 +153,12 @@ impl Core {
         timeout: Duration,
     ) -> Result<Bytes, Error> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        match self.work(bucket, request, acks, timeout, ReplyTo::Client(sender)) {
+        let reply_to = ReplyTo::Client(Asker { sender, is_read: false });
+        match self.work(bucket, request, acks, timeout, reply_to) {
             Ok(work) => self.submit(work),
             Err((_, error)) => return Err(error),
         }
-        receiver.await.unwrap_or_else(|_| Err(crate::requests::dropped()))
+        receiver.await.map_or_else(|_| Err(crate::requests::dropped()), |(answer, _held)| answer)
     }
 
     fn first_healthy(&self, place: &Place) -> Result<NodeId, Error> {

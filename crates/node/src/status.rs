@@ -248,6 +248,7 @@ impl Core {
         self.metrics.in_flight.set(self.requests.len() as i64);
         self.metrics.hints_waiting.set(self.hints.total() as i64);
         self.count_gossip();
+        self.metrics.clients.set(&self.clients);
         self.metrics.text()
     }
 }

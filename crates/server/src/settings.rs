@@ -10,10 +10,17 @@ use clap::{ArgMatches, Args};
 use serde::{Deserialize, Serialize};
 use slipring_gateway::http::HostName;
 use slipring_model::limits;
-use slipring_node::{ClusterSecret, MembershipSettings};
+use slipring_node::{ClientLimits, ClusterSecret, MembershipSettings};
+
+use crate::byte_size::ByteSize;
+use crate::machine_memory;
+use crate::open_files::{self, Connections};
 
 /// The variable that may hold the cluster's key itself.
 const KEY_VARIABLE: &str = "SLIPRING_CLUSTER_KEY";
+
+/// Clients may have one part in so many of the memory in flight when nothing else is said.
+const CLIENTS_MEMORY_PART: u64 = 4;
 
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $(#[arg($($arg:tt)+)])? $name:ident : $type:ty = $default:expr, $env:literal;)+) => {
@@ -97,6 +104,11 @@ settings! {
     partition_bits: u8 = 8, "SLIPRING_PARTITION_BITS";
     /// Threads that serve clients and peers; 0 takes as many as there are processors.
     workers: usize = 0, "SLIPRING_WORKERS";
+    /// The most connections of each port for clients. Fewer when the process may not have enough files open. 16 to 10,000.
+    connections: usize = limits::CONNECTIONS_MAX, "SLIPRING_CONNECTIONS";
+    /// Bytes that clients may have in flight: their input, requests and replies on all ports together. At least 64MiB;
+    /// 0 takes a quarter of the memory of the machine, or of the control group.
+    clients_memory: ByteSize = ByteSize::default(), "SLIPRING_CLIENTS_MEMORY";
     /// Milliseconds until a request's outcome is given as unknown. 50 to 60,000.
     request_timeout_ms: u64 = 2_000, "SLIPRING_REQUEST_TIMEOUT_MS";
     /// Milliseconds a read waits for a replica before it asks one more.
@@ -132,6 +144,10 @@ settings! {
     log: String = "info,openraft=error".to_owned(), "SLIPRING_LOG";
     /// How to log: text or json.
     log_format: String = "text".to_owned(), "SLIPRING_LOG_FORMAT";
+}
+
+fn bytes_of(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// How many nodes expect each other, if any do.
@@ -234,6 +250,21 @@ impl Settings {
         })
     }
 
+    /// What clients may take, with `connections` on the ports.
+    pub(crate) fn clients(&self, connections: Connections) -> ClientLimits {
+        let share = || machine_memory::bytes().map(|bytes| bytes / CLIENTS_MEMORY_PART);
+        let least = limits::CLIENT_MEMORY_BYTES_MIN;
+        let memory_bytes = match self.clients_memory.0 {
+            0 => share().map_or(limits::CLIENT_MEMORY_BYTES_DEFAULT, |bytes| bytes_of(bytes).max(least)),
+            bytes => bytes_of(bytes),
+        };
+        ClientLimits {
+            memory_bytes,
+            redis_connections: connections.redis,
+            http_connections: connections.http,
+        }
+    }
+
     fn membership(&self) -> anyhow::Result<MembershipSettings> {
         let preset = match self.membership.as_str() {
             "lan" => MembershipSettings::lan(),
@@ -276,6 +307,14 @@ impl Settings {
 
     fn validate(&self) -> anyhow::Result<()> {
         self.node()?.validate().map_err(anyhow::Error::msg)?;
+        if !(open_files::CLIENTS_MIN..=limits::CONNECTIONS_MAX).contains(&self.connections) {
+            let (least, most) = (open_files::CLIENTS_MIN, limits::CONNECTIONS_MAX);
+            bail!("connections = {} must lie in {least}..={most}", self.connections);
+        }
+        let least = limits::CLIENT_MEMORY_BYTES_MIN;
+        if self.clients_memory.0 != 0 && bytes_of(self.clients_memory.0) < least {
+            bail!("clients_memory = {} must be {least} (64MiB) at least, or 0", self.clients_memory);
+        }
         let address: std::net::IpAddr =
             self.bind.parse().with_context(|| format!("bind = \"{}\" is not an IP address", self.bind))?;
         if !address.is_loopback() && !self.insecure {

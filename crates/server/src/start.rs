@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
+use crate::open_files::{self, Connections};
 use crate::output::{note, say};
 use crate::settings::{Origin, Settings};
 
@@ -61,6 +62,7 @@ pub(crate) fn run(settings: &Settings, origins: &[Origin], watching: &Watching) 
 
 async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> anyhow::Result<()> {
     let secret = settings.cluster_secret()?;
+    let connections = connections(settings)?;
     let directory = claim(&settings.data)?;
     let ports = bind(settings).await?;
     let addresses = Addresses {
@@ -79,10 +81,13 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     let peer = ports.peer;
     let listens = peer.local_addr()?;
     let transport: TransportFactory = Box::new(move |hello, inbox| {
-        Ok(Arc::new(GrpcTransport::start(slipring_transport::Settings::default(), peer, hello, inbox)))
+        let settings =
+            slipring_transport::Settings { connections_max: connections.peers, ..Default::default() };
+        Ok(Arc::new(GrpcTransport::start(settings, peer, hello, inbox)))
     });
     let builder = Node::builder(settings.node()?, meta, disk, addresses, transport)
         .datagrams(Arc::new(UdpDatagrams::new(ports.gossip)?))
+        .clients(settings.clients(connections))
         .secret(secret);
     let starting = async {
         let node = builder.service(&KV).join(Arc::clone(&seeds)).expect(settings.expect.0).start().await?;
@@ -136,6 +141,22 @@ fn ended(reason: String, has_left: bool) -> anyhow::Result<()> {
     }
     note!("slipring: {reason}");
     Ok(())
+}
+
+/// How many connections each port accepts, once the process may open as many files as it can.
+fn connections(settings: &Settings) -> anyhow::Result<Connections> {
+    let limit = open_files::raise()?;
+    let connections = open_files::share_out(limit, settings.connections)?;
+    let Connections { redis, http, peers } = connections;
+    tracing::info!(limit, redis, http, peers, "open files and the connections that each port accepts");
+    if redis.min(http) < settings.connections {
+        let set = settings.connections;
+        note!(
+            "slipring: this process may have {limit} files open, so the ports accept {redis} Redis and {http} HTTP \
+             connections in place of {set}; raise its limit for more"
+        );
+    }
+    Ok(connections)
 }
 
 fn claim(path: &Path) -> anyhow::Result<DataDir> {

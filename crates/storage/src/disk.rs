@@ -20,6 +20,7 @@ use slipring_model::{BucketId, Position};
 
 use crate::data_dir::{make_directory, sync_folders};
 use crate::mark::Mark;
+use crate::open_files::{patiently, tables_of_process};
 use crate::{Engine, Error, RecordKey, Write, journal, manifest};
 
 /// Journals larger than this are flushed, so that a start never replays more.
@@ -76,6 +77,7 @@ impl DiskEngine {
         let database = Database::builder(&store_path)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .cache_size(CACHE_BYTES)
+            .max_cached_files(Some(tables_of_process()))
             .open()
             .map_err(failed)?;
         let records = database.keyspace("records", KeyspaceCreateOptions::default).map_err(failed)?;
@@ -159,7 +161,8 @@ impl DiskEngine {
 
 impl Engine for DiskEngine {
     fn read(&self, at: RecordKey<'_>, with: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), Error> {
-        let stored = self.records.get(store_key(at)).map_err(|error| failure(&self.dir, error))?;
+        let stored =
+            patiently(|| self.records.get(store_key(at))).map_err(|error| failure(&self.dir, error))?;
         match stored {
             None => with(None),
             Some(bytes) => {

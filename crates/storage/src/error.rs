@@ -5,6 +5,8 @@ use std::path::Path;
 
 use thiserror::Error;
 
+use crate::open_files::is_passing;
+
 /// Why a store did not do as asked.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Error {
@@ -34,6 +36,16 @@ pub enum Error {
         /// The directory.
         place: String,
     },
+    /// The system gives nothing now, files for instance. Nothing was done.
+    #[error(
+        "{place}: {detail}; try again, and raise the limit of open files of the process or of the machine"
+    )]
+    Busy {
+        /// The file or directory.
+        place: String,
+        /// What the system said.
+        detail: String,
+    },
     /// The system refused. Whether a write happened is not known.
     #[error("{place}: {detail}")]
     Io {
@@ -53,6 +65,7 @@ impl Error {
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
                 Self::Damaged { place, detail: error.to_string() }
             }
+            _ if is_passing(error) => Self::Busy { place, detail: error.to_string() },
             _ => Self::Io { place, detail: error.to_string() },
         }
     }

@@ -13,6 +13,7 @@ mod manifest;
 mod mark;
 mod memory;
 mod meta;
+mod open_files;
 
 pub use data_dir::DataDir;
 pub use disk::DiskEngine;
@@ -20,3 +21,4 @@ pub use engine::{Engine, RecordKey, Write};
 pub use error::Error;
 pub use memory::MemoryEngine;
 pub use meta::MetaStore;
+pub use open_files::store_files_max;

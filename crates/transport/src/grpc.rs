@@ -5,6 +5,7 @@
 //!
 //! Invariant: `connected` and `disconnected` of a peer alternate, beginning with `connected`.
 
+mod accept;
 mod client;
 mod codec;
 mod server;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use slipring_model::{ClusterId, NodeId};
+use slipring_model::{ClusterId, NodeId, limits};
 use slipring_wire::{Hello, Message, Reply, Request};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -39,6 +40,8 @@ pub struct Settings {
     pub connect: Duration,
     /// The first and the longest rest between two attempts to dial a peer.
     pub redial: (Duration, Duration),
+    /// Connections that the port accepts at a time; further ones are closed.
+    pub connections_max: usize,
 }
 
 impl Default for Settings {
@@ -48,6 +51,7 @@ impl Default for Settings {
             silence: Duration::from_secs(2),
             connect: Duration::from_secs(2),
             redial: (Duration::from_millis(50), Duration::from_secs(2)),
+            connections_max: limits::PEER_CONNECTIONS_MAX,
         }
     }
 }
@@ -224,6 +228,11 @@ impl Transport for GrpcTransport {
 
     fn is_connected(&self, peer: NodeId) -> bool {
         self.0.is_connected(peer)
+    }
+
+    fn is_overloaded(&self, peer: NodeId) -> bool {
+        let link = self.0.peers.lock().get(&peer).and_then(|peer| peer.link.clone());
+        link.is_some_and(|link| link.is_full())
     }
 
     fn hasten(&self, peer: NodeId) {

@@ -44,6 +44,12 @@ pub(crate) struct Outgoing {
     pub(crate) messages: Vec<Message>,
 }
 
+impl Queue {
+    fn is_full(&self) -> bool {
+        self.messages.len() >= limits::PEER_QUEUE_MESSAGES_MAX || self.bytes >= limits::PEER_QUEUE_BYTES_MAX
+    }
+}
+
 impl Link {
     pub(crate) fn new(peer: Hello, is_ours: bool, version: u8) -> Self {
         Self {
@@ -63,9 +69,7 @@ impl Link {
             return Err(SendError::NotConnected);
         }
         let mut queue = self.queue.lock();
-        let is_full = queue.messages.len() >= limits::PEER_QUEUE_MESSAGES_MAX
-            || queue.bytes >= limits::PEER_QUEUE_BYTES_MAX;
-        if is_full {
+        if queue.is_full() {
             return Err(SendError::Overloaded);
         }
         queue.bytes += message.weight();
@@ -73,6 +77,11 @@ impl Link {
         drop(queue);
         self.work.notify_one();
         Ok(())
+    }
+
+    /// Whether no more messages are taken now.
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.lock().is_full()
     }
 
     /// Takes what fits into one frame; `None` when there is nothing to say.

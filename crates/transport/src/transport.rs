@@ -25,6 +25,11 @@ pub trait Transport: Send + Sync + 'static {
     /// Whether messages to a peer can be sent.
     fn is_connected(&self, peer: NodeId) -> bool;
 
+    /// Whether a peer that is connected takes no more messages now.
+    fn is_overloaded(&self, _peer: NodeId) -> bool {
+        false
+    }
+
     /// A peer is known to be there: it is dialled at once, where that was put off.
     fn hasten(&self, _peer: NodeId) {}
 

@@ -9,11 +9,11 @@ use slipring_model::limits;
 use slipring_node::{CallOptions, Node};
 use tonic::{Code, Request, Response, Status};
 
-use super::bucket_of;
 use super::deadline::Deadline;
 use super::failure::{failed, invalid, out_of_turn, refused};
 use super::generated::v1;
 use super::scan::{self, Pages};
+use super::{body, bucket_of};
 
 /// The service `slipring.v1.Kv`.
 pub(super) struct Kv(pub(super) Node);
@@ -27,7 +27,9 @@ impl v1::kv_server::Kv for Kv {
         let v1::GetRequest { bucket, key, options } = request.into_inner();
         match self.call(&bucket, deadline, options, Ask::GetAll { key: key_of(key)? }).await? {
             Answer::All { values, context, expires_at } => {
-                Ok(Response::new(v1::GetResponse { values, context, expires_at_ms: expires_at }))
+                let bytes = values.iter().map(Bytes::len).sum();
+                let message = v1::GetResponse { values, context, expires_at_ms: expires_at };
+                body::answer(message, bytes, self.0.client_memory())
             }
             _ => Err(out_of_turn()),
         }

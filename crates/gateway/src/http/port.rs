@@ -17,6 +17,8 @@ use super::hosts::Hosts;
 use super::line::Line;
 use super::seats::Seats;
 
+/// The longest head of a request, and what is read ahead of a body.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long a connection of HTTP/2 may be silent before it is asked for a sign of life, and how long that may take.
 const SILENCE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
 /// How long to wait after a connection could not be accepted.
@@ -93,7 +95,8 @@ impl Port {
 /// What speaks with one connection; with one of the reserve about one request. Seats have the times of HTTP/1.
 fn server(is_reserve: bool) -> Builder<TokioExecutor> {
     let mut server = Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(None).keep_alive(!is_reserve);
+    let mut http1 = server.http1();
+    http1.timer(TokioTimer::new()).header_read_timeout(None).keep_alive(!is_reserve).max_buf_size(HEAD_BYTES_MAX);
     let (silence, patience) = SILENCE;
     server
         .http2()

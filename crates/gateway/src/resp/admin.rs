@@ -33,6 +33,8 @@ pub(crate) fn config<'s>(session: &'s mut Session, command: &'s Command) -> BoxF
 
 async fn config_get(session: &mut Session, patterns: &[Bytes]) {
     let bulk_max = limits::VALUE_BYTES_MAX.to_string();
+    let clients_max = session.presence.clients.places().to_string();
+    let memory_max = session.node.client_memory().bytes_max().to_string();
     let known = [
         ("save", ""),
         ("appendonly", "no"),
@@ -40,7 +42,9 @@ async fn config_get(session: &mut Session, patterns: &[Bytes]) {
         ("timeout", "0"),
         ("replica-read-only", "no"),
         ("slave-read-only", "no"),
+        ("maxclients", clients_max.as_str()),
         ("maxmemory", "0"),
+        ("maxmemory-clients", memory_max.as_str()),
         ("maxmemory-policy", "noeviction"),
         ("notify-keyspace-events", ""),
         ("proto-max-bulk-len", bulk_max.as_str()),
@@ -287,19 +291,28 @@ pub(crate) fn keys<'s>(session: &'s mut Session, command: &'s Command) -> BoxFut
             Ok(pattern) => pattern,
             Err(error) => return session.writer.error(&error.message()),
         };
-        let (mut cursor, mut found) = (0, Vec::new());
+        let (mut cursor, mut found, mut bytes) = (0, Vec::new(), 0);
         loop {
             match session.node.scan(session.bucket, cursor, limits::PAGE_RECORDS_MAX).await {
                 Err(error) => return session.writer.error(&error_text(&error)),
                 Ok(page) => {
+                    let before = found.len();
                     select(session, page.keys, Some(&mut pattern), &mut found).await;
+                    let new = found.get(before..).unwrap_or_default();
+                    bytes += new.iter().map(|key: &Bytes| key.len() + size_of::<Bytes>()).sum::<usize>();
                     cursor = page.cursor;
                 }
+            }
+            if !session.gathers(bytes) {
+                session.gathers(0);
+                let error = session.node.client_memory().refusal();
+                return session.writer.error(&error_text(&error));
             }
             if cursor == 0 {
                 break;
             }
         }
+        session.gathers(0);
         session.writer.array(found.len());
         for key in found {
             session.writer.bulk(&key);

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use slipring_model::limits;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -19,8 +18,11 @@ const RATE_TIME_MIN: Duration = Duration::from_millis(100);
 pub(crate) struct Clients(Arc<Shared>);
 
 struct Shared {
+    /// Connections that may be open.
+    places: usize,
     began: Instant,
     accepted: AtomicU64,
+    rejected: AtomicU64,
     commands: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -60,11 +62,13 @@ pub(crate) struct Presence {
 }
 
 impl Clients {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(places: usize) -> Self {
         let began = Instant::now();
         Self(Arc::new(Shared {
+            places,
             began,
             accepted: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
             commands: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -76,7 +80,8 @@ impl Clients {
     /// Puts a connection on the list; `None` when it is full.
     pub(crate) fn enter(&self, address: String) -> Option<Presence> {
         let mut open = self.0.open.lock();
-        if open.len() >= limits::CONNECTIONS_MAX {
+        if open.len() >= self.0.places {
+            self.0.rejected.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         let id = self.0.accepted.fetch_add(1, Ordering::Relaxed) + 1;
@@ -93,6 +98,16 @@ impl Clients {
 
     pub(crate) fn count(&self) -> usize {
         self.0.open.lock().len()
+    }
+
+    /// How many connections may be open.
+    pub(crate) fn places(&self) -> usize {
+        self.0.places
+    }
+
+    /// Connections that found no place.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.0.rejected.load(Ordering::Relaxed)
     }
 
     /// Connections since the port was opened.
@@ -193,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_listed_until_it_ends() {
-        let clients = Clients::new();
+        let clients = Clients::new(10);
         let (first, second) = (clients.enter("a:1".into()), clients.enter("b:2".into()));
         let lines: Vec<_> = clients.open().iter().map(|client| client.line()).collect();
         assert!(
@@ -206,11 +221,12 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_so_many_and_no_more() {
-        let clients = Clients::new();
-        let mut open: Vec<_> = (0..limits::CONNECTIONS_MAX).map(|_| clients.enter("a:1".into())).collect();
+    fn connection_finds_a_place_up_to_the_last_and_once_one_is_free() {
+        let clients = Clients::new(3);
+        let mut open: Vec<_> = (0..3).map(|_| clients.enter("a:1".into())).collect();
         assert!(open.iter().all(Option::is_some));
         assert!(clients.enter("a:1".into()).is_none());
+        assert_eq!((clients.count(), clients.places(), clients.rejected()), (3, 3, 1));
         open.pop();
         assert!(clients.enter("a:1".into()).is_some());
     }

@@ -1,5 +1,6 @@
 //! One connection, from its first byte to its last reply, over any stream of bytes.
 
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -9,12 +10,16 @@ use slipring_resp::{Parser, ProtocolError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
-use super::run::Session;
+use super::reply::error_text;
+use super::run::{SMALL_BYTES, Session};
 use super::stretch::Stretch;
 use super::table;
 
 /// Room for what one read brings in: of a connection that says little, and of one that fills it.
 const READ_BYTES: (usize, usize) = (4 * 1024, 16 * 1024);
+
+/// How long a connection that holds memory may take for the next bytes in or out.
+const STALL_TIME: Duration = Duration::from_secs(60);
 
 /// What is read and thrown away after the last reply of a connection, and how long each read may take.
 const LINGER_READS: usize = 64;
@@ -32,12 +37,18 @@ pub(super) async fn converse(
     // One future for the whole connection: to make and drop one at each read would cost two locks.
     let mut stopped = pin!(stopping.wait_for(|is_stopping| *is_stopping));
     while !session.is_closing {
-        buffer.reserve(parser.missing(&buffer).clamp(room, limits::REPLY_BYTES_MAX));
+        let missing = parser.missing(&buffer);
+        make_room(&mut buffer, missing, room);
+        if !session.takes_input(buffer.capacity()) {
+            refuse(&mut session, &mut buffer, &mut stream).await?;
+            break;
+        }
         let spare = buffer.capacity() - buffer.len();
         let read = tokio::select! {
             biased;
             read = stream.read_buf(&mut buffer) => read?,
             _ = &mut stopped => return Ok(()),
+            () = stalled(session.holds_memory()) => return Err(ErrorKind::TimedOut.into()),
         };
         if read == 0 {
             return Ok(());
@@ -48,6 +59,39 @@ pub(super) async fn converse(
     }
     stream.shutdown().await?;
     linger(&mut stream).await
+}
+
+/// Makes room for what comes next: for a command that is not all here, no more than has come of it already.
+fn make_room(buffer: &mut BytesMut, missing: usize, room: usize) {
+    let wanted = missing.clamp(room, room.max(buffer.len()));
+    if buffer.len() + wanted <= SMALL_BYTES {
+        buffer.reserve(room);
+    } else if buffer.capacity() - buffer.len() < room {
+        let mut larger = BytesMut::with_capacity(buffer.len() + wanted + room);
+        larger.extend_from_slice(buffer);
+        *buffer = larger;
+    }
+}
+
+/// Ends a connection whose command finds no memory: where the command ends is not known yet.
+async fn refuse(
+    session: &mut Session,
+    buffer: &mut BytesMut,
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> std::io::Result<()> {
+    *buffer = BytesMut::new();
+    session.takes_input(0);
+    let refusal = session.node.client_memory().refusal();
+    session.writer.error(&format!("{}; this connection ends", error_text(&refusal)));
+    flush(session, stream).await
+}
+
+/// Over when a connection that holds memory has not moved for too long; never for one that holds none.
+async fn stalled(holds_memory: bool) {
+    match holds_memory {
+        true => tokio::time::sleep(STALL_TIME).await,
+        false => std::future::pending().await,
+    }
 }
 
 /// Runs every complete command in the buffer and sends the replies.
@@ -81,6 +125,9 @@ async fn run_all(
     }
     settle(session, stream).await?;
     session.account(count);
+    if count > 0 && buffer.capacity() > SMALL_BYTES {
+        *buffer = BytesMut::from(&buffer[..]);
+    }
     Ok(())
 }
 
@@ -95,11 +142,24 @@ async fn settle(session: &mut Session, stream: &mut (impl AsyncWrite + Unpin)) -
 }
 
 async fn flush(session: &mut Session, stream: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
-    stream.write_all(&session.writer.out).await?;
+    let holds_memory = session.holds_memory();
+    let mut rest = &session.writer.out[..];
+    while !rest.is_empty() {
+        let written = tokio::select! {
+            biased;
+            written = stream.write(rest) => written?,
+            () = stalled(holds_memory) => return Err(ErrorKind::TimedOut.into()),
+        };
+        if written == 0 {
+            return Err(ErrorKind::WriteZero.into());
+        }
+        rest = rest.get(written..).unwrap_or_default();
+    }
     session.writer.out.clear();
-    if session.writer.out.capacity() > limits::REPLY_BYTES_MAX {
+    if session.writer.out.capacity() > SMALL_BYTES {
         session.writer.out = Vec::new();
     }
+    session.recount();
     Ok(())
 }
 
@@ -114,4 +174,36 @@ async fn linger(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffer_grows_with_what_has_come_and_not_with_what_is_promised() {
+        let (mut buffer, mut growths) = (BytesMut::new(), 0);
+        while buffer.len() < 1_000_000 {
+            let before = buffer.capacity();
+            let missing = 16_000_000 - buffer.len();
+            make_room(&mut buffer, missing, READ_BYTES.1);
+            growths += usize::from(buffer.capacity() > before);
+            assert!(buffer.capacity() - buffer.len() >= READ_BYTES.1);
+            assert!(buffer.capacity() <= 2 * buffer.len() + 2 * READ_BYTES.1, "{}", buffer.capacity());
+            buffer.resize(buffer.len() + 5_000, 0);
+        }
+        assert!(growths < 20, "{growths}");
+    }
+
+    #[test]
+    fn buffer_takes_little_more_than_a_large_command() {
+        let mut buffer = BytesMut::new();
+        let whole = 1_000_000;
+        while buffer.len() < whole {
+            let missing = whole - buffer.len();
+            make_room(&mut buffer, missing, READ_BYTES.0);
+            buffer.resize(buffer.capacity().min(whole), 0);
+        }
+        assert!(buffer.capacity() <= whole + 2 * READ_BYTES.0, "{}", buffer.capacity());
+    }
 }

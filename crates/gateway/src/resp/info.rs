@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 
-use slipring_model::limits;
-
 use super::REDIS_VERSION;
 use super::run::Session;
 
@@ -56,7 +54,7 @@ async fn section(session: &Session, name: &str) -> Vec<(String, String)> {
         "clients" => vec![
             ("connected_clients", clients.count().to_string()),
             ("blocked_clients", "0".to_owned()),
-            ("maxclients", limits::CONNECTIONS_MAX.to_string()),
+            ("maxclients", clients.places().to_string()),
         ],
         "memory" => {
             let used = resident_bytes();
@@ -64,6 +62,9 @@ async fn section(session: &Session, name: &str) -> Vec<(String, String)> {
                 ("used_memory", used.to_string()),
                 ("used_memory_human", format!("{:.2}M", used as f64 / 1_048_576.0)),
                 ("used_memory_rss", used.to_string()),
+                ("mem_clients_normal", node.client_memory().bytes().to_string()),
+                ("mem_clients_max", node.client_memory().bytes_max().to_string()),
+                ("mem_clients_refused", node.client_memory().refused().to_string()),
                 ("maxmemory", "0".to_owned()),
                 ("maxmemory_policy", "noeviction".to_owned()),
             ]
@@ -73,6 +74,7 @@ async fn section(session: &Session, name: &str) -> Vec<(String, String)> {
             let (hits, misses) = clients.hits_and_misses();
             vec![
                 ("total_connections_received", clients.accepted().to_string()),
+                ("rejected_connections", clients.rejected().to_string()),
                 ("total_commands_processed", clients.commands().to_string()),
                 ("instantaneous_ops_per_sec", clients.commands_per_second().to_string()),
                 ("keyspace_hits", hits.to_string()),

@@ -14,7 +14,7 @@ use super::conversation::converse;
 use super::run::Session;
 
 /// How long to wait after a connection could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The Redis port of one node; clones are the same one.
 #[derive(Clone)]
@@ -28,7 +28,8 @@ impl Port {
     /// A port of `node`, whose connections end once `stopping` holds `true` and what they have read is answered.
     #[must_use]
     pub fn new(node: Node, stopping: watch::Receiver<bool>) -> Self {
-        Self { node, clients: Clients::new(), stopping }
+        let clients = Clients::new(node.client_limits().redis_connections);
+        Self { node, clients, stopping }
     }
 
     /// Serves one connection in a task of its own on the runtime this is called on; `address` is shown in
@@ -65,6 +66,7 @@ pub async fn serve(listener: TcpListener, node: Node, mut stopping: watch::Recei
             Ok(Ok(())) => {}
             Ok(Err(stream)) => turn_away(stream),
             Err(error) => {
+                // No file is free, for instance: the port stays, and takes the connection once there is one.
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

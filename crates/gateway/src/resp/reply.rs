@@ -1,5 +1,6 @@
 //! How the application's answers become replies.
 
+use bytes::Bytes;
 use slipring_apps::kv::{Found, Response};
 use slipring_model::{Error, ErrorKind};
 
@@ -46,6 +47,16 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
+    /// What a reply of this shape needs of an answer: to count values takes none of their bytes.
+    pub(crate) fn keep(self, response: Response) -> Response {
+        match (self, response) {
+            (Self::Count, Response::Value(Some(found))) => {
+                Response::Value(Some(Found { value: Bytes::new(), ..found }))
+            }
+            (_, response) => response,
+        }
+    }
+
     pub(crate) fn write_one(self, result: Result<Response, Error>, writer: &mut Writer) {
         match (self, result) {
             (Self::Values, result) => self.write_all(vec![result], writer),

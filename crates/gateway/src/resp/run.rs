@@ -11,16 +11,19 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use slipring_apps::KV;
 use slipring_apps::kv::{Request, Response};
-use slipring_model::{BucketId, Error, limits};
-use slipring_node::{Call, CallOptions, Node, Pending};
+use slipring_model::{BucketId, Error, ErrorKind, limits};
+use slipring_node::{Call, CallOptions, Held, Node, Pending};
 use slipring_resp::Command;
 
 use super::clients::Presence;
-use super::reply::Shape;
+use super::reply::{Shape, error_text};
 use super::shown;
 use super::stretch::Stretch;
 use super::table::{self, Spec};
 use super::write::Writer;
+
+/// Bytes of one connection that do not count: the number of connections bounds them.
+pub(crate) const SMALL_BYTES: usize = 32 * 1024;
 
 /// Who runs a command.
 pub(crate) enum Handler {
@@ -52,6 +55,11 @@ pub(crate) struct Session {
     waiting: VecDeque<Slot>,
     /// Bytes of finished replies among them.
     waiting_bytes: usize,
+    /// Bytes of values among them.
+    value_bytes: usize,
+    /// Bytes that what was read takes.
+    input_bytes: usize,
+    held: Held,
     busy_keys: BTreeSet<Bytes>,
     /// What is being done since others on this thread were last let through.
     pub(crate) stretch: Stretch,
@@ -59,7 +67,12 @@ pub(crate) struct Session {
 
 enum Slot {
     Reply(Vec<u8>),
-    Calls { calls: Vec<Waiting>, shape: Shape },
+    Calls {
+        calls: Vec<Waiting>,
+        shape: Shape,
+    },
+    /// The rest of a reply with many values.
+    Values(std::vec::IntoIter<Result<Response, Error>>),
 }
 
 enum Waiting {
@@ -70,6 +83,7 @@ enum Waiting {
 impl Session {
     pub(crate) fn new(node: Node, presence: Presence) -> Self {
         Self {
+            held: node.client_memory().held(),
             node,
             presence,
             bucket: BucketId(0),
@@ -77,6 +91,8 @@ impl Session {
             is_closing: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            value_bytes: 0,
+            input_bytes: 0,
             busy_keys: BTreeSet::new(),
             stretch: Stretch::begin(),
         }
@@ -89,15 +105,83 @@ impl Session {
             return false;
         }
         let is_full = self.waiting.len() >= limits::PIPELINE_IN_FLIGHT_MAX
-            || self.waiting_bytes >= limits::REPLY_BYTES_MAX;
+            || self.waiting_bytes + self.value_bytes >= limits::REPLY_BYTES_MAX;
         is_full
             || spec.is_some_and(|spec| {
                 spec.keys.0 == 0 || keys(spec, command).any(|key| self.busy_keys.contains(key))
             })
     }
 
+    /// Counts `bytes` of input from now on; `false` when clients have too much in flight for them.
+    pub(crate) fn takes_input(&mut self, bytes: usize) -> bool {
+        self.input_bytes = bytes;
+        self.has_room()
+    }
+
+    /// Counts `bytes` of values that a command gathers by itself; `false` when clients have too much in flight for them.
+    pub(crate) fn gathers(&mut self, bytes: usize) -> bool {
+        self.value_bytes = bytes;
+        self.has_room()
+    }
+
+    /// Whether this connection takes memory that others may lack.
+    pub(crate) fn holds_memory(&self) -> bool {
+        self.held.bytes() > 0
+    }
+
+    /// Counts what this connection takes now; `false` when clients have too much in flight for it.
+    fn has_room(&mut self) -> bool {
+        let bytes = self.bytes();
+        self.held.try_set(bytes)
+    }
+
+    /// Counts what this connection takes now, room or not.
+    pub(crate) fn recount(&mut self) {
+        let bytes = self.bytes();
+        self.held.set(bytes);
+    }
+
+    fn bytes(&self) -> usize {
+        let all = self.input_bytes + self.waiting_bytes + self.value_bytes + self.writer.out.capacity();
+        all.saturating_sub(SMALL_BYTES)
+    }
+
     /// Runs one command; its reply is in the writer, or behind what is pending.
     pub(crate) async fn run(&mut self, spec: Option<&Spec>, command: &Command) {
+        let before = (self.writer.out.len(), self.waiting.len());
+        self.dispatch(spec, command).await;
+        if !self.has_room() {
+            self.take_back(before, spec.is_some_and(|spec| spec.is_write));
+        }
+    }
+
+    /// Replaces the reply to the last command, for which there is no room, by an error.
+    fn take_back(&mut self, (written, waiting): (usize, usize), is_write: bool) {
+        let error = self.no_room(is_write);
+        if self.waiting.len() == waiting {
+            self.writer.out.truncate(written);
+            self.writer.out.shrink_to_fit();
+            self.writer.error(&error_text(&error));
+        } else if let Some(Slot::Reply(bytes)) = self.waiting.back_mut() {
+            let mut writer = Writer::default();
+            writer.error(&error_text(&error));
+            self.waiting_bytes = self.waiting_bytes - bytes.len() + writer.out.len();
+            *bytes = writer.out;
+        }
+        self.recount();
+    }
+
+    fn no_room(&self, is_write: bool) -> Error {
+        match is_write {
+            false => self.node.client_memory().refusal(),
+            true => {
+                let message = "the command was run, but clients have too many bytes in flight for its reply";
+                Error::new(ErrorKind::OutcomeUnknown, message)
+            }
+        }
+    }
+
+    async fn dispatch(&mut self, spec: Option<&Spec>, command: &Command) {
         match spec {
             None => self.apart(|session| session.unknown(command)),
             Some(spec) if !spec.accepts(command.len()) => {
@@ -150,7 +234,7 @@ impl Session {
         for request in arguments.chunks_exact(each.step).filter_map(each.request) {
             let key = request.key().clone();
             calls.push(match self.node.call(&KV, self.bucket, request, CallOptions::default()) {
-                Call::Ready(result) => Waiting::Done(result),
+                Call::Ready(result) => Waiting::Done(self.counted(result, each.shape)),
                 Call::Pending(pending) => {
                     is_pending = true;
                     self.busy_keys.insert(key);
@@ -159,7 +243,8 @@ impl Session {
             });
             self.stretch.step().await;
         }
-        if is_pending {
+        // Values that are many bytes together are written one after another, as fast as the client takes them.
+        if is_pending || self.value_bytes > SMALL_BYTES {
             return self.waiting.push_back(Slot::Calls { calls, shape: each.shape });
         }
         let results = calls.into_iter().filter_map(|call| match call {
@@ -171,9 +256,28 @@ impl Session {
         self.keep_apart(before);
     }
 
-    /// Writes one reply to several calls, in short stretches.
+    /// Keeps of an answer what its reply needs, if there is room for it.
+    fn counted(&mut self, result: Result<Response, Error>, shape: Shape) -> Result<Response, Error> {
+        let response = shape.keep(result?);
+        let (bytes, is_write) = value_bytes(&response);
+        self.value_bytes += bytes;
+        if bytes == 0 || self.has_room() {
+            return Ok(response);
+        }
+        self.value_bytes -= bytes;
+        Err(self.no_room(is_write))
+    }
+
+    /// Writes one reply to several calls in short stretches, or begins one with many values.
     async fn write_all(&mut self, results: Vec<Result<Response, Error>>, shape: Shape) {
-        if shape != Shape::Values || results.iter().any(Result::is_err) {
+        let bytes: usize = results.iter().flatten().map(|response| value_bytes(response).0).sum();
+        let are_values = shape == Shape::Values && results.iter().all(Result::is_ok);
+        if are_values && bytes > SMALL_BYTES {
+            self.writer.array(results.len());
+            return self.waiting.push_front(Slot::Values(results.into_iter()));
+        }
+        self.value_bytes = self.value_bytes.saturating_sub(bytes);
+        if !are_values {
             return shape.write_all(results, &mut self.writer);
         }
         self.writer.array(results.len());
@@ -183,7 +287,7 @@ impl Session {
         }
     }
 
-    /// Waits for the reply that is next and writes it; `false` when there was none.
+    /// Waits for the reply that is next and writes it, or some of it; `false` when there was none.
     pub(crate) async fn settle_one(&mut self) -> bool {
         match self.waiting.pop_front() {
             None => {
@@ -199,13 +303,26 @@ impl Session {
                 for call in calls {
                     results.push(match call {
                         Waiting::Done(result) => result,
-                        Waiting::Pending(pending) => pending.await,
+                        Waiting::Pending(pending) => {
+                            let result = pending.await;
+                            self.counted(result, shape)
+                        }
                     });
                     self.stretch.step().await;
                 }
                 self.write_all(results, shape).await;
             }
+            Some(Slot::Values(mut rest)) => {
+                if let Some(result) = rest.next() {
+                    let bytes = result.as_ref().map_or(0, |response| value_bytes(response).0);
+                    Shape::Value.write_one(result, &mut self.writer);
+                    self.value_bytes = self.value_bytes.saturating_sub(bytes);
+                    self.waiting.push_front(Slot::Values(rest));
+                    self.stretch.step().await;
+                }
+            }
         }
+        self.recount();
         true
     }
 
@@ -224,6 +341,15 @@ impl Session {
         let arguments: String =
             command.iter().skip(1).take(20).map(|bytes| format!("'{}' ", text(bytes))).collect();
         self.writer.error(&format!("ERR unknown command '{name}', with args beginning with: {arguments}"));
+    }
+}
+
+/// The bytes of a value in an answer, and whether its request has changed something.
+fn value_bytes(response: &Response) -> (usize, bool) {
+    match response {
+        Response::Value(Some(found)) => (found.value.len(), false),
+        Response::Written { previous: Some(value), .. } => (value.len(), true),
+        _ => (0, false),
     }
 }
 

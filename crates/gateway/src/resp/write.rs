@@ -1,5 +1,8 @@
 //! Replies as bytes, in RESP2 or RESP3 as the connection has chosen.
 
+/// The most bytes that stand around a string.
+const FRAMING_BYTES: usize = 32;
+
 /// A connection's reply buffer.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
@@ -29,6 +32,8 @@ impl Writer {
     }
 
     pub(crate) fn bulk(&mut self, bytes: &[u8]) {
+        // A large value at the end of a full buffer would double it.
+        self.out.reserve(bytes.len() + FRAMING_BYTES);
         self.prefixed(b'$', bytes.len() as i64);
         self.line(bytes);
     }
@@ -128,6 +133,14 @@ mod tests {
             push_decimal(&mut out, number);
             assert_eq!(String::from_utf8(out).expect("digits"), number.to_string());
         }
+    }
+
+    #[test]
+    fn large_value_takes_little_more_than_its_own_bytes() {
+        let mut writer = Writer::default();
+        writer.array(1);
+        writer.bulk(&vec![0; 100_000]);
+        assert!(writer.out.capacity() < 100_100, "{}", writer.out.capacity());
     }
 
     #[test]

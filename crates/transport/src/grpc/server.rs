@@ -16,12 +16,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::server::{Grpc, StreamingService};
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::accept::{Greeting, incoming};
 use super::client::{Failed, PATH, WINDOW_BYTES};
 use super::codec::Plain;
-use super::{Shared, stream};
+use super::{Settings, Shared, stream};
 use crate::link::Link;
 
 /// HTTP/2 streams one connection may have open: one is used.
@@ -34,7 +34,8 @@ pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
         // The sender lives in what is shared; either way it is over.
         let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let Settings { connections_max, connect, .. } = shared.settings;
+    let incoming = incoming(listener, connections_max, 2 * connect);
     let served = Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
@@ -84,7 +85,8 @@ impl StreamingService<Bytes> for Connect {
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
         let (outgoing, frames) = mpsc::channel(stream::FRAMES_AHEAD);
-        tokio::spawn(greet(Arc::clone(&self.0), outgoing, request.into_inner()));
+        let greeting = request.extensions().get::<Greeting>().cloned().unwrap_or_default();
+        tokio::spawn(greet(Arc::clone(&self.0), greeting, outgoing, request.into_inner()));
         ready(Ok(Response::new(Box::pin(ReceiverStream::new(frames)))))
     }
 }
@@ -92,6 +94,7 @@ impl StreamingService<Bytes> for Connect {
 /// Exchanges greetings, then answers a question or runs a connection.
 async fn greet(
     shared: Arc<Shared>,
+    greeting: Greeting,
     outgoing: mpsc::Sender<Result<Bytes, Status>>,
     mut incoming: Streaming<Bytes>,
 ) {
@@ -113,6 +116,7 @@ async fn greet(
             return;
         }
     };
+    greeting.given();
     if outgoing.send(Ok(shared.hello(false).encode())).await.is_err() {
         return;
     }

@@ -42,6 +42,7 @@ mod wholeness;
 pub use builder::{Builder, StartError, TransportFactory};
 pub use call::{Call, CallOptions, Pending};
 pub use clock::{Clock, Entropy, SystemClock};
+pub use forming::Rival;
 pub use gossip::{
     ClusterSecret, Datagrams, GossipStatus, InvalidSecret, MemberState, MemberStatus, UdpDatagrams,
 };

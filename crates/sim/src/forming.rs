@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 
 use fastrand::Rng;
 use slipring_model::ClusterId;
+use slipring_node::Node;
 
 use crate::history::BucketKind;
 use crate::plan::{Fault, Plan};
@@ -21,6 +22,9 @@ const STARTING_MS: u64 = 2_500;
 
 /// Within how long after a cut heals a second cluster at a member's address must be quiet.
 const MEETING_MS: u64 = 5_000;
+
+/// How often a write is tried until it must be taken.
+const PROBES: usize = 50;
 
 /// How long a fault lasts at most.
 const LASTING_MS_MAX: u64 = 14_000;
@@ -113,7 +117,11 @@ impl World {
         self.start(0);
         self.run_until(FORMING_MS, |world| world.node(0).is_some())?;
         (1..3).for_each(|host| self.start(host));
-        if !self.run_until(FORMING_MS, |world| (0..3).all(|host| world.is_whole(host)))? {
+        let is_settled = |world: &mut Self| {
+            let votes = |node: Node| node.layout_group().is_some_and(|group| group.voters.len() == 3);
+            (0..3).all(|host| world.is_whole(host) && world.node(host).is_some_and(votes))
+        };
+        if !self.run_until(FORMING_MS, is_settled)? {
             return failed("the three do not form a cluster");
         }
         if is_cut {
@@ -136,10 +144,12 @@ impl World {
         if !self.run_until(MEETING_MS, is_quiet)? || self.probe(0, BucketKind::Buffered)? {
             return failed("both clusters acknowledge writes");
         }
-        match self.probe(1, BucketKind::Buffered)? {
-            true => Ok(()),
-            false => failed("the first cluster acknowledges no write"),
+        for _ in 0..PROBES {
+            if self.probe(1, BucketKind::Buffered)? {
+                return Ok(());
+            }
         }
+        failed("the first cluster acknowledges no write")
     }
 
     fn has_ended(&self, host: usize) -> bool {

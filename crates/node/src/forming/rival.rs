@@ -104,7 +104,7 @@ impl Core {
         tokio::spawn(async move {
             let is_rival = core.is_member_there(&address, node, cluster).await;
             let own_address = core.addresses.peer.clone();
-            let rival = is_rival.then(|| Rival { own_address, address, cluster });
+            let rival = is_rival.then_some(Rival { own_address, address, cluster });
             if let Some(rival) = &rival {
                 tracing::error!("this node answers no client: {rival}");
             }

@@ -94,10 +94,11 @@ def assert_whole_again(cluster, lost):
 
 
 def join_as_new(cluster, node):
-    """Empties the directory of a node that is down, and starts it on the same ports, until it is one more member."""
+    """Empties the directory of a node that is down, and starts it on the same ports, until it is one more member. The one
+    that it was is a member still, so it has to say that it is another."""
     before = len(layout(cluster)["nodes"])
     shutil.rmtree(node.data)
-    node.join = cluster.nodes[0].peer
+    node.join, node.extra = cluster.nodes[0].peer, (*node.extra, "--as-new")
     node.launch()
     wait_until("it is a member", lambda: len(layout(cluster)["nodes"]) == before + 1)
 

@@ -35,7 +35,7 @@ pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
 /// Client connections one node accepts on each port.
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// Connections of the HTTP port beyond that, which may ask for the node's health alone.
-pub const HTTP_RESERVE_CONNECTIONS: usize = 64;
+pub const HTTP_RESERVE_CONNECTIONS: usize = 16;
 /// Connections of other nodes that one node accepts: one of each, and as many for questions.
 pub const PEER_CONNECTIONS_MAX: usize = 2 * NODES_MAX;
 /// Requests that one HTTP/2 connection may have under way.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use slipring_discovery::{Discovery, StaticSeeds};
 use slipring_membership::ClusterKey;
-use slipring_model::ClusterId;
+use slipring_model::{ClusterId, StorageId};
 use slipring_ring::Addresses;
 use slipring_service::Service;
 use slipring_storage::{Engine, MemoryEngine, MetaStore};
@@ -22,7 +22,7 @@ use crate::budget::Budget;
 use crate::clients::{ClientLimits, Clients};
 use crate::clock::{Clock, Entropy, SystemClock};
 use crate::core::Core;
-use crate::forming::{Acquaintance, Means as FormingMeans};
+use crate::forming::{Acquaintance, Means as FormingMeans, Rival, Rivals};
 use crate::gossip::{ClusterSecret, Datagrams, Gossip, Means};
 use crate::handler::{Erased, Handler};
 use crate::health::Health;
@@ -95,6 +95,25 @@ pub enum StartError {
         /// A member of the other.
         second: String,
     },
+    /// Records are there, and nothing says which cluster they belong to.
+    #[error(
+        "the data directory holds records and belongs to no cluster, so its identity was lost or put back to an older \
+         state; move the directory away and join as a new node with an empty one"
+    )]
+    RecordsWithoutCluster,
+    /// This node was to found a cluster, and one that it was told of is there.
+    #[error(
+        "{address} is a member of cluster {cluster}, so no other one is founded; start without found to join it"
+    )]
+    ClusterThere {
+        /// A member.
+        address: String,
+        /// Its cluster.
+        cluster: String,
+    },
+    /// This node was to found a cluster, and a living one counts on its address.
+    #[error("no cluster is founded: {0}")]
+    AddressTaken(Rival),
     /// The transport cannot start.
     #[error("peers cannot be reached: {0}")]
     Transport(String),
@@ -117,6 +136,7 @@ pub struct Builder {
     disk_waits: DiskWaits,
     seeds: Box<dyn Discovery>,
     expected: Option<NonZeroU32>,
+    is_founder: bool,
     handlers: BTreeMap<&'static str, Arc<dyn Handler>>,
     group: slipring_consensus::Settings,
     datagrams: Option<Arc<dyn Datagrams>>,
@@ -131,6 +151,14 @@ impl Node {
     /// [`StartError::Storage`] and [`StartError::DamagedIdentity`].
     pub fn cluster_in(meta: &MetaStore) -> Result<Option<ClusterId>, StartError> {
         Ok(Membership::read(meta)?.map(|membership| membership.cluster))
+    }
+
+    /// The identity of the data directory with this store; makes it in an empty store. No start begins.
+    ///
+    /// # Errors
+    /// [`StartError::Storage`] and [`StartError::DamagedIdentity`].
+    pub fn storage_in(meta: &MetaStore) -> Result<StorageId, StartError> {
+        Identity::storage(meta)
     }
 
     /// A node on these stores, reached through this transport at `addresses`.
@@ -154,6 +182,7 @@ impl Node {
             disk_waits: DiskWaits::OnThread,
             seeds: Box::new(StaticSeeds::default()),
             expected: None,
+            is_founder: false,
             handlers: BTreeMap::new(),
             group: slipring_consensus::Settings::default(),
             datagrams: None,
@@ -192,6 +221,14 @@ impl Builder {
     #[must_use]
     pub fn clients(mut self, limits: ClientLimits) -> Self {
         self.clients = limits;
+        self
+    }
+
+    /// Founds a cluster although it names nodes to join, unless one of those is a member of a cluster. Without meaning
+    /// once it has joined.
+    #[must_use]
+    pub fn found(mut self, is_founder: bool) -> Self {
+        self.is_founder = is_founder;
         self
     }
 
@@ -257,7 +294,8 @@ impl Builder {
         let (seeds, transport, datagrams) = (self.seeds, self.transport, self.datagrams);
         let group =
             slipring_consensus::Settings { seed: u64::from_le_bytes(self.entropy.bytes()), ..self.group };
-        let means = FormingMeans { cluster, key, group, expected: self.expected };
+        let means =
+            FormingMeans { cluster, key, group, expected: self.expected, is_founder: self.is_founder };
         let core = Arc::new_cyclic(|handle| Core {
             handle: handle.clone(),
             me: identity.node,
@@ -275,6 +313,7 @@ impl Builder {
             adopted: watch::Sender::new(0),
             moving,
             acquaintance: Acquaintance::default(),
+            rivals: Rivals::default(),
             muster: Muster::default(),
             recovery: Recovery::default(),
             gossip: Gossip::default(),

@@ -51,6 +51,7 @@ impl Core {
             Some(node) if node == self.me => self.coordinate(&view, bucket, place, work),
             Some(node) => self.forward(work, node, tried, view.epoch()),
             None => {
+                let refusal = refusal.or_else(|| self.check_no_rival().err());
                 let error = refusal.unwrap_or_else(|| unavailable("no replica of the key can be reached"));
                 self.reply(work.reply_to, Err(error));
             }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::budget::Budget;
 use crate::clients::Clients;
 use crate::clock::Clock;
-use crate::forming::Acquaintance;
+use crate::forming::{Acquaintance, Rivals};
 use crate::gossip::{ClusterSecret, Gossip};
 use crate::handler::Handler;
 use crate::health::Health;
@@ -57,6 +57,7 @@ pub(crate) struct Core {
     pub(crate) adopted: watch::Sender<u64>,
     pub(crate) moving: Moving,
     pub(crate) acquaintance: Acquaintance,
+    pub(crate) rivals: Rivals,
     pub(crate) muster: Muster,
     pub(crate) recovery: Recovery,
     pub(crate) gossip: Gossip,

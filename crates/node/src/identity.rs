@@ -39,22 +39,18 @@ impl Identity {
     /// Reads the identity, or makes one on a new storage, and begins a new incarnation.
     pub(crate) fn begin(meta: &MetaStore, entropy: &Entropy) -> Result<Self, StartError> {
         refuse_retired(meta)?;
-        let (seed, storage) = match (meta.get(KEY)?, meta.get(STORAGE)?) {
-            (Some(seed), Some(storage)) => (seed, storage),
-            (None, None) => {
-                let (seed, storage) = (entropy.bytes::<32>().to_vec(), entropy.bytes::<16>().to_vec());
-                meta.put(&[(KEY, &seed), (STORAGE, &storage)])?;
-                (seed, storage)
-            }
-            _ => return Err(StartError::DamagedIdentity),
-        };
+        let (seed, storage) = key_and_storage(meta, entropy)?;
         let node = node_of(&seed)?;
-        let storage = StorageId::from_slice(&storage).ok_or(StartError::DamagedIdentity)?;
-        let before = meta.get(INCARNATION)?.map(|bytes| number(&bytes)).transpose()?.unwrap_or(0);
-        let incarnation = before + 1;
+        let before = meta.get(INCARNATION)?.ok_or(StartError::DamagedIdentity)?;
+        let incarnation = number(&before)? + 1;
         meta.put(&[(INCARNATION, &incarnation.to_be_bytes())])?;
         let membership = Membership::read(meta)?;
         Ok(Self { node, storage, incarnation, membership })
+    }
+
+    /// The storage that the meta store belongs to; makes an identity in an empty one. No start begins.
+    pub(crate) fn storage(meta: &MetaStore) -> Result<StorageId, StartError> {
+        Ok(key_and_storage(meta, &Entropy::System)?.1)
     }
 
     /// The node and its number in the layout group; `None` when it belongs to no cluster. Nothing begins.
@@ -63,6 +59,21 @@ impl Identity {
         let Some((seed, membership)) = meta.get(KEY)?.zip(meta.get(MEMBERSHIP)?) else { return Ok(None) };
         Ok(Some((node_of(&seed)?, Membership::from_bytes(&membership)?.raft_id)))
     }
+}
+
+/// The node's key and its storage; makes them where there is nothing yet. Anything beside them that is there alone is
+/// the rest of an identity that was lost.
+fn key_and_storage(meta: &MetaStore, entropy: &Entropy) -> Result<(Vec<u8>, StorageId), StartError> {
+    let (seed, storage) = match (meta.get(KEY)?, meta.get(STORAGE)?) {
+        (Some(seed), Some(storage)) => (seed, storage),
+        (None, None) if meta.is_empty()? => {
+            let (seed, storage) = (entropy.bytes::<32>().to_vec(), entropy.bytes::<16>().to_vec());
+            meta.put(&[(KEY, &seed), (STORAGE, &storage), (INCARNATION, &0_u64.to_be_bytes())])?;
+            (seed, storage)
+        }
+        _ => return Err(StartError::DamagedIdentity),
+    };
+    Ok((seed, StorageId::from_slice(&storage).ok_or(StartError::DamagedIdentity)?))
 }
 
 fn refuse_retired(meta: &MetaStore) -> Result<(), StartError> {
@@ -85,7 +96,12 @@ pub(crate) fn retire(meta: &MetaStore) -> Result<(), slipring_storage::Error> {
 impl Membership {
     /// What is kept of it; `None` when the node belongs to no cluster.
     pub(crate) fn read(meta: &MetaStore) -> Result<Option<Self>, StartError> {
-        meta.get(MEMBERSHIP)?.map(|bytes| Self::from_bytes(&bytes)).transpose()
+        let membership = meta.get(MEMBERSHIP)?.map(|bytes| Self::from_bytes(&bytes)).transpose()?;
+        // The two are written together.
+        match (membership, meta.get(ADMISSION)?) {
+            (None, Some(_)) | (Some(_), None) => Err(StartError::DamagedIdentity),
+            (membership, _) => Ok(membership),
+        }
     }
 
     /// Keeps the cluster this node has founded or joined, the layout it was admitted to, and the cluster's key.
@@ -123,4 +139,54 @@ impl Membership {
 
 fn number(bytes: &[u8]) -> Result<u64, StartError> {
     bytes.try_into().map(u64::from_be_bytes).map_err(|_| StartError::DamagedIdentity)
+}
+
+#[cfg(test)]
+mod tests {
+    use slipring_storage::faults::FaultyFile;
+
+    use super::*;
+
+    fn begun() -> MetaStore {
+        let meta = MetaStore::with_backend(FaultyFile::new()).expect("a store");
+        assert_eq!(Identity::begin(&meta, &Entropy::seeded(1)).expect("begun").incarnation, 1);
+        meta
+    }
+
+    /// A store with what `full` has under these names, and nothing else.
+    fn copy(full: &MetaStore, names: &[&str]) -> MetaStore {
+        let meta = MetaStore::with_backend(FaultyFile::new()).expect("a store");
+        for name in names {
+            let value = full.get(name).expect("read").expect("there");
+            meta.put(&[(name, &value)]).expect("written");
+        }
+        meta
+    }
+
+    #[test]
+    fn an_identity_is_made_in_an_empty_store_alone() {
+        let full = begun();
+        let layout =
+            Layout::found(ClusterId([1; 16]), 4, (NodeId([1; 32]), crate::wholeness::tests::entry(1)));
+        Membership { cluster: ClusterId([1; 16]), raft_id: 1 }.keep(&full, &layout, None).expect("kept");
+        let all = [KEY, STORAGE, INCARNATION, MEMBERSHIP, ADMISSION];
+        let begin = |meta: &MetaStore| Identity::begin(meta, &Entropy::seeded(2));
+        assert_eq!(begin(&copy(&full, &all)).expect("it goes on").incarnation, 2);
+        for lost in all {
+            let left: Vec<&str> = all.into_iter().filter(|name| *name != lost).collect();
+            let refused = begin(&copy(&full, &left));
+            assert!(matches!(refused, Err(StartError::DamagedIdentity)), "without {lost}: {refused:?}");
+            let refused = begin(&copy(&full, &[lost]));
+            assert!(matches!(refused, Err(StartError::DamagedIdentity)), "with {lost} alone: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_start_cut_short_before_it_joined_goes_on_as_the_same_node() {
+        let meta = MetaStore::with_backend(FaultyFile::new()).expect("a store");
+        let storage = Identity::storage(&meta).expect("made");
+        assert_eq!(Identity::storage(&meta).expect("the same"), storage);
+        let begun = Identity::begin(&meta, &Entropy::System).expect("begun");
+        assert_eq!((begun.storage, begun.incarnation, begun.membership), (storage, 1, None));
+    }
 }

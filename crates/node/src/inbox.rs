@@ -16,6 +16,12 @@ use crate::requests::{Entry, Timer};
 pub(crate) struct Receiver(pub(crate) Weak<Core>);
 
 impl Inbox for Receiver {
+    fn dialled(&self, by: &Hello) {
+        if let Some(core) = self.0.upgrade() {
+            core.was_dialled(by);
+        }
+    }
+
     fn connected(&self, peer: &Hello) {
         tracing::info!(peer = %peer.node.short(), incarnation = peer.incarnation, "connected");
         if let Some(core) = self.0.upgrade() {

@@ -45,6 +45,7 @@ pub use call::{Call, CallOptions, Pending};
 pub use change::Force;
 pub use clients::{ClientLimits, ClientMemory, Held};
 pub use clock::{Clock, Entropy, SystemClock};
+pub use forming::Rival;
 pub use gossip::{
     ClusterSecret, Datagrams, GossipStatus, InvalidSecret, MemberState, MemberStatus, UdpDatagrams,
 };

@@ -68,14 +68,16 @@ impl Muster {
 impl Core {
     /// Whether this node may answer for its copies: its start is agreed on, or there is nobody to agree with.
     pub(crate) fn may_serve(&self) -> bool {
-        self.muster.is_agreed.load(Ordering::Acquire)
-            || self.view.load().as_ref().is_some_and(|view| view.layout.nodes().len() == 1)
+        let is_agreed = self.muster.is_agreed.load(Ordering::Acquire)
+            || self.view.load().as_ref().is_some_and(|view| view.layout.nodes().len() == 1);
+        is_agreed && !self.rivals.has_any()
     }
 
     pub(crate) fn check_may_serve(&self) -> Result<(), Error> {
         if self.may_serve() {
             return Ok(());
         }
+        self.check_no_rival()?;
         Err(unavailable("the cluster has not agreed to this node's start yet; try another node, or again"))
     }
 

@@ -343,6 +343,12 @@ impl Node {
         self.core.may_serve()
     }
 
+    /// Whether this node founded its cluster in this start.
+    #[must_use]
+    pub fn has_founded(&self) -> bool {
+        self.core.has_founded()
+    }
+
     /// Whether this node can serve clients: its start is agreed on, and it reaches most of its peers.
     #[must_use]
     pub fn serves(&self) -> bool {

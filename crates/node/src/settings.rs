@@ -41,6 +41,9 @@ pub struct Settings {
     /// Whether this node joins as a spare: a member, drained, that holds nothing until it is restored or takes a dead
     /// one's place. It cannot found a cluster. Without meaning once it has joined.
     pub spare: bool,
+    /// Whether this node joins as a member more although the layout gives its address to a member that was not given up.
+    /// Without meaning once it has joined.
+    pub as_new: bool,
     /// How fast failures of other nodes are seen, and what that costs. The same on all nodes.
     pub membership: MembershipSettings,
     /// The versions of the protocol between nodes that this one speaks. Not an operator's to set: those of the build,
@@ -64,6 +67,7 @@ impl Default for Settings {
             zone: "default".to_owned(),
             weight: 100,
             spare: false,
+            as_new: false,
             membership: MembershipSettings::lan(),
             versions: PROTOCOL_VERSIONS,
         }

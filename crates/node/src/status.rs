@@ -50,6 +50,9 @@ pub struct Status {
     /// Whether one node may be stopped now, as the node that tells sees it.
     #[serde(default)]
     pub wholeness: Wholeness,
+    /// Why the node that tells answers no client, where another living cluster counts on its address.
+    #[serde(default)]
+    pub rival: Option<String>,
 }
 
 /// One member.
@@ -180,6 +183,7 @@ impl Core {
             layout_voters: group.map(|group| group.voters).unwrap_or_default(),
             gossip: self.gossip.status(),
             wholeness,
+            rival: self.rivals.confirmed().map(|rival| rival.to_string()),
         })
     }
 

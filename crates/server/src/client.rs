@@ -237,6 +237,9 @@ impl Client {
                 );
             }
             tell_unheard(&status)?;
+            if let Some(rival) = &status.rival {
+                say!("this node answers no client: {rival}");
+            }
             safety::tell(&status.wholeness)?;
             for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
                 say!(

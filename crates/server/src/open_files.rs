@@ -46,7 +46,7 @@ pub(crate) fn share_out(limit: u64, connections: usize) -> anyhow::Result<Connec
 fn shares(limit: u64, connections: usize) -> Option<Connections> {
     let files = usize::try_from(limit).unwrap_or(usize::MAX);
     let peers = (files / 8).clamp(PEERS.0, PEERS.1);
-    let left = files.checked_sub(store_files_max(limit) + OWN + peers)?;
+    let left = files.checked_sub(store_files_max(limit) + OWN + peers + limits::HTTP_RESERVE_CONNECTIONS)?;
     let http = (left / 2).min(connections);
     let redis = (left - http).min(connections);
     (left / 2 >= CLIENTS_MIN).then_some(Connections { redis, http, peers })
@@ -62,10 +62,10 @@ mod tests {
 
     #[test]
     fn parts_of_store_peers_and_clients_fit_together() {
-        for limit in [182, 256, 1_024, 4_096, 65_536, 1_048_576, u64::MAX] {
+        for limit in [198, 256, 1_024, 4_096, 65_536, 1_048_576, u64::MAX] {
             let Connections { redis, http, peers } =
                 share_out(limit, limits::CONNECTIONS_MAX).expect("enough");
-            let all = (store_files_max(limit) + OWN + redis + http + peers) as u64;
+            let all = (store_files_max(limit) + OWN + limits::HTTP_RESERVE_CONNECTIONS + redis + http + peers) as u64;
             assert!(all <= limit, "{limit}: {all}");
             assert!(redis >= CLIENTS_MIN && http >= CLIENTS_MIN && peers >= PEERS.0, "{limit}");
         }
@@ -75,17 +75,17 @@ mod tests {
 
     #[test]
     fn too_few_files_are_refused_with_the_number_that_is_enough() {
-        let refusal = share_out(181, 10_000).expect_err("too few").to_string();
+        let refusal = share_out(197, 10_000).expect_err("too few").to_string();
         assert!(
-            refusal.contains("may have 181 files") && refusal.contains("needs 182 at least"),
+            refusal.contains("may have 197 files") && refusal.contains("needs 198 at least"),
             "{refusal}"
         );
-        assert!(share_out(182, 10_000).is_ok() && share_out(0, 10_000).is_err());
+        assert!(share_out(198, 10_000).is_ok() && share_out(0, 10_000).is_err());
     }
 
     #[test]
     fn configured_maximum_lowers_what_the_ports_accept() {
-        for (connections, redis) in [(47, 47), (48, 48), (49, 48)] {
+        for (connections, redis) in [(39, 39), (40, 40), (41, 40)] {
             assert_eq!(share_out(256, connections).expect("enough").redis, redis, "{connections}");
         }
     }

@@ -68,6 +68,14 @@ settings! {
     /// Whose cluster to join: host:port or a source such as dns://name:port; may be repeated. Without any, a new one is founded.
     /// Nobody is asked once the data directory belongs to a cluster.
     join: Vec<String> = Vec::new(), "SLIPRING_JOIN";
+    /// Found a cluster although --join names nodes, unless one of them is a member of a cluster. Without meaning once the
+    /// data directory belongs to a cluster.
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
+    found: bool = false, "SLIPRING_FOUND";
+    /// Join as a member more although the cluster gives this node's address to a member: one that is not given up yet, and
+    /// may be what this node was before its data directory was lost.
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
+    as_new: bool = false, "SLIPRING_AS_NEW";
     /// How many nodes start at once, the same on all: when that many have found each other where they join, one of them
     /// founds a cluster and the others join it. Without meaning once a node belongs to a cluster.
     expect: Expected = Expected::default(), "SLIPRING_EXPECT";
@@ -245,6 +253,7 @@ impl Settings {
             zone: self.zone.clone(),
             weight: self.weight,
             spare: self.spare,
+            as_new: self.as_new,
             membership: self.membership()?,
             ..slipring_node::Settings::default()
         })

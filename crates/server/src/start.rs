@@ -75,6 +75,7 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     let boards = Sources::read_for_announcing(&settings.announce, keys).context("announce")?;
     // In this order: a meta store without records is a directory that has lost them.
     let (disk, meta) = (Arc::new(directory.disk()?), directory.meta()?);
+    directory.settle(&Node::storage_in(&meta)?.0)?;
     say_where(settings, &seeds, &meta)?;
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -90,7 +91,8 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
         .clients(settings.clients(connections))
         .secret(secret);
     let starting = async {
-        let node = builder.service(&KV).join(Arc::clone(&seeds)).expect(settings.expect.0).start().await?;
+        let builder = builder.service(&KV).join(Arc::clone(&seeds)).expect(settings.expect.0);
+        let node = builder.found(settings.found).start().await?;
         await_agreement(&node).await;
         await_share(&node).await;
         Ok::<_, StartError>(node)
@@ -177,6 +179,9 @@ fn say_where(settings: &Settings, seeds: &Sources, meta: &MetaStore) -> anyhow::
             "slipring: this data directory belongs to cluster {} already; --join is not used",
             cluster.short()
         ),
+        (None, _) if settings.found => {
+            note!("slipring: founds a cluster, unless a member of one answers at {places}")
+        }
         (None, Some(expected)) => note!("slipring: looking for {expected} nodes, or a cluster, at {places}"),
         (None, None) => note!("slipring: asking {places} to join their cluster"),
     }
@@ -297,6 +302,9 @@ fn announce(
 
 fn say_started(node: &Node, settings: &Settings) -> anyhow::Result<()> {
     let addresses = node.addresses();
+    if node.has_founded() {
+        say!("slipring founded a new cluster {}", node.cluster());
+    }
     say!("slipring {} serves", env!("CARGO_PKG_VERSION"));
     say!("  node     {} (start {})", node.id().short(), node.incarnation());
     say!("  cluster  {} of {} nodes", node.cluster().short(), node.layout().nodes().len());

@@ -8,7 +8,9 @@ use std::num::NonZeroU32;
 
 use fastrand::Rng;
 use slipring_model::ClusterId;
+use slipring_node::Node;
 
+use crate::history::BucketKind;
 use crate::plan::{Fault, Plan};
 use crate::run::{Report, Violation, run_world};
 use crate::world::World;
@@ -17,6 +19,12 @@ use crate::world::World;
 const FORMING_MS: u64 = 60_000;
 /// Within how long all hosts are started the first time.
 const STARTING_MS: u64 = 2_500;
+
+/// Within how long after a cut heals a second cluster at a member's address must be quiet.
+const MEETING_MS: u64 = 5_000;
+
+/// How often a write is tried until it must be taken.
+const PROBES: usize = 50;
 
 /// How long a fault lasts at most.
 const LASTING_MS_MAX: u64 = 14_000;
@@ -39,6 +47,14 @@ pub fn run(seed: u64, forming: Forming) -> Report {
     let mut world = World::new(seed, (forming.hosts, forming.hosts), None);
     world.expected = forming.expected;
     run_world(world, plan, |world, plan| world.form_at_once(plan, forming))
+}
+
+/// Runs one seed in which the founder loses its disks and starts as it did first. With `is_cut` the others cannot
+/// reach it at first, so that it does found.
+#[must_use]
+pub fn run_founder_again(seed: u64, is_cut: bool) -> Report {
+    let world = World::new(seed, (3, 3), None);
+    run_world(world, Plan::default(), |world, _| world.found_again(is_cut))
 }
 
 fn draw(seed: u64, forming: Forming) -> Plan {
@@ -94,6 +110,50 @@ impl World {
         let sizes: Vec<Option<usize>> = (0..forming.hosts).map(|host| self.size_seen_by(host)).collect();
         let story = format!("{FORMING_MS} ms after the last fault hosts see clusters of {sizes:?} nodes");
         Err(Violation::new("forming", story))
+    }
+
+    fn found_again(&mut self, is_cut: bool) -> Result<(), Violation> {
+        let failed = |story: &str| Err(Violation::new("one_cluster", story.to_owned()));
+        self.start(0);
+        self.run_until(FORMING_MS, |world| world.node(0).is_some())?;
+        (1..3).for_each(|host| self.start(host));
+        let is_settled = |world: &mut Self| {
+            let votes = |node: Node| node.layout_group().is_some_and(|group| group.voters.len() == 3);
+            (0..3).all(|host| world.is_whole(host) && world.node(host).is_some_and(votes))
+        };
+        if !self.run_until(FORMING_MS, is_settled)? {
+            return failed("the three do not form a cluster");
+        }
+        if is_cut {
+            let cut = Plan { faults: vec![(0, Fault::Isolate { host: 0, for_ms: FORMING_MS })] };
+            self.suffer(&cut, 1)?;
+        }
+        self.begin_again(0);
+        if !is_cut {
+            let has_ended = self.run_until(FORMING_MS, |world| world.has_ended(0))?;
+            self.look_for_clusters()?;
+            return if has_ended { Ok(()) } else { failed("the founder does not end") };
+        }
+        if !self.run_until(FORMING_MS, |world| world.node(0).is_some())?
+            || !self.probe(0, BucketKind::Buffered)?
+        {
+            return failed("behind the cut it does not found");
+        }
+        self.heal();
+        let is_quiet = |world: &mut Self| world.node(0).is_some_and(|node| !node.serves());
+        if !self.run_until(MEETING_MS, is_quiet)? || self.probe(0, BucketKind::Buffered)? {
+            return failed("both clusters acknowledge writes");
+        }
+        for _ in 0..PROBES {
+            if self.probe(1, BucketKind::Buffered)? {
+                return Ok(());
+            }
+        }
+        failed("the first cluster acknowledges no write")
+    }
+
+    fn has_ended(&self, host: usize) -> bool {
+        self.hosts.get(host).is_some_and(|host| host.process.is_none())
     }
 
     /// How many members there are, as a host knows them.

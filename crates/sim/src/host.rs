@@ -118,7 +118,8 @@ impl Host {
         let disk: Arc<dyn Engine> = Arc::new(self.disk.clone());
         let (index, network, clock) = (self.index, Arc::clone(network), Arc::clone(&self.clock));
         let file = self.file.clone();
-        let settings = Settings { spare: self.is_spare, ..settings() };
+        // What a host was before is given up only later.
+        let settings = Settings { spare: self.is_spare, as_new: self.times_new > 0, ..settings() };
         let (sync_delay_ms, guest) = (Arc::clone(&self.sync_delay_ms), self.guest.clone());
         async move {
             let meta = MetaStore::with_backend(file).map_err(|error| error.to_string())?;
@@ -248,6 +249,7 @@ impl Host {
 
 fn deliver(inbox: &Arc<dyn Inbox>, delivery: Delivery) {
     match delivery {
+        Delivery::Dialled(hello) => inbox.dialled(&hello),
         Delivery::Connected(hello) => inbox.connected(&hello),
         Delivery::Disconnected(peer) => inbox.disconnected(peer),
         Delivery::Frame { from, bytes } => {

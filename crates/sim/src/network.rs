@@ -38,6 +38,7 @@ const RESEND_MS_MAX: u64 = 1_600;
 
 /// What reaches a host.
 pub(crate) enum Delivery {
+    Dialled(Hello),
     Connected(Hello),
     Disconnected(NodeId),
     Frame { from: NodeId, bytes: Bytes },
@@ -82,7 +83,7 @@ struct Port {
 struct Life {
     hello: Hello,
     inbox: Arc<dyn Inbox>,
-    peers: Vec<NodeId>,
+    peers: BTreeMap<NodeId, String>,
 }
 
 struct Question {
@@ -121,7 +122,7 @@ impl Network {
 
     /// Plugs a process in.
     pub(crate) fn attach(self: &Arc<Self>, host: usize, hello: Hello, inbox: Arc<dyn Inbox>) -> SimTransport {
-        self.state.lock().port(host).life = Some(Life { hello, inbox, peers: Vec::new() });
+        self.state.lock().port(host).life = Some(Life { hello, inbox, peers: BTreeMap::new() });
         SimTransport::new(Arc::clone(self), host)
     }
 
@@ -341,7 +342,17 @@ impl State {
             (Hello::decode(&life.hello.encode()).expect("its own encoding"), life.peers.clone())
         };
         let ((low_hello, low_peers), (high_hello, high_peers)) = (greeting(self, low), greeting(self, high));
-        if !low_peers.contains(&high_hello.node) && !high_peers.contains(&low_hello.node) {
+        if !low_peers.contains_key(&high_hello.node) && !high_peers.contains_key(&low_hello.node) {
+            if self.pair(low, high).0.is_dial_due(now) {
+                let dials =
+                    |peers: &BTreeMap<NodeId, String>, host| peers.values().any(|at| *at == address(host));
+                if dials(&low_peers, high) {
+                    self.port(high).deliveries.push(Delivery::Dialled(low_hello));
+                }
+                if dials(&high_peers, low) {
+                    self.port(low).deliveries.push(Delivery::Dialled(high_hello));
+                }
+            }
             return;
         }
         journal.count("connects", 1);

@@ -158,6 +158,16 @@ impl World {
         }
     }
 
+    /// Empties a host's disks and starts it as a founder, with nobody to ask; it must take part in nothing.
+    pub(crate) fn begin_again(&mut self, host: usize) {
+        self.kill_for_good(host);
+        self.journal.note(format_args!("host {host} begins again with empty disks"));
+        let network = Arc::clone(&self.network);
+        let host = self.host(host);
+        host.lose_disks();
+        host.start(&network, Vec::new(), None);
+    }
+
     /// Lets faults and clients loose for so long.
     pub(crate) fn storm(&mut self, plan: &Plan, for_ms: u64) -> Result<(), Violation> {
         if plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::RollBack { .. })) {

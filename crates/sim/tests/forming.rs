@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::ops::Range;
 
-use slipring_sim::forming::{Forming, run};
+use slipring_sim::forming::{Forming, run, run_founder_again};
 
 /// How many seeds a test runs, or as many as the environment asks for.
 fn seeds(default: u64) -> u64 {
@@ -55,4 +55,14 @@ fn the_same_seed_forms_the_same_cluster() {
     let forming = Forming { hosts: 5, expected: NonZeroU32::new(5), storm_ms: 6_000 };
     assert_eq!(run(1, forming).fingerprint, run(1, forming).fingerprint);
     assert_ne!(run(1, forming).fingerprint, run(2, forming).fingerprint);
+}
+
+#[test]
+fn a_founder_that_lost_its_disks_never_serves_beside_its_cluster() {
+    for seed in 0..seeds(6) {
+        for is_cut in [false, true] {
+            let report = run_founder_again(seed, is_cut);
+            assert_eq!(report.verdict, Ok(()), "{}", report.story());
+        }
+    }
 }

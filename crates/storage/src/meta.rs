@@ -52,6 +52,16 @@ impl MetaStore {
         Arc::clone(&self.database)
     }
 
+    /// Whether it holds nothing: no name, and no table of the layout group.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] and [`Error::Io`].
+    pub fn is_empty(&self) -> Result<bool, Error> {
+        let read =
+            || -> Result<_, redb::Error> { Ok(self.database.begin_read()?.list_tables()?.next().is_none()) };
+        read().map_err(|error| failure(&self.place, error))
+    }
+
     /// The value of a name.
     ///
     /// # Errors

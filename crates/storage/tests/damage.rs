@@ -216,11 +216,104 @@ fn a_directory_belongs_to_one_process_at_a_time() {
 fn records_that_are_gone_where_a_node_has_been_are_missed() {
     for gone in ["data", "data/records"] {
         let folder = tempfile::tempdir().expect("a folder");
-        let directory = DataDir::claim(folder.path()).expect("claimed");
-        drop((directory.disk().expect("made"), directory.meta().expect("made")));
+        let directory = begin(folder.path());
         drop(directory.disk().expect("opened again"));
         std::fs::remove_dir_all(folder.path().join(gone)).expect("removed");
         let opened = directory.disk().map(drop);
         assert!(matches!(&opened, Err(Error::Damaged { .. })), "{gone}: {opened:?}");
+    }
+}
+
+/// A directory after its first start.
+fn begin(folder: &Path) -> DataDir {
+    let directory = DataDir::claim(folder).expect("claimed");
+    let (disk, meta) = (directory.disk().expect("made"), directory.meta().expect("made"));
+    meta.put(&[("identity", b"one")]).expect("written");
+    directory.settle(b"one").expect("settled");
+    drop((disk, meta));
+    directory
+}
+
+/// Opens both stores and holds them against each other, as a start does.
+fn start(folder: &Path, identity: &[u8]) -> Result<(), Error> {
+    let directory = DataDir::claim(folder)?;
+    let _stores = (directory.disk()?, directory.meta()?);
+    directory.settle(identity)
+}
+
+#[test]
+fn a_directory_with_traces_and_no_identity_is_refused() {
+    type Loss = fn(&Path) -> std::io::Result<()>;
+    let losses: [(&str, Loss); 6] = [
+        ("missing", |folder| std::fs::remove_file(folder.join("meta.redb"))),
+        ("of no bytes", |folder| std::fs::write(folder.join("meta.redb"), b"")),
+        ("of no names", |folder| {
+            std::fs::remove_file(folder.join("meta.redb"))?;
+            MetaStore::open(&folder.join("meta.redb")).map(drop).map_err(std::io::Error::other)
+        }),
+        ("of no bytes and alone", |folder| {
+            std::fs::remove_dir_all(folder.join("data"))?;
+            std::fs::write(folder.join("meta.redb"), b"")
+        }),
+        ("missing with the records", |folder| {
+            std::fs::remove_dir_all(folder.join("data/records"))?;
+            std::fs::remove_file(folder.join("meta.redb"))
+        }),
+        ("missing beside a file of another program", |folder| {
+            std::fs::remove_dir_all(folder.join("data"))?;
+            std::fs::remove_file(folder.join("meta.redb"))?;
+            std::fs::write(folder.join("notes.txt"), b"mine")
+        }),
+    ];
+    for (what, lose) in losses {
+        let folder = tempfile::tempdir().expect("a folder");
+        drop(begin(folder.path()));
+        lose(folder.path()).expect("lost");
+        for _ in 0..2 {
+            let refused = start(folder.path(), b"one");
+            assert!(matches!(&refused, Err(Error::NoIdentity { .. })), "{what}: {refused:?}");
+        }
+    }
+}
+
+#[test]
+fn a_meta_store_cut_short_or_of_another_node_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(begin(folder.path()));
+    assert_eq!(start(folder.path(), b"one"), Ok(()));
+    assert!(matches!(start(folder.path(), b"two"), Err(Error::ForeignRecords { .. })));
+    std::fs::remove_file(folder.path().join("data/owner")).expect("removed");
+    assert!(matches!(start(folder.path(), b"one"), Err(Error::ForeignRecords { .. })));
+    let meta = std::fs::read(folder.path().join("meta.redb")).expect("read");
+    let half = meta.get(..meta.len() / 2).expect("half of it");
+    for rest in [half, &meta[..1]] {
+        std::fs::write(folder.path().join("meta.redb"), rest).expect("cut");
+        let refused = start(folder.path(), b"one");
+        assert!(matches!(&refused, Err(Error::Damaged { .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_first_start_that_was_cut_short_at_any_step_goes_on() {
+    for steps in 0..5 {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("lost+found")).expect("made");
+        std::fs::write(folder.path().join("first-start.unfinished"), b"").expect("written");
+        let directory = DataDir::claim(folder.path()).expect("claimed");
+        if steps > 0 {
+            drop(directory.disk().expect("made"));
+        }
+        if steps > 1 {
+            drop(directory.meta().expect("made"));
+        }
+        if steps > 2 {
+            let meta = directory.meta().expect("made");
+            meta.put(&[("identity", b"one")]).expect("written");
+        }
+        if steps > 3 {
+            std::fs::write(folder.path().join("data/owner"), b"one").expect("written");
+        }
+        drop(directory);
+        assert_eq!(start(folder.path(), b"one"), Ok(()), "after {steps} steps");
     }
 }

@@ -48,6 +48,10 @@ pub trait Transport: Send + Sync + 'static {
 /// What arrives, and who comes and goes. Called from the task that reads a connection: it must not block, and
 /// nothing more is read from that peer until it returns.
 pub trait Inbox: Send + Sync + 'static {
+    /// A node that wants to be a peer has dialled this one and said so much of itself, and nothing of it is proven. No
+    /// connection need come of it.
+    fn dialled(&self, _by: &Hello) {}
+
     /// A peer is connected. Comes before its first message.
     fn connected(&self, peer: &Hello);
 

@@ -31,6 +31,9 @@ pub(crate) struct Descriptor {
     /// Members of older releases pass over this.
     #[serde(default)]
     pub(crate) spare: bool,
+    /// Whether it joins although the address of another member is its own.
+    #[serde(default)]
+    pub(crate) as_new: bool,
     #[serde(default)]
     pub(crate) versions: Versions,
 }
@@ -82,6 +85,7 @@ impl Core {
             }
             return Ok(self.admission(entry.raft_id, &view.layout));
         }
+        check_place(&view.layout, descriptor)?;
         let command = Command::AddNode { node: descriptor.node, entry: descriptor.entry(0) };
         match self.propose_to_group(command).await.map_err(proposal_failed)? {
             Applied::Node { raft_id } => {
@@ -120,6 +124,27 @@ impl Core {
     }
 }
 
+/// A node may not silently take the address of a member: that one is not given up yet, and may have been this node
+/// before its data directory was lost.
+fn check_place(layout: &Layout, joining: &Descriptor) -> Result<(), Error> {
+    let address = &joining.addresses.peer;
+    let is_there = |entry: &NodeEntry| {
+        entry.role.state != NodeState::Lost && !address.is_empty() && entry.addresses.peer == *address
+    };
+    match layout.nodes().iter().find(|(_, entry)| is_there(entry)) {
+        Some((node, _)) if !joining.spare && !joining.as_new => {
+            let node = node.short();
+            let message = format!(
+                "{address} is the address of member {node}; if that one's data directory was lost, start this one with \
+                 --spare and then `slipring replace {node} --by NEW_ID`, or first `slipring remove --lost {node}`; to join \
+                 all the same, as a member more, start it with --as-new"
+            );
+            Err(Error::new(ErrorKind::Conflict, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The layout group's refusal, as a client is told.
 pub(crate) fn proposal_failed(error: ProposeError) -> Error {
     let kind = match &error {
@@ -128,4 +153,53 @@ pub(crate) fn proposal_failed(error: ProposeError) -> Error {
         ProposeError::Unknown(_) => ErrorKind::OutcomeUnknown,
     };
     Error::new(kind, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wholeness::tests::{entry, node};
+
+    fn descriptor(address: &str) -> Descriptor {
+        let NodeEntry { storage, incarnation, boot, role, versions, .. } = entry(9);
+        let addresses = Addresses { peer: address.to_owned(), ..Addresses::default() };
+        let (spare, as_new) = (false, false);
+        let (zone, weight) = (role.zone, role.weight);
+        Descriptor {
+            node: node(9),
+            storage,
+            incarnation,
+            boot,
+            addresses,
+            zone,
+            weight,
+            spare,
+            as_new,
+            versions,
+        }
+    }
+
+    #[test]
+    fn a_members_address_is_joined_from_only_on_purpose() {
+        let at = |n: u8, address: &str| {
+            let addresses = Addresses { peer: address.to_owned(), ..Addresses::default() };
+            (node(n), NodeEntry { addresses, ..entry(n) })
+        };
+        let mut layout = Layout::found(ClusterId::default(), 4, at(1, "a:1"));
+        let join = |layout: &mut Layout, (node, entry)| {
+            layout.apply(2, &Command::AddNode { node, entry }).expect("it joins");
+        };
+        join(&mut layout, at(2, "b:2"));
+        let refused = check_place(&layout, &descriptor("b:2")).expect_err("refused");
+        assert_eq!(refused.kind, ErrorKind::Conflict);
+        assert!(
+            refused.message.contains("--spare") && refused.message.contains("remove --lost"),
+            "{refused}"
+        );
+        assert!(check_place(&layout, &descriptor("b:22")).is_ok());
+        assert!(check_place(&layout, &Descriptor { spare: true, ..descriptor("b:2") }).is_ok());
+        assert!(check_place(&layout, &Descriptor { as_new: true, ..descriptor("b:2") }).is_ok());
+        crate::view::tests::give_state(&mut layout, 2, NodeState::Lost);
+        assert!(check_place(&layout, &descriptor("b:2")).is_ok(), "it was given up");
+    }
 }

@@ -69,7 +69,7 @@ pub(super) struct Survey {
 }
 
 /// Why there is no introduction.
-enum Unmet {
+pub(super) enum Unmet {
     Silent(String),
     Refused(String),
 }
@@ -255,7 +255,8 @@ impl Core {
         Survey { answers, silent: silent.into_iter().collect(), has_met_itself, refusal }
     }
 
-    async fn introduce(&self, address: &str) -> Result<Introduction, Unmet> {
+    /// Introduces this node at an address.
+    pub(super) async fn introduce(&self, address: &str) -> Result<Introduction, Unmet> {
         let transport = self.transport.get().ok_or_else(|| Unmet::Silent("no transport".to_owned()))?;
         let request = Request::Introduce(self.introduction_json());
         let silent = |reason: &dyn std::fmt::Display| Unmet::Silent(format!("{address}: {reason}"));

@@ -36,6 +36,7 @@ impl Core {
             zone: self.settings.zone.clone(),
             weight: self.settings.weight,
             spare: self.settings.spare,
+            as_new: self.settings.as_new,
             versions: self.settings.versions,
         }
     }

@@ -8,11 +8,16 @@ use bytes::Bytes;
 use slipring_model::{ClusterId, NodeId, limits};
 use slipring_wire::{Frame, Message};
 
+/// How often an address is dialled at which another node answers.
+const DIAL_EVERY_MS: u64 = 400;
+
 /// Two hosts.
 #[derive(Default)]
 pub(super) struct Pair {
     sides: [Side; 2],
     redial_at: u64,
+    /// When one of the two dials the other's address in vain once more.
+    dial_at: u64,
 }
 
 /// One host's end of the connection.
@@ -44,6 +49,15 @@ impl Pair {
     pub(super) fn open(&mut self, now: u64, low: NodeId, high: NodeId) {
         let side = |peer| Side { is_up: true, peer, heard_at: now, ..Side::default() };
         self.sides = [side(high), side(low)];
+    }
+
+    /// Whether it is time to dial an address in vain; begins the rest until the next time.
+    pub(super) fn is_dial_due(&mut self, now: u64) -> bool {
+        let is_due = now >= self.dial_at;
+        if is_due {
+            self.dial_at = now + DIAL_EVERY_MS;
+        }
+        is_due
     }
 
     /// No new connection begins before this.

@@ -50,7 +50,7 @@ impl Transport for SimTransport {
 
     fn set_peers(&self, peers: BTreeMap<NodeId, String>) {
         if let Some(life) = &mut self.network.state.lock().port(self.host).life {
-            life.peers = peers.into_keys().collect();
+            life.peers = peers;
         }
     }
 

@@ -65,7 +65,8 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: NodeId, hastened: A
                 }
                 Err(Failed::Unreachable(reason)) => {
                     tracing::debug!(peer = %peer.short(), address, reason, "a peer cannot be dialled");
-                    rest = (rest * 2).min(longest);
+                    // A node that founds where this peer was must hear of it before it has founded.
+                    rest = (rest * 2).min(longest / 4);
                 }
             }
         }

@@ -102,6 +102,9 @@ async fn greet(
         Ok(Ok(Some(bytes))) => Hello::decode(&bytes).map_err(|error| Failed::Refused(error.to_string())),
         _ => return,
     };
+    if let Some(hello) = hello.as_ref().ok().filter(|hello| !hello.is_question) {
+        shared.inbox.dialled(hello);
+    }
     let (hello, version) = match hello.and_then(|hello| Ok((shared.check(&hello, hello.is_question)?, hello)))
     {
         Ok((version, hello)) => (hello, version),

@@ -223,7 +223,8 @@ def http(node, method, path, *arguments, data=None):
     """One request by curl; status, body, headers."""
     command = ["curl", "-s", "-i", "-X", method, f"http://{node.http}{path}", *arguments]
     if data is not None:
-        command += ["--data-binary", "@-"]
+        is_typed = "/kv/" in path or any(argument.lower().startswith("content-type:") for argument in arguments)
+        command += ["--data-binary", "@-"] + ([] if is_typed else ["-H", "Content-Type: application/json"])
     done = subprocess.run(command, input=data, capture_output=True, timeout=COMMAND_TIMEOUT)
     if done.returncode != 0:
         raise OSError(f"curl ended with {done.returncode}")

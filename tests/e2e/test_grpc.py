@@ -386,7 +386,7 @@ def test_a_promised_message_reserves_nothing(alone):
     """Many calls that promise the largest message and send little of it."""
     before, path = alone.resident_bytes(), "/slipring.v1.Kv/Put"
     literal = lambda name, value: b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
-    fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path.encode()), (b":authority", b"x"),
+    fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path.encode()), (b":authority", alone.http.encode()),
               (b"content-type", b"application/grpc"), (b"te", b"trailers")]
     head = b"".join(literal(name, value) for name, value in fields)
     frame = lambda kind, flags, stream, body: struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body

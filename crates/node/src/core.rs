@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::clock::Clock;
+use crate::clocks::AgreedTime;
 use crate::forming::Acquaintance;
 use crate::gossip::{ClusterSecret, Gossip};
 use crate::handler::Handler;
@@ -46,6 +47,7 @@ pub(crate) struct Core {
     pub(crate) addresses: Addresses,
     pub(crate) cluster: OnceLock<ClusterId>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) time: AgreedTime,
     pub(crate) began: Instant,
     pub(crate) meta: MetaStore,
     pub(crate) disk: Arc<dyn Engine>,
@@ -92,7 +94,7 @@ impl Core {
 
     pub(crate) fn context(&self, policy: &slipring_model::BucketPolicy) -> Context {
         Context {
-            now_ms: self.clock.wall_ms(),
+            now_ms: self.agreed_ms(),
             random: 0,
             default_ttl_ms: policy.ttl_ms.map(std::num::NonZeroU64::get),
             keeps_siblings: policy.on_conflict == slipring_model::bucket::OnConflict::Siblings,

@@ -12,6 +12,7 @@ mod builder;
 mod call;
 mod change;
 mod clock;
+mod clocks;
 mod coordinate;
 mod core;
 mod exchange;

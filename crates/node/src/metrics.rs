@@ -6,6 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use slipring_model::ErrorKind;
 
+use crate::clocks::ClockMetrics;
 use crate::gossip::GossipMetrics;
 
 /// One node's counters, in a registry of their own.
@@ -36,6 +37,7 @@ pub(crate) struct Metrics {
     pub(crate) partitions: Gauge,
     pub(crate) peers_connected: Gauge,
     pub(crate) gossip: GossipMetrics,
+    pub(crate) clocks: ClockMetrics,
 }
 
 impl Metrics {
@@ -81,6 +83,7 @@ impl Metrics {
         let partitions = gauge("layout_partitions", "How many partitions the ring is cut into");
         let peers_connected = gauge("peers_connected", "Peers this node can reach now");
         let gossip = GossipMetrics::register(&mut registry);
+        let clocks = ClockMetrics::register(&mut registry);
         Self {
             registry,
             answered_alone,
@@ -108,6 +111,7 @@ impl Metrics {
             partitions,
             peers_connected,
             gossip,
+            clocks,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Commands for a running node, over its HTTP port.
 
+mod clocks;
 mod moves;
 mod safety;
 
@@ -157,6 +158,7 @@ impl Client {
             "start",
             "seen",
             "reachable",
+            "clock",
             "layout group",
             "primaries",
             "keys",
@@ -175,6 +177,7 @@ impl Client {
                 node.incarnation.to_string(),
                 seen(node.seen.as_ref()),
                 if node.is_connected { "yes" } else { "NO" }.to_owned(),
+                clocks::ahead(node),
                 place_in_group(&status, node).to_owned(),
                 own(|own| own.primaries),
                 own(|own| own.keys),
@@ -201,6 +204,7 @@ impl Client {
                 );
             }
             tell_unheard(&status)?;
+            clocks::tell(&status)?;
             safety::tell(&status.wholeness)?;
             for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
                 say!(

@@ -82,6 +82,8 @@ class Node:
         self.ready = folder / f"ready-{index}"
         self.join = join
         self.binary, self.process = BINARY, None
+        # What it finds in its environment beside this process's own.
+        self.environment = {}
         self.redis = self.http = self.peer = None
 
     def launch(self):
@@ -96,7 +98,7 @@ class Node:
         if self.join:
             command += ["--join", self.join]
         log = open(self.log, "ab")
-        self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **self.environment})
         return self
 
     def wait(self):

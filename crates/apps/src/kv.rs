@@ -47,6 +47,16 @@ impl Service for Kv {
         }
     }
 
+    fn names_time(&self, request: &Request) -> bool {
+        match request {
+            Request::Set { expiry, .. } | Request::GetAndExpire { expiry, .. } => {
+                matches!(expiry, Expiry::At(_))
+            }
+            Request::Expire { .. } => true,
+            _ => false,
+        }
+    }
+
     fn execute(&self, context: &Context, request: Request, cells: &mut Cells<'_>) -> Response {
         execute::execute(context, request, cells)
     }

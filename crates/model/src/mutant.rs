@@ -77,11 +77,15 @@ pub enum Mutant {
     ReuseNumbers,
     /// When most voters are lost, the node that is recovered is the one that knows least.
     RecoverOldest,
+    /// A node drops values by its own clock alone.
+    SweepByOwnClock,
+    /// A node judges what has expired by its own clock alone.
+    JudgeByOwnClock,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -116,6 +120,8 @@ impl Mutant {
         Self::AdoptOlder,
         Self::ReuseNumbers,
         Self::RecoverOldest,
+        Self::SweepByOwnClock,
+        Self::JudgeByOwnClock,
     ];
 
     /// Whether this thread has planted it.

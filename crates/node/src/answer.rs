@@ -66,6 +66,7 @@ impl Core {
                 self.count_here(bucket, Some(bits), &partitions).map(Reply::Count)
             }
             Request::Moves => Ok(self.moving.taken_over()),
+            Request::Clock => Ok(Reply::Clock { wall_us: self.clock.wall_us() }),
             Request::Goodbye => {
                 tracing::info!(peer = %from.short(), "a peer says goodbye; it stays a member");
                 Ok(Reply::Done)
@@ -263,7 +264,7 @@ impl Core {
         }
         let limit = limit.clamp(1, limits::PAGE_RECORDS_MAX);
         let (end, behind) = within_partition(from, to, view.bits);
-        let (keys, next) = bucket.bucket.keys(from..=end, limit, self.clock.wall_ms())?;
+        let (keys, next) = bucket.bucket.keys(from..=end, limit, self.agreed_ms())?;
         Ok(Reply::Keys { keys, next: next.or(behind) })
     }
 
@@ -324,6 +325,7 @@ fn needs_copies(request: &Request) -> bool {
         | Request::Introduce(_)
         | Request::Status
         | Request::Goodbye
+        | Request::Clock
         | Request::Moves => false,
     }
 }

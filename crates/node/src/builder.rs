@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::budget::Budget;
 use crate::clients::{ClientLimits, Clients};
 use crate::clock::{Clock, Entropy, SystemClock};
+use crate::clocks::AgreedTime;
 use crate::core::Core;
 use crate::forming::{Acquaintance, Means as FormingMeans, Rival, Rivals};
 use crate::gossip::{ClusterSecret, Datagrams, Gossip, Means};
@@ -37,6 +38,9 @@ use crate::recovery::Recovery;
 use crate::requests::Requests;
 use crate::settings::Settings;
 use crate::sync::{DiskWaits, Syncer};
+
+/// The incarnation of a directory that held nothing before.
+const FIRST_START: u64 = 1;
 
 /// How often requests' timers are looked at: the grain of every time-out.
 const TICK: Duration = Duration::from_millis(10);
@@ -303,6 +307,7 @@ impl Builder {
             boot: u64::from_le_bytes(self.entropy.bytes()),
             addresses: self.addresses,
             cluster: OnceLock::new(),
+            time: AgreedTime::new(identity.node, identity.incarnation == FIRST_START, self.clock.wall_us()),
             clock: self.clock,
             began: Instant::now(),
             meta: self.meta,
@@ -375,6 +380,7 @@ impl Core {
         let core = || Arc::clone(self);
         vec![
             tokio::spawn(core().run_follower()),
+            tokio::spawn(core().run_clocks()),
             tokio::spawn(core().run_group_watch()),
             tokio::spawn(core().run_registration()),
             tokio::spawn(core().run_syncer()),

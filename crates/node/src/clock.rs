@@ -4,10 +4,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-/// What time the world says it is. Only expiry and the order of concurrent writes look at it.
+/// What time this node's wall clock shows. Only the comparison of clocks looks at it: requests go by the agreed time.
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch.
     fn wall_ms(&self) -> u64;
+
+    /// Microseconds since the Unix epoch, as exactly as the clock knows.
+    fn wall_us(&self) -> u64 {
+        self.wall_ms().saturating_mul(1_000)
+    }
 }
 
 /// The system's clock.
@@ -18,6 +23,11 @@ impl Clock for SystemClock {
     fn wall_ms(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn wall_us(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     }
 }
 

@@ -294,7 +294,8 @@ impl Core {
         let executed = self.handler(bucket).map_err(Refusal::Failed).and_then(|handler| {
             let request = work.request.clone();
             bucket.bucket.execute(&locus, self.context(policy), view.epoch(), |context, cells| {
-                handler.execute(context, request, cells)
+                let response = handler.execute(context, request, cells)?;
+                self.unless_clocks_differ(cells, response)
             })
         });
         match executed.map(|executed| (executed.response, executed.is_changed, executed.cell)) {

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::budget::Budget;
 use crate::clients::Clients;
 use crate::clock::Clock;
+use crate::clocks::AgreedTime;
 use crate::forming::{Acquaintance, Rivals};
 use crate::gossip::{ClusterSecret, Gossip};
 use crate::handler::Handler;
@@ -47,6 +48,7 @@ pub(crate) struct Core {
     pub(crate) addresses: Addresses,
     pub(crate) cluster: OnceLock<ClusterId>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) time: AgreedTime,
     pub(crate) began: Instant,
     pub(crate) meta: MetaStore,
     pub(crate) disk: Arc<dyn Engine>,
@@ -95,7 +97,7 @@ impl Core {
 
     pub(crate) fn context(&self, policy: &slipring_model::BucketPolicy) -> Context {
         Context {
-            now_ms: self.clock.wall_ms(),
+            now_ms: self.agreed_ms(),
             random: 0,
             default_ttl_ms: policy.ttl_ms.map(std::num::NonZeroU64::get),
             keeps_siblings: policy.on_conflict == slipring_model::bucket::OnConflict::Siblings,

@@ -13,6 +13,7 @@ mod call;
 mod change;
 mod clients;
 mod clock;
+mod clocks;
 mod coordinate;
 mod core;
 mod exchange;

@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 use slipring_model::ErrorKind;
 
 use crate::clients::ClientMetrics;
+use crate::clocks::ClockMetrics;
 use crate::gossip::GossipMetrics;
 
 /// One node's counters, in a registry of their own.
@@ -38,6 +39,7 @@ pub(crate) struct Metrics {
     pub(crate) peers_connected: Gauge,
     pub(crate) gossip: GossipMetrics,
     pub(crate) clients: ClientMetrics,
+    pub(crate) clocks: ClockMetrics,
 }
 
 impl Metrics {
@@ -84,6 +86,7 @@ impl Metrics {
         let peers_connected = gauge("peers_connected", "Peers this node can reach now");
         let gossip = GossipMetrics::register(&mut registry);
         let clients = ClientMetrics::register(&mut registry);
+        let clocks = ClockMetrics::register(&mut registry);
         Self {
             registry,
             answered_alone,
@@ -112,6 +115,7 @@ impl Metrics {
             peers_connected,
             gossip,
             clients,
+            clocks,
         }
     }
 

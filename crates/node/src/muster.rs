@@ -59,6 +59,11 @@ impl Muster {
         *self.refused.lock() = refused;
     }
 
+    /// Whether the cluster has agreed to this start.
+    pub(crate) fn is_agreed(&self) -> bool {
+        self.is_agreed.load(Ordering::Acquire)
+    }
+
     /// Whether a peer must not take part.
     pub(crate) fn refuses(&self, peer: NodeId) -> bool {
         self.has_refused.load(Ordering::Acquire) && self.refused.lock().contains(&peer)
@@ -66,9 +71,10 @@ impl Muster {
 }
 
 impl Core {
-    /// Whether this node may answer for its copies: its start is agreed on, or there is nobody to agree with.
+    /// Whether this node may answer for its copies: its start is agreed on and its clock compared, or it has no others
+    /// to agree with.
     pub(crate) fn may_serve(&self) -> bool {
-        let is_agreed = self.muster.is_agreed.load(Ordering::Acquire)
+        let is_agreed = self.muster.is_agreed() && self.time.is_compared()
             || self.view.load().as_ref().is_some_and(|view| view.layout.nodes().len() == 1);
         is_agreed && !self.rivals.has_any()
     }

@@ -110,6 +110,11 @@ impl Node {
         if let Err(error) = check(service, bucket, &request) {
             return Call::Ready(Err(error));
         }
+        if service.names_time(&request)
+            && let Err(error) = self.core.check_clocks_agree()
+        {
+            return Call::Ready(Err(error));
+        }
         let access = service.access(&request);
         let waits_for_disk = access != Access::Read && bucket.bucket.policy.durability == Durability::Fsync;
         let mut request = Some(request);
@@ -140,9 +145,11 @@ impl Node {
         let locus = Locus { position, key: &key, actor: core.actor(assignment), is_alone: true };
         let context = core.context(&bucket.bucket.policy);
         let executed = bucket.bucket.execute(&locus, context, view.epoch(), |context, cells| {
-            request.take().map(|request| service.execute(context, request, cells))
+            let request = request.take().expect("the request is run once");
+            let response = service.execute(context, request, cells);
+            core.unless_clocks_differ(cells, response)
         })?;
-        let response = executed.response.expect("the request is run once");
+        let response = executed.response?;
         core.metrics.answered_alone.inc();
         if executed.is_changed {
             core.syncer.mark_dirty();
@@ -396,10 +403,16 @@ impl Node {
         self.core.metrics_text()
     }
 
-    /// Milliseconds since the Unix epoch by the node's clock.
+    /// Milliseconds since the Unix epoch, as the members' clocks agree: the time by which values expire.
     #[must_use]
     pub fn wall_ms(&self) -> u64 {
-        self.core.clock.wall_ms()
+        self.core.agreed_ms()
+    }
+
+    /// How many milliseconds this node's own clock is ahead of the agreed time; behind when negative.
+    #[must_use]
+    pub fn clock_ahead_ms(&self) -> i64 {
+        self.core.time.judgement().ahead_ms.get(&self.core.me).copied().unwrap_or(0)
     }
 
     /// Gets the reason when the node must not go on: a disk that failed, a directory that was rolled back.

@@ -67,7 +67,7 @@ impl Core {
         let place = bucket.places.get(partition.index()).ok_or_else(no_bucket)?;
         let node = self.first_healthy(place)?;
         let next = if node == self.me {
-            let (found, next) = bucket.bucket.keys(from..=end, limit, self.clock.wall_ms())?;
+            let (found, next) = bucket.bucket.keys(from..=end, limit, self.agreed_ms())?;
             let now = self
                 .view()
                 .filter(|now| now.bits == view.bits)
@@ -170,7 +170,8 @@ impl Core {
         healthy.ok_or_else(|| unavailable("no replica of a partition can be reached; try again"))
     }
 
-    /// Looks for expired values, a share of the partitions each time.
+    /// Drops expired values, a share of the partitions each time, by the time that a majority of the members' clocks
+    /// have passed.
     pub(crate) async fn run_sweeper(self: Arc<Self>) {
         const SHARES: u16 = 16;
         let interval = Duration::from_millis(self.settings.expiry_interval_ms);
@@ -195,7 +196,9 @@ impl Core {
                 let place = now.as_ref().and_then(|now| now.place(bucket.bucket.id, position));
                 place.is_some_and(|(_, place)| place.alone().is_some())
             };
-            match bucket.bucket.sweep(partition, self.clock.wall_ms(), is_alone, &self.budget).await {
+            // Read again for each partition: a clock may have stepped meanwhile.
+            let Some(drop_ms) = self.drop_ms() else { return };
+            match bucket.bucket.sweep(partition, drop_ms, is_alone, &self.budget).await {
                 Ok(expired) => drop(self.metrics.expired.inc_by(expired)),
                 Err(error) => tracing::warn!(%error, "expired values could not be dropped"),
             }

@@ -47,6 +47,8 @@ pub struct Status {
     /// What gossip counted on the node that tells; nothing where it has no cluster key.
     #[serde(default)]
     pub gossip: Option<GossipStatus>,
+    /// Whether enough clocks agree to set times to live, as the node that tells sees it.
+    pub clocks_agree: bool,
     /// Whether one node may be stopped now, as the node that tells sees it.
     #[serde(default)]
     pub wholeness: Wholeness,
@@ -78,6 +80,10 @@ pub struct NodeStatus {
     /// How the telling node believes it to be; nothing of itself, and nothing where no gossip runs.
     #[serde(default)]
     pub seen: Option<MemberStatus>,
+    /// How far its clock is ahead of the time that the members' clocks agree on, in milliseconds, as the telling node
+    /// has read it lately.
+    #[serde(default)]
+    pub clock_ahead_ms: Option<i64>,
     /// What it told of itself, when it could be reached.
     pub own: Option<OwnStatus>,
 }
@@ -149,7 +155,7 @@ impl Core {
         let group = self.group.get().map(LayoutGroup::status);
         let told = view.layout.nodes().keys().copied().zip(&own).collect();
         let wholeness = Wholeness::of(&view.layout, &told, group.as_ref());
-        let now = self.now();
+        let (now, clocks) = (self.now(), self.time.judgement());
         let nodes = view.layout.nodes().iter().zip(own).map(|((id, entry), own)| NodeStatus {
             id: *id,
             addresses: entry.addresses.clone(),
@@ -160,6 +166,7 @@ impl Core {
             versions: entry.versions,
             is_connected: self.is_reachable(*id),
             seen: self.gossip.member(*id, now),
+            clock_ahead_ms: clocks.ahead_ms.get(id).copied(),
             own,
         });
         let buckets =
@@ -184,6 +191,7 @@ impl Core {
             gossip: self.gossip.status(),
             wholeness,
             rival: self.rivals.confirmed().map(|rival| rival.to_string()),
+            clocks_agree: clocks.is_agreed,
         })
     }
 
@@ -253,6 +261,7 @@ impl Core {
         self.metrics.hints_waiting.set(self.hints.total() as i64);
         self.count_gossip();
         self.metrics.clients.set(&self.clients);
+        self.metrics.clocks.set(&self.time.judgement());
         self.metrics.text()
     }
 }

@@ -1,5 +1,6 @@
 //! Commands for a running node, over its HTTP port.
 
+mod clocks;
 mod moves;
 mod safety;
 
@@ -193,6 +194,7 @@ impl Client {
             "start",
             "seen",
             "reachable",
+            "clock",
             "layout group",
             "primaries",
             "keys",
@@ -211,6 +213,7 @@ impl Client {
                 node.incarnation.to_string(),
                 seen(node.seen.as_ref()),
                 if node.is_connected { "yes" } else { "NO" }.to_owned(),
+                clocks::ahead(node),
                 place_in_group(&status, node).to_owned(),
                 own(|own| own.primaries),
                 own(|own| own.keys),
@@ -240,6 +243,7 @@ impl Client {
             if let Some(rival) = &status.rival {
                 say!("this node answers no client: {rival}");
             }
+            clocks::tell(&status)?;
             safety::tell(&status.wholeness)?;
             for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
                 say!(

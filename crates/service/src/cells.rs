@@ -110,6 +110,22 @@ impl<'c> Cells<'c> {
         self.change = (!self.cell.siblings.is_empty()).then_some(Change::Remove { seen: Some(seen) });
     }
 
+    /// Whether the change decides when a value expires; keeping an expiry as it is decides nothing.
+    #[must_use]
+    pub fn sets_expiry(&self) -> bool {
+        match &self.change {
+            Some(Change::Put { expires_at: Some(at), .. }) => {
+                self.value().and_then(|value| value.expires_at) != Some(*at)
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes the change back.
+    pub fn withdraw(&mut self) {
+        self.change = None;
+    }
+
     /// The change made, if any.
     #[must_use]
     pub fn into_change(self) -> Option<Change> {
@@ -153,6 +169,27 @@ mod tests {
         let integer = |cell: &Cell<'_>, now| Cells::new(cell, now).integer();
         assert_eq!((integer(&seven, 99), integer(&nine, 99)), (Ok(Some(7)), Ok(Some(9))));
         assert_eq!((integer(&seven, 100), integer(&word, 99)), (Ok(None), Err(())));
+    }
+
+    #[test]
+    fn an_expiry_is_set_where_it_differs_and_can_be_withdrawn() {
+        let change = put("7");
+        let cell = Cell::default().changed(&change, at(1), Timestamp(1));
+        let sets = |now_ms, change: &dyn Fn(&mut Cells<'_>)| {
+            let mut cells = Cells::new(&cell, now_ms);
+            change(&mut cells);
+            let sets = cells.sets_expiry();
+            cells.withdraw();
+            assert!(!cells.sets_expiry() && cells.into_change().is_none());
+            sets
+        };
+        assert!(sets(99, &|cells| cells.put("8", Some(101))));
+        assert!(!sets(99, &|cells| cells.put("8", Some(100))), "it is as it was");
+        assert!(sets(100, &|cells| cells.put("8", Some(100))), "the value was over");
+        assert!(!sets(99, &|cells| cells.put("8", None)));
+        assert!(!sets(99, &|cells| cells.add(1)));
+        assert!(!sets(99, &|cells| cells.remove()));
+        assert!(!sets(99, &|_| {}));
     }
 
     #[test]

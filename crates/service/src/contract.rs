@@ -47,6 +47,13 @@ pub trait Service: Send + Sync + 'static {
     /// How a request uses its cell.
     fn access(&self, request: &Self::Request) -> Access;
 
+    /// Whether the request names an instant that was reckoned from [`Context::now_ms`] or its like: where the nodes' clocks
+    /// disagree about the time, it is refused.
+    fn names_time(&self, request: &Self::Request) -> bool {
+        let _ = request;
+        false
+    }
+
     /// Answers a request, changing the cell through `cells`.
     fn execute(&self, context: &Context, request: Self::Request, cells: &mut Cells<'_>) -> Self::Response;
 

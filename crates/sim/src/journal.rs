@@ -79,18 +79,24 @@ impl Journal {
 pub(crate) struct HostClock {
     journal: Arc<Journal>,
     skew_ms: AtomicI64,
+    jump_ms: AtomicI64,
     /// Milliseconds gained in a second, and since when.
     drift: Mutex<(i64, u64)>,
 }
 
 impl HostClock {
     pub(crate) fn new(journal: Arc<Journal>) -> Self {
-        Self { journal, skew_ms: AtomicI64::new(0), drift: Mutex::default() }
+        Self { journal, skew_ms: AtomicI64::new(0), jump_ms: AtomicI64::new(0), drift: Mutex::default() }
     }
 
     /// Sets the clock this far ahead of true time, or behind it when negative.
     pub(crate) fn set_skew(&self, skew_ms: i64) {
         self.skew_ms.store(skew_ms, Ordering::Relaxed);
+    }
+
+    /// Lets the clock jump this far beyond its skew, or back onto it.
+    pub(crate) fn set_jump(&self, jump_ms: i64) {
+        self.jump_ms.store(jump_ms, Ordering::Relaxed);
     }
 
     /// Lets the clock gain so many milliseconds in a second from now on, or lose them when negative.
@@ -104,6 +110,7 @@ impl Clock for HostClock {
         let now = self.journal.now_ms();
         let (ms_per_s, since) = *self.drift.lock();
         let drifted = ms_per_s * (now.saturating_sub(since) as i64) / 1_000;
-        (EPOCH_MS + now).saturating_add_signed(self.skew_ms.load(Ordering::Relaxed) + drifted)
+        let off_ms = self.skew_ms.load(Ordering::Relaxed) + self.jump_ms.load(Ordering::Relaxed);
+        (EPOCH_MS + now).saturating_add_signed(off_ms + drifted)
     }
 }

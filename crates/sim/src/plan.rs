@@ -99,6 +99,16 @@ pub enum Fault {
         /// How far ahead; behind when negative.
         by_ms: i64,
     },
+    /// A host's wall clock jumps far ahead, and back after a while. No checker excuses anything for it: the other clocks
+    /// are a majority.
+    Jump {
+        /// Which.
+        host: usize,
+        /// How far.
+        by_ms: i64,
+        /// How long this lasts.
+        for_ms: u64,
+    },
     /// A host's wall clock runs fast, or slow when negative, until everything heals.
     Drift {
         /// Which.
@@ -313,6 +323,23 @@ impl Plan {
             let fault = Fault::Double { from, to, percent: rng.u8(5..60), for_ms: rng.u64(500..4_000) };
             self.faults.push((rng.u64(..storm_ms), fault));
         }
+    }
+
+    /// Lets the clock of one host jump, in one of two seeds.
+    pub(crate) fn jump(&mut self, seed: u64, hosts: usize, storm_ms: u64) {
+        let mut rng = Rng::with_seed(seed ^ 0x6a75_6d70);
+        // Of two clocks neither is a majority, and those that are left of a lost one may be wrong.
+        let is_thinning = |fault: &Fault| matches!(fault, Fault::LoseMajority { .. } | Fault::Leave { .. });
+        if rng.bool() || hosts < 3 || self.faults.iter().any(|(_, fault)| is_thinning(fault)) {
+            return;
+        }
+        let host = rng.usize(..hosts);
+        for _ in 0..rng.usize(1..4) {
+            let by_ms = if rng.bool() { 7_200_000 } else { rng.i64(6_000..60_000) };
+            let fault = Fault::Jump { host, by_ms, for_ms: rng.u64(500..5_000) };
+            self.faults.push((rng.u64(..storm_ms), fault));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
     }
 
     /// Lets a host sleep for hours, in one of so many seeds.

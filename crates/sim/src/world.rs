@@ -90,6 +90,7 @@ enum Event {
     Aim { part: Part, after_ms: u64, down_ms: u64 },
     KillAimed { host: usize, part: Part, down_ms: u64 },
     Restore { host: usize },
+    JumpBack { host: usize },
 }
 
 impl World {
@@ -189,7 +190,7 @@ impl World {
     }
 
     /// Hours pass, in which clients ask little.
-    fn rest(&mut self, until: u64) -> Result<(), Violation> {
+    pub(crate) fn rest(&mut self, until: u64) -> Result<(), Violation> {
         let begin = self.journal.now_ms();
         self.workload.rest(true);
         while self.journal.now_ms() < until {
@@ -235,6 +236,7 @@ impl World {
             self.resume(index);
             let host = self.host(index);
             host.clock.set_skew(0);
+            host.clock.set_jump(0);
             host.clock.set_drift(0);
             host.delay_syncs(0);
             host.disk.fail_with(None);

@@ -195,7 +195,11 @@ impl Message {
                 Request::Count { partitions, .. } | Request::CountOfCut { partitions, .. } => {
                     partitions.len() * 3
                 }
-                Request::Scan { .. } | Request::Status | Request::Goodbye | Request::Moves => 0,
+                Request::Scan { .. }
+                | Request::Status
+                | Request::Goodbye
+                | Request::Moves
+                | Request::Clock => 0,
             },
             Self::Reply { reply, .. } => match reply {
                 Reply::Cell(Some(bytes)) => bytes.len(),
@@ -212,7 +216,11 @@ impl Message {
                 Reply::Failed { message, .. } => message.len(),
                 Reply::Roots(partitions) => partitions.len() * 3,
                 Reply::Stored | Reply::Cell(None) | Reply::Digest(_) | Reply::Count(_) => 0,
-                Reply::Done | Reply::RolledBack | Reply::Removed | Reply::Stale { .. } => 0,
+                Reply::Done
+                | Reply::RolledBack
+                | Reply::Removed
+                | Reply::Stale { .. }
+                | Reply::Clock { .. } => 0,
                 Reply::Page { cells, .. } => cells.iter().map(|(key, cell)| key.len() + cell.len() + 8).sum(),
                 Reply::TakenOver(moves) => moves.len() * 16,
             },

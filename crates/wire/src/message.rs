@@ -152,6 +152,8 @@ pub enum Request {
         /// Partition and its 16-byte root.
         roots: Vec<(u16, Bytes)>,
     },
+    /// What the asked node's wall clock shows. Answer: `Clock`.
+    Clock,
 }
 
 /// What a peer may answer.
@@ -218,4 +220,9 @@ pub enum Reply {
     Removed,
     /// What the answerer says of itself, as JSON.
     Introduced(Bytes),
+    /// What the answerer's wall clock shows, whether right or wrong.
+    Clock {
+        /// Unix microseconds.
+        wall_us: u64,
+    },
 }

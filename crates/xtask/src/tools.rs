@@ -16,6 +16,7 @@ const TOOLS: &[(&[&str], &str)] = &[
     (&["redis-benchmark", "--version"], "redis-tools"),
     (&["dnsmasq", "--version"], "dnsmasq-base"),
     (&["curl", "--version"], "curl"),
+    (&["faketime", "--version"], "faketime"),
     (&["cc", "--version"], "gcc"),
     (&["c++", "--version"], "g++"),
     (&["python3", "-c", "import venv, ensurepip"], "python3-venv"),

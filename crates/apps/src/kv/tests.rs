@@ -273,3 +273,29 @@ fn a_stale_context_conflicts_or_leaves_a_sibling() {
         assert_eq!(values.len(), if keeps_siblings { 2 } else { 1 });
     }
 }
+
+#[test]
+fn a_request_names_a_time_when_a_clock_was_read_for_it() {
+    let set = |expiry| Request::Set {
+        key: key(),
+        value: Bytes::new(),
+        expiry,
+        condition: Condition::Always,
+        returns_previous: false,
+        seen: None,
+    };
+    let only = ExpireIf { none: false, some: false, later: false, earlier: false };
+    let table = [
+        (set(Expiry::At(5)), true),
+        (set(Expiry::Keep), false),
+        (set(Expiry::Default), false),
+        (Request::Expire { key: key(), at: 5, only }, true),
+        (Request::GetAndExpire { key: key(), expiry: Expiry::At(5) }, true),
+        (Request::GetAndExpire { key: key(), expiry: Expiry::Default }, false),
+        (Request::Persist { key: key() }, false),
+        (Request::Add { key: key(), delta: 1 }, false),
+    ];
+    for (request, names_time) in table {
+        assert_eq!(KV.names_time(&request), names_time, "{request:?}");
+    }
+}

@@ -50,6 +50,7 @@ async fn section(session: &Session, name: &str) -> Vec<(String, String)> {
             ("run_id", node.id().to_string().chars().take(40).collect()),
             ("tcp_port", node.addresses().redis.rsplit(':').next().unwrap_or_default().to_owned()),
             ("uptime_in_seconds", clients.uptime().as_secs().to_string()),
+            ("clock_ahead_ms", node.clock_ahead_ms().to_string()),
         ],
         "clients" => vec![
             ("connected_clients", clients.count().to_string()),

@@ -14,8 +14,9 @@ use crate::run::Violation;
 use super::convergence::Copy;
 use super::{Terms, by_key};
 
-/// How long after its time a replica may hold the bytes of a value: many times the interval of sweeps.
-const SWEEP_MS: u64 = 2_000;
+/// How long after its time a replica may hold the bytes of a value: many times the interval of sweeps, and the margin that
+/// a value must be over before it is dropped.
+const SWEEP_MS: u64 = 2_000 + 2_000;
 
 /// Checks a history: nobody reads a value after its time.
 ///

@@ -33,6 +33,7 @@ impl World {
                     self.decide(now + every_ms, next);
                 }
             }
+            Event::JumpBack { host } => self.host(host).clock.set_jump(0),
             Event::Unblock { from, to } => self.network.unblock(from, to),
             Event::Hasten { from, to } => self.network.slow(from, to, 0),
             Event::Restore { host } if self.operator.leaving.contains(&host) => {}
@@ -76,6 +77,11 @@ impl World {
             Fault::Skew { host, by_ms } => {
                 self.host(host).clock.set_skew(by_ms);
                 self.journal.count("clock jumps", 1);
+            }
+            Fault::Jump { host, by_ms, for_ms } => {
+                self.host(host).clock.set_jump(by_ms);
+                self.journal.count("clock jumps and back", 1);
+                self.decide(now + for_ms, Event::JumpBack { host });
             }
             Fault::Drift { host, ms_per_s } => {
                 self.host(host).clock.set_drift(ms_per_s);

@@ -13,10 +13,9 @@ use crate::{Message, Reply, Request};
 
 /// The newest version of the protocol that this build speaks.
 pub const PROTOCOL_VERSION: u8 = PROTOCOL_VERSIONS.newest;
-/// The versions that this build speaks. In 3 the layout group's messages name its recoveries, and nodes introduce
-/// themselves before they join. In 4 the layout can change in more ways, and what names partitions of a
-/// ring that was split says how it is cut.
-pub const PROTOCOL_VERSIONS: Versions = Versions { oldest: 3, newest: 4 };
+/// The versions that this build speaks. Version 5 is the first whose nodes prove who they are; nothing of an earlier one
+/// is understood.
+pub const PROTOCOL_VERSIONS: Versions = Versions { oldest: 5, newest: 5 };
 /// How greetings are laid out, whatever versions they tell of: fields are only ever added at the end.
 const GREETING: u8 = 2;
 

@@ -153,6 +153,7 @@ mod tests {
             addresses: Addresses::default(),
             role: Role { zone: String::new(), weight: 70, state: NodeState::Active },
             versions: Versions::UNTOLD,
+            signature: None,
         }
     }
 

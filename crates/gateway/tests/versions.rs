@@ -57,9 +57,9 @@ impl Home {
             self.meta.clone(),
             self.disk.clone(),
             addresses,
-            Box::new(move |hello, inbox| {
+            Box::new(move |identity, inbox| {
                 let settings = slipring_transport::Settings::default();
-                Ok(Arc::new(GrpcTransport::start(settings, listener, hello, inbox)))
+                Ok(Arc::new(GrpcTransport::start(settings, listener, identity, inbox)))
             }),
         );
         let seeds = StaticSeeds::new(join.map(|home| home.address.clone())).expect("an address");

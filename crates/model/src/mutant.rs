@@ -77,11 +77,13 @@ pub enum Mutant {
     ReuseNumbers,
     /// When most voters are lost, the node that is recovered is the one that knows least.
     RecoverOldest,
+    /// A reply counts as that of a node that was asked, whichever node it comes from.
+    TrustUnaskedReply,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -116,6 +118,7 @@ impl Mutant {
         Self::AdoptOlder,
         Self::ReuseNumbers,
         Self::RecoverOldest,
+        Self::TrustUnaskedReply,
     ];
 
     /// Whether this thread has planted it.

@@ -22,6 +22,7 @@ use crate::forming::Acquaintance;
 use crate::gossip::{ClusterSecret, Gossip};
 use crate::handler::Handler;
 use crate::health::Health;
+use crate::hearsay::Hearsay;
 use crate::hints::HintLog;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
@@ -57,6 +58,7 @@ pub(crate) struct Core {
     pub(crate) moving: Moving,
     pub(crate) acquaintance: Acquaintance,
     pub(crate) muster: Muster,
+    pub(crate) hearsay: Hearsay,
     pub(crate) recovery: Recovery,
     pub(crate) gossip: Gossip,
     pub(crate) health: Health,

@@ -25,6 +25,9 @@ pub(crate) struct Metrics {
     pub(crate) exchanged: Counter,
     pub(crate) expired: Counter,
     pub(crate) replies_late: Counter,
+    pub(crate) replies_unasked: Counter,
+    pub(crate) requests_denied: Counter,
+    pub(crate) starts_dismissed: Counter,
     pub(crate) replies_dropped: Counter,
     pub(crate) requests_restarted: Counter,
     pub(crate) partitions_taken_over: Counter,
@@ -65,6 +68,11 @@ impl Metrics {
         let exchanged = counter("exchanged_keys", "Keys that exchanges found to differ");
         let expired = counter("expired_keys", "Values dropped because their time was up");
         let replies_late = counter("replies_late", "Replies that came when nobody waited any more");
+        let replies_unasked = counter("replies_unasked", "Replies of peers that were not asked for them");
+        let requests_denied =
+            counter("requests_denied", "Requests of peers that may not ask for them, as those of no members");
+        let starts_dismissed =
+            counter("starts_dismissed", "Claims of a later start of this node that prove nothing");
         let replies_dropped = counter("replies_dropped", "Replies whose asker was gone");
         let requests_restarted = counter("requests_restarted", "Requests begun anew under a newer layout");
         let partitions_taken_over = counter("partitions_taken_over", "Partitions whose data has moved here");
@@ -97,6 +105,9 @@ impl Metrics {
             exchanged,
             expired,
             replies_late,
+            replies_unasked,
+            requests_denied,
+            starts_dismissed,
             replies_dropped,
             requests_restarted,
             partitions_taken_over,

@@ -77,8 +77,8 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let peer = ports.peer;
     let listens = peer.local_addr()?;
-    let transport: TransportFactory = Box::new(move |hello, inbox| {
-        Ok(Arc::new(GrpcTransport::start(slipring_transport::Settings::default(), peer, hello, inbox)))
+    let transport: TransportFactory = Box::new(move |identity, inbox| {
+        Ok(Arc::new(GrpcTransport::start(slipring_transport::Settings::default(), peer, identity, inbox)))
     });
     let builder = Node::builder(settings.node()?, meta, disk, addresses, transport)
         .datagrams(Arc::new(UdpDatagrams::new(ports.gossip)?))

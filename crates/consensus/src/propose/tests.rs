@@ -46,6 +46,7 @@ fn entry(byte: u8, newest: u8) -> NodeEntry {
         addresses: Addresses::default(),
         role: Role { zone: String::new(), weight: 100, state: NodeState::Active },
         versions: Versions { oldest: 2, newest },
+        signature: None,
     }
 }
 

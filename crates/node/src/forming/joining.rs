@@ -37,6 +37,7 @@ impl Core {
             weight: self.settings.weight,
             spare: self.settings.spare,
             versions: self.settings.versions,
+            signature: self.sign_start(),
         }
     }
 

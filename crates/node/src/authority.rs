@@ -5,6 +5,8 @@
 //! never from one whose start is not its latest. What ends a node, or marks its directory, proves itself (`later_start`)
 //! or comes out of the layout group.
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use slipring_model::NodeId;
 use slipring_ring::NodeState;
 use slipring_wire::Request;
@@ -24,6 +26,32 @@ pub(crate) enum Standing {
     Outdated,
     /// No member: one that will join, was removed, or never was one. This node knows no others before it is a member.
     Stranger,
+}
+
+/// What this node takes no notice of.
+#[derive(Default)]
+pub(crate) struct Refusals {
+    pub(crate) requests: Counter,
+    pub(crate) replies: Counter,
+    pub(crate) starts: Counter,
+}
+
+impl Refusals {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let refusals = Self::default();
+        for (name, help, counter) in [
+            (
+                "requests_denied",
+                "Requests of peers that may not ask for them, such as strangers",
+                &refusals.requests,
+            ),
+            ("replies_unasked", "Replies of peers that were not asked for them", &refusals.replies),
+            ("starts_dismissed", "Claims of a later start of this node that prove nothing", &refusals.starts),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        refusals
+    }
 }
 
 /// Whether a peer may ask for this.

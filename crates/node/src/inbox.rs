@@ -41,7 +41,7 @@ impl Inbox for Receiver {
                 }
                 Message::Request { id, request } => core.deny(from, standing, id, request),
                 Message::Reply { .. } if standing == Standing::Outdated => {
-                    core.metrics.replies_unasked.inc();
+                    core.metrics.refusals.replies.inc();
                 }
                 Message::Reply { id, reply } => core.replied(from, id, reply),
             }
@@ -89,7 +89,7 @@ impl Core {
 
     /// Refuses what a peer may not ask for, and says why.
     fn deny(self: &Arc<Self>, from: NodeId, standing: Standing, id: u64, request: Request) {
-        self.metrics.requests_denied.inc();
+        self.metrics.refusals.requests.inc();
         match (standing, request) {
             (Standing::Outdated, _) => {
                 if let Some(view) = self.view() {
@@ -126,7 +126,7 @@ impl Core {
             return;
         };
         let Some((waiting, from)) = waiting.map(|(waiting, from)| ((waiting, entry), from)) else {
-            self.metrics.replies_unasked.inc();
+            self.metrics.refusals.replies.inc();
             return;
         };
         match (waiting, reply) {

@@ -54,7 +54,7 @@ impl Core {
         if shown.outdates(self.me, self.identity.storage, (self.incarnation, self.boot)) {
             self.was_rolled_back();
         } else {
-            self.metrics.starts_dismissed.inc();
+            self.metrics.refusals.starts.inc();
         }
     }
 

@@ -6,6 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use slipring_model::ErrorKind;
 
+use crate::authority::Refusals;
 use crate::gossip::GossipMetrics;
 
 /// One node's counters, in a registry of their own.
@@ -25,9 +26,6 @@ pub(crate) struct Metrics {
     pub(crate) exchanged: Counter,
     pub(crate) expired: Counter,
     pub(crate) replies_late: Counter,
-    pub(crate) replies_unasked: Counter,
-    pub(crate) requests_denied: Counter,
-    pub(crate) starts_dismissed: Counter,
     pub(crate) replies_dropped: Counter,
     pub(crate) requests_restarted: Counter,
     pub(crate) partitions_taken_over: Counter,
@@ -39,6 +37,7 @@ pub(crate) struct Metrics {
     pub(crate) partitions: Gauge,
     pub(crate) peers_connected: Gauge,
     pub(crate) gossip: GossipMetrics,
+    pub(crate) refusals: Refusals,
 }
 
 impl Metrics {
@@ -68,11 +67,6 @@ impl Metrics {
         let exchanged = counter("exchanged_keys", "Keys that exchanges found to differ");
         let expired = counter("expired_keys", "Values dropped because their time was up");
         let replies_late = counter("replies_late", "Replies that came when nobody waited any more");
-        let replies_unasked = counter("replies_unasked", "Replies of peers that were not asked for them");
-        let requests_denied =
-            counter("requests_denied", "Requests of peers that may not ask for them, as those of no members");
-        let starts_dismissed =
-            counter("starts_dismissed", "Claims of a later start of this node that prove nothing");
         let replies_dropped = counter("replies_dropped", "Replies whose asker was gone");
         let requests_restarted = counter("requests_restarted", "Requests begun anew under a newer layout");
         let partitions_taken_over = counter("partitions_taken_over", "Partitions whose data has moved here");
@@ -89,6 +83,7 @@ impl Metrics {
         let partitions = gauge("layout_partitions", "How many partitions the ring is cut into");
         let peers_connected = gauge("peers_connected", "Peers this node can reach now");
         let gossip = GossipMetrics::register(&mut registry);
+        let refusals = Refusals::register(&mut registry);
         Self {
             registry,
             answered_alone,
@@ -105,9 +100,6 @@ impl Metrics {
             exchanged,
             expired,
             replies_late,
-            replies_unasked,
-            requests_denied,
-            starts_dismissed,
             replies_dropped,
             requests_restarted,
             partitions_taken_over,
@@ -119,6 +111,7 @@ impl Metrics {
             partitions,
             peers_connected,
             gossip,
+            refusals,
         }
     }
 

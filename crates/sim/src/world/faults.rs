@@ -96,7 +96,6 @@ impl World {
             }
             Fault::Strangers { host, for_ms } => {
                 self.network.visit(host, self.strangers(), now + for_ms);
-                self.journal.count("visits of strangers", 1);
             }
             Fault::FailDisk { .. }
             | Fault::FillDisk { .. }

@@ -5,8 +5,8 @@ mod seeds;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use slipring_model::{BucketId, ClusterId, ErrorKind, NodeId, StorageId};
-use slipring_wire::{Frame, Hello, Message, PROTOCOL_VERSIONS, Reply, Request};
+use slipring_model::{BucketId, ClusterId, ErrorKind, NodeId, Signature, StorageId};
+use slipring_wire::{Frame, Greeting, Hello, Message, PROTOCOL_VERSIONS, Reply, Request};
 
 /// Frames with one message of many kinds, one with all of them, and a greeting.
 fn examples() -> Vec<Bytes> {
@@ -26,6 +26,12 @@ fn examples() -> Vec<Bytes> {
         Request::Roots { bucket, roots: vec![(1, Bytes::from_static(&[7; 16]))] },
         Request::Join(Bytes::from("{}")),
         Request::Status,
+        Request::LaterStart {
+            storage: StorageId([2; 16]),
+            incarnation: 3,
+            boot: 4,
+            signature: Signature([5; 64]),
+        },
     ];
     let replies = [
         Reply::Stored,
@@ -33,6 +39,7 @@ fn examples() -> Vec<Bytes> {
         Reply::Digest(None),
         Reply::Keys { keys: vec![key.clone()], next: None },
         Reply::Digests { missing: vec![key.clone()], cells: vec![(key, cell)] },
+        Reply::Members { epoch: 7, nodes: vec![(NodeId([1; 32]), "127.0.0.1:7946".to_owned())] },
         Reply::Failed { kind: ErrorKind::Overloaded, message: "later".to_owned() },
     ];
     let requests = requests.map(|request| Message::Request { id: 1, request });
@@ -51,7 +58,8 @@ fn examples() -> Vec<Bytes> {
     };
     let single = messages.iter().map(|message| Frame::new(cluster, 9, vec![message.clone()]).encode());
     let mut all: Vec<Bytes> = single.collect();
-    all.extend([Frame::new(cluster, 9, messages).encode(), hello.encode()]);
+    let greeting = Greeting { hello: hello.clone(), nonce: Some([6; 32]) };
+    all.extend([Frame::new(cluster, 9, messages).encode(), hello.encode(), greeting.encode()]);
     all
 }
 
@@ -59,6 +67,9 @@ fuzz_target!(init: seeds::plant(examples()), |bytes: &[u8]| {
     if let Ok(mut frame) = Frame::decode(Bytes::copy_from_slice(bytes)) {
         frame.unknown.clear();
         assert_eq!(Frame::decode(frame.encode()), Ok(frame));
+    }
+    if let Ok(greeting) = Greeting::decode(bytes) {
+        assert_eq!(Greeting::decode(&greeting.encode()), Ok(greeting));
     }
     if let Ok(hello) = Hello::decode(bytes) {
         assert_eq!(Hello::decode(&hello.encode()), Ok(hello));

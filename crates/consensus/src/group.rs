@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::courier::{Courier, Lines};
 use crate::document::Document;
-use crate::lineage::{Ancestry, Verdict};
+use crate::lineage::{Ancestry, Lineage, Verdict};
 use crate::log::Log;
 use crate::protocol::{Answer, Call, Group, LogId, Parcel, Proposal, Snapshot, decode, encode};
 use crate::reconcile;
@@ -237,29 +237,36 @@ impl LayoutGroup {
     /// # Errors
     /// [`AnswerError`].
     pub async fn answer(&self, request: Bytes) -> Result<Bytes, AnswerError> {
-        let failed = |what: String| AnswerError::Failed(Error(what));
-        let Parcel { lineage, call } =
-            decode(&request).map_err(|error| failed(format!("a group request is malformed: {error}")))?;
-        let known = self.known();
+        let Parcel { lineage, call } = parcel(&request)?;
         let leads = matches!(call, Call::Append(_) | Call::Snapshot { .. });
-        let ancestry = &self.lines.ancestry;
-        match ancestry.meet(&lineage, known, leads).map_err(|error| failed(error.to_string()))? {
-            Verdict::Known => {}
-            Verdict::LeftBehind if ancestry.current().is_followed(known) => {
-                return Err(AnswerError::LeftBehind);
-            }
-            Verdict::KnewLess => return Err(AnswerError::KnewLess),
-            Verdict::Apart { goes_on } => return Err(AnswerError::Apart { goes_on }),
-            Verdict::LeftBehind | Verdict::NotYet => {
-                return Err(failed(
-                    "the layout group was recovered, and not all have heard of it yet".to_owned(),
-                ));
-            }
-        }
+        self.meet(&lineage, leads)?;
         if leads {
             *self.told.lock() = Some(Instant::now());
         }
         Ok(encode(&DeterministicRng::<TokioRuntime>::scope(self.seed ^ 2, self.answer_call(call)).await))
+    }
+
+    /// Judges a request of a node that is no member, and does nothing about it.
+    ///
+    /// # Errors
+    /// [`AnswerError`].
+    pub fn judge(&self, request: &[u8]) -> Result<(), AnswerError> {
+        self.meet(&parcel(request)?.lineage, false)
+    }
+
+    fn meet(&self, lineage: &Lineage, leads: bool) -> Result<(), AnswerError> {
+        let failed = |what: String| AnswerError::Failed(Error(what));
+        let known = self.known();
+        let ancestry = &self.lines.ancestry;
+        match ancestry.meet(lineage, known, leads).map_err(|error| failed(error.to_string()))? {
+            Verdict::Known => Ok(()),
+            Verdict::LeftBehind if ancestry.current().is_followed(known) => Err(AnswerError::LeftBehind),
+            Verdict::KnewLess => Err(AnswerError::KnewLess),
+            Verdict::Apart { goes_on } => Err(AnswerError::Apart { goes_on }),
+            Verdict::LeftBehind | Verdict::NotYet => {
+                Err(failed("the layout group was recovered, and not all have heard of it yet".to_owned()))
+            }
+        }
     }
 
     /// The last entry that is agreed on, as far as this member has ever known.
@@ -357,6 +364,11 @@ impl LayoutGroup {
             tracing::warn!("the layout group's task had ended before it was stopped");
         }
     }
+}
+
+fn parcel(request: &[u8]) -> Result<Parcel, AnswerError> {
+    let malformed = |error| AnswerError::Failed(Error(format!("a group request is malformed: {error}")));
+    decode(request).map_err(malformed)
 }
 
 impl Settings {

@@ -113,7 +113,7 @@ impl LayoutGroup {
             Ok(Err(answer)) => return answer,
             Err(_) => return Answer::NotLeading { may_have_happened: false },
         };
-        match timeout_at(deadline, self.raft.client_write(Proposal::Change(command))).await {
+        match timeout_at(deadline, self.raft.client_write(Proposal::Change(Box::new(command)))).await {
             Ok(Ok(response)) => Answer::Proposed(response.data),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => {
                 Answer::NotLeading { may_have_happened: false }

@@ -43,7 +43,7 @@ pub(crate) enum Proposal {
     /// The first document. Means nothing once there is one.
     Found(Box<Layout>),
     /// A change to it.
-    Change(Command),
+    Change(Box<Command>),
 }
 
 impl fmt::Display for Proposal {

@@ -81,7 +81,7 @@ impl LayoutGroup {
         };
         if !lost.is_empty() {
             let changes = giving_up(document.layout(), me.0, lost);
-            let command = Proposal::Change(Command::Change { changes, expected_epoch: None });
+            let command = Proposal::Change(Box::new(Command::Change { changes, expected_epoch: None }));
             if let Outcome::Refused(refused) = agree(&mut document, EntryPayload::Normal(command)) {
                 return Err(Error(format!("the nodes cannot be given up: {refused}")));
             }
@@ -153,6 +153,7 @@ mod tests {
             addresses: Addresses::default(),
             role: Role { zone: String::new(), weight: 70, state: NodeState::Active },
             versions: Versions::UNTOLD,
+            signature: None,
         }
     }
 

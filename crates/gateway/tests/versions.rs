@@ -17,9 +17,9 @@ use slipring_transport::GrpcTransport;
 use tokio::net::TcpListener;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const OLD: Versions = Versions { oldest: 2, newest: 2 };
-const BOTH: Versions = Versions { oldest: 2, newest: 3 };
-const NEW: Versions = Versions { oldest: 3, newest: 3 };
+const OLD: Versions = Versions { oldest: 5, newest: 5 };
+const BOTH: Versions = Versions { oldest: 5, newest: 6 };
+const NEW: Versions = Versions { oldest: 6, newest: 6 };
 
 /// Where a node runs, whichever build of it: what outlives its process.
 struct Home {
@@ -57,9 +57,9 @@ impl Home {
             self.meta.clone(),
             self.disk.clone(),
             addresses,
-            Box::new(move |hello, inbox| {
+            Box::new(move |identity, inbox| {
                 let settings = slipring_transport::Settings::default();
-                Ok(Arc::new(GrpcTransport::start(settings, listener, hello, inbox)))
+                Ok(Arc::new(GrpcTransport::start(settings, listener, identity, inbox)))
             }),
         );
         let seeds = StaticSeeds::new(join.map(|home| home.address.clone())).expect("an address");
@@ -120,7 +120,7 @@ async fn stop(nodes: &[Node]) {
 async fn a_cluster_is_upgraded_node_by_node_and_rises_to_the_new_level_with_the_last() {
     let (homes, mut nodes) = cluster(OLD).await;
     let mut written = Vec::new();
-    for (before, after, level_before, level_after) in [(OLD, BOTH, 2, 3), (BOTH, NEW, 3, 3)] {
+    for (before, after, level_before, level_after) in [(OLD, BOTH, 5, 6), (BOTH, NEW, 6, 6)] {
         for turn in 0..homes.len() {
             let (home, node) = (homes.get(turn).expect("a home"), nodes.get_mut(turn).expect("a node"));
             node.shutdown().await.expect("it stops");
@@ -142,7 +142,7 @@ async fn a_cluster_is_upgraded_node_by_node_and_rises_to_the_new_level_with_the_
         }
     }
     let status = nodes.first().expect("a node").status().await.expect("it is a member");
-    assert_eq!(status.level, 3);
+    assert_eq!(status.level, 6);
     assert!(status.nodes.iter().all(|node| node.versions == NEW));
     stop(&nodes).await;
 }
@@ -152,7 +152,7 @@ async fn nodes_without_a_common_version_refuse_each_other_and_say_why() {
     let (homes, mut nodes) = cluster(OLD).await;
     let stranger = Home::new().await.start(NEW, homes.first()).await;
     let reason = stranger.err().expect("nobody understands it").to_string();
-    assert!(reason.contains("2 to 2") && reason.contains("3 to 3") && reason.contains("upgrade"), "{reason}");
+    assert!(reason.contains("5 to 5") && reason.contains("6 to 6") && reason.contains("upgrade"), "{reason}");
 
     // A member that comes back without the step between is kept out, and harms nobody.
     let last = nodes.pop().expect("the third");

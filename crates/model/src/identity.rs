@@ -22,8 +22,14 @@ impl std::error::Error for InvalidId {}
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $bytes:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub [u8; $bytes]);
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self([0; $bytes])
+            }
+        }
 
         impl $name {
             /// Reads an id from raw bytes; `None` when the length is wrong.
@@ -91,6 +97,11 @@ id! {
 id! {
     /// One cluster, drawn at random by the node that founds it; every peer frame carries it.
     ClusterId, 16
+}
+
+id! {
+    /// What a node has signed with its key; not an id, but written like one.
+    Signature, 64
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {

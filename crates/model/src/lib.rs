@@ -15,7 +15,7 @@ mod versions;
 
 pub use bucket::{BucketId, BucketName, BucketPolicy};
 pub use causality::{Actor, Dot, VersionVector};
-pub use identity::{ClusterId, InvalidId, NodeId, StorageId};
+pub use identity::{ClusterId, InvalidId, NodeId, Signature, StorageId};
 pub use mutant::Mutant;
 pub use outcome::{Error, ErrorKind};
 pub use position::{PartitionId, Position, SLOT_COUNT, Slot};

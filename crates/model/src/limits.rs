@@ -20,6 +20,12 @@ pub const FRAME_MESSAGES_MAX: usize = 4096;
 pub const PEER_QUEUE_MESSAGES_MAX: usize = 64 * 1024;
 /// Bytes that may wait for one peer before senders are told that it is overloaded.
 pub const PEER_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Connections to the port for peers that no member has made, or not yet proven to be its own.
+pub const GUESTS_MAX: usize = 256;
+/// Bytes that one of them may send before it has proven an id.
+pub const UNPROVEN_BYTES_MAX: u64 = 16 * 1024;
+/// Bytes that it may send after that, while it is no member.
+pub const GUEST_BYTES_MAX: u64 = 256 * 1024;
 /// Client requests one node coordinates at a time.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 64 * 1024;
 /// Pipelined commands of one connection that may wait for their replies.

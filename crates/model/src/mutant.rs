@@ -81,11 +81,13 @@ pub enum Mutant {
     SweepByOwnClock,
     /// A node judges what has expired by its own clock alone.
     JudgeByOwnClock,
+    /// A reply counts as that of a node that was asked, whichever node it comes from.
+    TrustUnaskedReply,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -122,6 +124,7 @@ impl Mutant {
         Self::RecoverOldest,
         Self::SweepByOwnClock,
         Self::JudgeByOwnClock,
+        Self::TrustUnaskedReply,
     ];
 
     /// Whether this thread has planted it.

@@ -12,6 +12,7 @@ use slipring_wire::{Reply, Request};
 use crate::bucket::Refusal;
 use crate::core::Core;
 use crate::failure::{failed, unavailable};
+use crate::later_start::Shown;
 use crate::requests::{ReplyTo, Work};
 use crate::sync::Waiter;
 use crate::view::{BucketView, View};
@@ -67,6 +68,11 @@ impl Core {
             }
             Request::Moves => Ok(self.moving.taken_over()),
             Request::Clock => Ok(Reply::Clock { wall_us: self.clock.wall_us() }),
+            Request::Members => self.members_here(),
+            Request::LaterStart { storage, incarnation, boot, signature } => {
+                self.look_at_start(&Shown { storage, incarnation, boot, signature });
+                Ok(Reply::Done)
+            }
             Request::Goodbye => {
                 tracing::info!(peer = %from.short(), "a peer says goodbye; it stays a member");
                 Ok(Reply::Done)
@@ -92,8 +98,6 @@ impl Core {
                 Request::Pull { bucket, epoch, from, to, entries } => {
                     core.in_its_turn(|| core.hand_over(bucket, epoch, (from, to), entries)).await
                 }
-                Request::Join(descriptor) => core.admit_node(&descriptor).await,
-                Request::Introduce(introduction) => core.meet(from, &introduction),
                 Request::Status => Ok(Reply::Status(core.status_here_json())),
                 _ => Err(Error::new(ErrorKind::Internal, "a short request was put off")),
             };
@@ -117,13 +121,38 @@ impl Core {
             Err(AnswerError::LeftBehind | AnswerError::Apart { .. }) if self.is_given_up(from) => {
                 Ok(Reply::Removed)
             }
-            Err(AnswerError::KnewLess) => {
+            Err(AnswerError::KnewLess) if !self.is_given_up(from) => {
                 self.give_up(AnswerError::KnewLess.to_string());
                 Err(unavailable(AnswerError::KnewLess.to_string()))
             }
             Err(AnswerError::Apart { goes_on }) => Err(unavailable(self.met_another_recovery(from, goes_on))),
             Err(error) => Err(unavailable(error.to_string())),
         }
+    }
+
+    /// Answers a word of the layout group from a node that is no member. Nothing comes of it here; but if the group was
+    /// recovered without that node, it is told so.
+    pub(crate) fn answer_stranger(self: &Arc<Self>, from: NodeId, id: u64, words: &[u8]) {
+        let verdict = self.group.get().map(|group| group.judge(words));
+        let is_left_behind =
+            matches!(verdict, Some(Err(AnswerError::LeftBehind | AnswerError::Apart { .. })));
+        if is_left_behind && self.is_given_up(from) {
+            return self.answer(from, id, Reply::Removed);
+        }
+        self.look_for_newer_members();
+        self.answer(from, id, failed(self.no_member(from)));
+    }
+
+    /// Why a peer is not answered.
+    pub(crate) fn no_member(&self, peer: NodeId) -> Error {
+        let peer = peer.short();
+        unavailable(match self.view() {
+            Some(view) => {
+                let epoch = view.epoch();
+                format!("node {peer} may not ask for that by the layout of epoch {epoch}; try again later")
+            }
+            None => "this node has not joined its cluster yet; try again later".to_owned(),
+        })
     }
 
     /// The group was recovered twice, apart from each other, and a peer is of the other one: all members of one of
@@ -326,7 +355,9 @@ fn needs_copies(request: &Request) -> bool {
         | Request::Status
         | Request::Goodbye
         | Request::Clock
-        | Request::Moves => false,
+        | Request::Moves
+        | Request::Members
+        | Request::LaterStart { .. } => false,
     }
 }
 

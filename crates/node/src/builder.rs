@@ -12,7 +12,7 @@ use slipring_model::{ClusterId, StorageId};
 use slipring_ring::Addresses;
 use slipring_service::Service;
 use slipring_storage::{Engine, MemoryEngine, MetaStore};
-use slipring_transport::{Inbox, Transport};
+use slipring_transport::{Identity as TransportIdentity, Inbox, Transport};
 use slipring_wire::Hello;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ use crate::forming::{Acquaintance, Means as FormingMeans, Rival, Rivals};
 use crate::gossip::{ClusterSecret, Datagrams, Gossip, Means};
 use crate::handler::{Erased, Handler};
 use crate::health::Health;
+use crate::hearsay::Hearsay;
 use crate::hints::HintLog;
 use crate::identity::{Identity, Membership};
 use crate::inbox::Receiver;
@@ -123,9 +124,9 @@ pub enum StartError {
     Transport(String),
 }
 
-/// Starts a node's transport: told what to say of the node and where to hand what arrives.
+/// Starts a node's transport: gets what the node says of itself and proves it with, and where to hand what arrives.
 pub type TransportFactory =
-    Box<dyn FnOnce(Hello, Arc<dyn Inbox>) -> Result<Arc<dyn Transport>, StartError> + Send>;
+    Box<dyn FnOnce(TransportIdentity, Arc<dyn Inbox>) -> Result<Arc<dyn Transport>, StartError> + Send>;
 
 /// A node in the making.
 pub struct Builder {
@@ -320,6 +321,7 @@ impl Builder {
             acquaintance: Acquaintance::default(),
             rivals: Rivals::default(),
             muster: Muster::default(),
+            hearsay: Hearsay::default(),
             recovery: Recovery::default(),
             gossip: Gossip::default(),
             health: Health::default(),
@@ -339,7 +341,10 @@ impl Builder {
         });
         core.hints.take_stock(core.disk.as_ref())?;
         let receiver = Arc::new(Receiver(Arc::downgrade(&core)));
-        let transport = transport(core.hello(), receiver)?;
+        let entropy = self.entropy;
+        let nonces = Arc::new(move || entropy.bytes());
+        let key = Arc::clone(&core.identity.key);
+        let transport = transport(TransportIdentity { hello: core.hello(), key, nonces }, receiver)?;
         core.transport.get_or_init(|| Arc::clone(&transport));
         let mut tasks = vec![tokio::spawn(Arc::clone(&core).run_ticker())];
         let started = core.enter_cluster(seeds.as_ref(), means).await;

@@ -22,7 +22,7 @@ use crate::core::Core;
 use crate::failure::{damaged, overloaded, too_few, unacknowledged, unavailable, unreachable, unsent};
 use crate::handler::Handler;
 use crate::heal::is_damage;
-use crate::requests::{Entry, ReplyTo, Timer, Work, WriteEntry};
+use crate::requests::{Asked, Entry, ReplyTo, Timer, Work, WriteEntry, note_asked};
 use crate::sync::Waiter;
 use crate::view::{BucketView, Place, View};
 
@@ -170,7 +170,8 @@ impl Core {
         others.sort_by_key(|node| !self.is_reachable(*node));
         let machine = Box::new(ReadCoordinator::new(self.me, needed, own.zip(digest), others));
         let deadline = work.deadline;
-        let id = self.requests.insert(Entry::Read { machine, work, epoch: view.epoch() });
+        let id =
+            self.requests.insert(Entry::Read { machine, work, epoch: view.epoch(), asked: Asked::new() });
         self.requests.arm(deadline, id, Timer::Deadline);
         self.requests.arm(self.now().after(self.settings.hedge()), id, Timer::Hedge);
         self.drive_read(id, ReadInput::Started);
@@ -182,8 +183,9 @@ impl Core {
         while let Some(input) = inputs.pop() {
             let mut effects = Vec::new();
             let handled = self.requests.with(id, |entry| {
-                let Entry::Read { machine, work, epoch } = entry else { return (None, false) };
+                let Entry::Read { machine, work, epoch, asked } = entry else { return (None, false) };
                 machine.handle(input, &mut effects);
+                note_asked(asked, effects.iter().filter_map(ReadEffect::asks));
                 let is_over = matches!(effects.last(), Some(ReadEffect::Settle(_)));
                 (Some((work.bucket, work.key.clone(), work.position, *epoch)), is_over)
             });
@@ -313,6 +315,7 @@ impl Core {
                 let cell = cell.or_else(|| bucket.bucket.cell(work.position, &work.key).ok().flatten());
                 let entry = WriteEntry {
                     machine: WriteCoordinator::new(self.me, quorums),
+                    asked: Asked::new(),
                     bucket: work.bucket,
                     key: work.key,
                     cell: cell.unwrap_or_default(),
@@ -349,6 +352,7 @@ impl Core {
         let handled = self.requests.with(id, |entry| {
             let Entry::Write(write) = entry else { return (None, false) };
             change(write, &mut effects);
+            note_asked(&mut write.asked, effects.iter().filter_map(WriteEffect::asks));
             let is_over = effects.last() == Some(&WriteEffect::Finish);
             let settles = effects.iter().any(|effect| matches!(effect, WriteEffect::Settle(_)));
             let answer = if settles { write.answer.take() } else { None };

@@ -24,6 +24,7 @@ use crate::forming::{Acquaintance, Rivals};
 use crate::gossip::{ClusterSecret, Gossip};
 use crate::handler::Handler;
 use crate::health::Health;
+use crate::hearsay::Hearsay;
 use crate::hints::HintLog;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
@@ -61,6 +62,7 @@ pub(crate) struct Core {
     pub(crate) acquaintance: Acquaintance,
     pub(crate) rivals: Rivals,
     pub(crate) muster: Muster,
+    pub(crate) hearsay: Hearsay,
     pub(crate) recovery: Recovery,
     pub(crate) gossip: Gossip,
     pub(crate) health: Health,

@@ -93,6 +93,9 @@ pub(crate) fn executed(reply: Reply) -> Result<Bytes, Error> {
     match reply {
         Reply::Executed(response) => Ok(response),
         Reply::Failed { kind, message } => Err(Error::new(kind, message)),
+        Reply::RolledBack => {
+            Err(unavailable("another node takes nothing from this one, whose start is not its latest"))
+        }
         _ => Err(Error::new(
             ErrorKind::OutcomeUnknown,
             "a peer answered out of turn; the request may have happened",

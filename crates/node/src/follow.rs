@@ -58,8 +58,8 @@ impl Core {
             return;
         }
         let own = layout.nodes().get(&self.me);
-        if own.is_some_and(|entry| entry.is_rolled_back(self.incarnation, self.boot)) {
-            return self.was_rolled_back();
+        if let Some(own) = own.filter(|entry| entry.is_rolled_back(self.incarnation, self.boot)) {
+            return self.look_at_own_entry(own);
         }
         let was_member = before.as_ref().is_some_and(|view| view.layout.nodes().contains_key(&self.me));
         if own.is_none() && was_member {
@@ -93,7 +93,7 @@ impl Core {
                 self.metrics.partitions.set(layout.partition_count().into());
                 self.regroup_writes(&view);
                 self.adopted.send_replace(layout.epoch());
-                self.muster.review(layout);
+                self.review_starts(layout);
                 self.meet_peers(layout);
             }
             Err(error) => self.give_up(format!("a bucket could not be opened: {error}")),
@@ -118,10 +118,10 @@ impl Core {
         Ok((id, Arc::new(bucket)))
     }
 
-    fn meet_peers(&self, layout: &Layout) {
-        let peers = layout.nodes().iter().filter(|(node, _)| **node != self.me);
-        let peers: BTreeMap<NodeId, String> =
-            peers.map(|(node, entry)| (*node, entry.addresses.peer.clone())).collect();
+    pub(crate) fn meet_peers(&self, layout: &Layout) {
+        let mut peers = self.hearsay.newer_than(layout.epoch());
+        peers.extend(layout.nodes().iter().map(|(node, entry)| (*node, entry.addresses.peer.clone())));
+        peers.remove(&self.me);
         if let Some(transport) = self.transport.get() {
             transport.set_peers(peers);
         }

@@ -62,9 +62,6 @@ impl Core {
             None => self.first_membership(seeds, &means).await?,
         };
         let known = Membership::admitted_to(&self.meta)?.ok_or(StartError::DamagedIdentity)?;
-        if known.nodes().len() == 1 {
-            self.rivals.watch();
-        }
         self.cluster.get_or_init(|| membership.cluster);
         if let Some(key) = Membership::cluster_key(&self.meta)? {
             self.cluster_key.get_or_init(|| key);

@@ -2,11 +2,13 @@
 //!
 //! Invariant: the incarnation rises, durably, before anything else happens; so no dot is ever issued twice.
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use std::sync::Arc;
+
 use slipring_membership::ClusterKey;
 use slipring_model::{ClusterId, NodeId, StorageId};
 use slipring_ring::Layout;
 use slipring_storage::MetaStore;
+use slipring_transport::NodeKey;
 
 use crate::builder::StartError;
 use crate::clock::Entropy;
@@ -23,6 +25,7 @@ const ROLLED_BACK: &str = "identity/rolled back";
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) node: NodeId,
+    pub(crate) key: Arc<NodeKey>,
     pub(crate) storage: StorageId,
     pub(crate) incarnation: u64,
     pub(crate) membership: Option<Membership>,
@@ -40,12 +43,12 @@ impl Identity {
     pub(crate) fn begin(meta: &MetaStore, entropy: &Entropy) -> Result<Self, StartError> {
         refuse_retired(meta)?;
         let (seed, storage) = key_and_storage(meta, entropy)?;
-        let node = node_of(&seed)?;
+        let key = Arc::new(key_of(&seed)?);
         let before = meta.get(INCARNATION)?.ok_or(StartError::DamagedIdentity)?;
         let incarnation = number(&before)? + 1;
         meta.put(&[(INCARNATION, &incarnation.to_be_bytes())])?;
         let membership = Membership::read(meta)?;
-        Ok(Self { node, storage, incarnation, membership })
+        Ok(Self { node: key.node(), key, storage, incarnation, membership })
     }
 
     /// The storage that the meta store belongs to; makes an identity in an empty one. No start begins.
@@ -57,7 +60,7 @@ impl Identity {
     pub(crate) fn member(meta: &MetaStore) -> Result<Option<(NodeId, u64)>, StartError> {
         refuse_retired(meta)?;
         let Some((seed, membership)) = meta.get(KEY)?.zip(meta.get(MEMBERSHIP)?) else { return Ok(None) };
-        Ok(Some((node_of(&seed)?, Membership::from_bytes(&membership)?.raft_id)))
+        Ok(Some((key_of(&seed)?.node(), Membership::from_bytes(&membership)?.raft_id)))
     }
 }
 
@@ -83,9 +86,8 @@ fn refuse_retired(meta: &MetaStore) -> Result<(), StartError> {
     }
 }
 
-fn node_of(seed: &[u8]) -> Result<NodeId, StartError> {
-    let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| StartError::DamagedIdentity)?;
-    NodeId::from_slice(pair.public_key().as_ref()).ok_or(StartError::DamagedIdentity)
+fn key_of(seed: &[u8]) -> Result<NodeKey, StartError> {
+    NodeKey::from_seed(seed).ok_or(StartError::DamagedIdentity)
 }
 
 /// Remembers that this directory must not be used again: a later start would look like an ordinary one.

@@ -1,6 +1,6 @@
 //! What arrives from peers, handed to whoever waits for it.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use futures::future::BoxFuture;
 use slipring_model::{ErrorKind, NodeId};
@@ -8,6 +8,7 @@ use slipring_replication::{ReadInput, WriteInput};
 use slipring_transport::Inbox;
 use slipring_wire::{Hello, Message, Reply, Request};
 
+use crate::authority::{Standing, may_ask, may_ask_without_a_connection};
 use crate::core::Core;
 use crate::health::Answer;
 use crate::requests::{Entry, Timer};
@@ -25,19 +26,7 @@ impl Inbox for Receiver {
     fn connected(&self, peer: &Hello) {
         tracing::info!(peer = %peer.node.short(), incarnation = peer.incarnation, "connected");
         if let Some(core) = self.0.upgrade() {
-            let view = core.view();
-            let layout = view.as_ref().map(|view| view.layout.as_ref());
-            core.muster.met(peer, layout);
-            if let Some(layout) = layout {
-                core.muster.review(layout);
-            }
-            if core.muster.refuses(peer.node) {
-                // It may never ask anything: it may think that it is alone.
-                core.answer(peer.node, 0, Reply::RolledBack);
-            }
-            core.hints.wake();
-            core.recovery.met(peer.node);
-            core.gossip.met(peer.node);
+            core.connected(peer);
         }
     }
 
@@ -50,14 +39,16 @@ impl Inbox for Receiver {
 
     fn messages(&self, from: NodeId, messages: Vec<Message>) {
         let Some(core) = self.0.upgrade() else { return };
-        let is_refused = core.muster.refuses(from);
+        let standing = core.standing(from);
         for message in messages {
             match message {
-                Message::Request { id, .. } if is_refused => core.answer(from, id, Reply::RolledBack),
-                Message::Reply { reply: Reply::RolledBack, .. } => core.was_rolled_back(),
-                Message::Reply { .. } if is_refused => drop(core.metrics.replies_late.inc()),
-                Message::Reply { id, reply: Reply::Removed } if core.asks(id, from) => core.was_removed(),
-                Message::Request { id, request } => core.serve(from, id, request),
+                Message::Request { id, request } if may_ask(standing, &request) => {
+                    core.serve(from, id, request)
+                }
+                Message::Request { id, request } => core.deny(from, standing, id, request),
+                Message::Reply { .. } if standing == Standing::Outdated => {
+                    core.metrics.refusals.replies.inc();
+                }
                 Message::Reply { id, reply } => core.replied(from, id, reply),
             }
         }
@@ -67,14 +58,15 @@ impl Inbox for Receiver {
         let (core, asker) = (self.0.upgrade(), hello.node);
         Box::pin(async move {
             let answer = match (core, request) {
-                (Some(core), Request::Join(descriptor)) => core.admit_node(&descriptor).await,
-                (Some(core), Request::Introduce(introduction)) => core.meet(asker, &introduction),
                 (None, _) => Err(crate::failure::unavailable("the node is stopping")),
-                _ => {
+                (Some(_), request) if !may_ask_without_a_connection(&request) => {
                     let message =
                         "only an introduction or a request to join may come from a node that is no member";
                     Err(slipring_model::Error::new(ErrorKind::Invalid, message))
                 }
+                (Some(core), Request::Join(descriptor)) => core.admit_node(asker, &descriptor).await,
+                (Some(core), Request::Introduce(introduction)) => core.meet(asker, &introduction),
+                (Some(_), _) => Err(crate::failure::unavailable("this node answers no such question")),
             };
             answer.unwrap_or_else(crate::failure::failed)
         })
@@ -82,13 +74,46 @@ impl Inbox for Receiver {
 }
 
 impl Core {
-    /// Whether a request of this number waits for a peer's answer.
-    fn asks(&self, id: u64, peer: NodeId) -> bool {
-        let is_asked = |entry: &mut Entry| (matches!(entry, Entry::Ask { to, .. } if *to == peer), false);
-        self.requests.with(id, is_asked).is_some_and(|(is_asked, _)| is_asked)
+    /// A peer that has proven who it is is connected.
+    fn connected(&self, peer: &Hello) {
+        let view = self.view();
+        let layout = view.as_ref().map(|view| view.layout.as_ref());
+        self.muster.met(peer, layout);
+        if let Some(layout) = layout {
+            self.review_starts(layout);
+            if self.muster.refuses(peer.node) {
+                // It may never ask anything: it may think that it is alone.
+                self.show_start(peer.node, layout);
+            }
+        }
+        if self.standing(peer.node) != Standing::Stranger {
+            self.hints.wake();
+            self.recovery.met(peer.node);
+            self.gossip.met(peer.node);
+        }
     }
 
-    /// Hands a reply to the request that waits for it; one that is late finds nobody and is dropped.
+    /// Refuses what a peer may not ask for, and says why.
+    fn deny(self: &Arc<Self>, from: NodeId, standing: Standing, id: u64, request: Request) {
+        self.metrics.refusals.requests.inc();
+        match (standing, request) {
+            (Standing::Outdated, _) => {
+                if let Some(view) = self.view() {
+                    self.show_start(from, &view.layout);
+                }
+                self.answer(from, id, Reply::RolledBack);
+            }
+            (Standing::Stranger, Request::Layout(words)) => self.answer_stranger(from, id, &words),
+            (Standing::Stranger, _) => {
+                self.look_for_newer_members();
+                self.answer(from, id, crate::failure::failed(self.no_member(from)));
+            }
+            _ => self.answer(from, id, crate::failure::failed(self.no_member(from))),
+        }
+    }
+
+    /// Hands a reply to the request that waits for it, if it was put to that peer; one that is late finds nobody. Both
+    /// are dropped otherwise.
     fn replied(&self, from: NodeId, id: u64, reply: Reply) {
         enum Waiting {
             Read,
@@ -96,34 +121,43 @@ impl Core {
             Other,
         }
         let is_stale = matches!(reply, Reply::Stale { .. });
-        let waiting = self.requests.with(id, |entry| match entry {
-            Entry::Read { .. } => (Waiting::Read, is_stale),
-            Entry::Write(_) => (Waiting::Write, false),
-            Entry::Forward { to, .. } | Entry::Ask { to, .. } => (Waiting::Other, *to == from),
+        let waiting = self.requests.with(id, |entry| match (entry.asked(from), &*entry) {
+            (None, _) => (None, false),
+            (Some(asked), Entry::Read { .. }) => (Some((Waiting::Read, asked)), is_stale),
+            (Some(asked), Entry::Write(_)) => (Some((Waiting::Write, asked)), false),
+            (Some(asked), Entry::Forward { .. } | Entry::Ask { .. }) => (Some((Waiting::Other, asked)), true),
         });
+        let Some((waiting, entry)) = waiting else {
+            self.metrics.replies_late.inc();
+            return;
+        };
+        let Some((waiting, from)) = waiting.map(|(waiting, from)| ((waiting, entry), from)) else {
+            self.metrics.refusals.replies.inc();
+            return;
+        };
         match (waiting, reply) {
-            (None, _) => drop(self.metrics.replies_late.inc()),
-            (Some((Waiting::Read, Some(Entry::Read { work, .. }))), Reply::Stale { epoch })
-            | (Some((Waiting::Other, Some(Entry::Forward { work, .. }))), Reply::Stale { epoch }) => {
+            ((Waiting::Read, Some(Entry::Read { work, .. })), Reply::Stale { epoch })
+            | ((Waiting::Other, Some(Entry::Forward { work, .. })), Reply::Stale { epoch }) => {
                 self.submit_again(work, epoch);
             }
-            (Some((Waiting::Write, _)), Reply::Stale { epoch }) => self.send_again(id, from, epoch),
-            (Some((Waiting::Read, _)), reply) => {
+            ((Waiting::Write, _), Reply::Stale { epoch }) => self.send_again(id, from, epoch),
+            ((Waiting::Read, _), reply) => {
                 let is_overloaded = matches!(reply, Reply::Failed { kind: ErrorKind::Overloaded, .. });
                 self.requests.note_overload(id, is_overloaded);
                 self.drive_read(id, read_input(from, reply));
             }
-            (Some((Waiting::Write, _)), reply) => {
+            ((Waiting::Write, _), reply) => {
                 let input = match reply {
                     Reply::Stored => WriteInput::Acked { from },
                     _ => WriteInput::Failed { from },
                 };
                 self.drive_write(id, input);
             }
-            (Some((Waiting::Other, Some(Entry::Ask { reply: sender, .. }))), reply) => {
+            ((Waiting::Other, Some(Entry::Ask { to, reply: sender })), reply) => {
+                self.look_for_dismissal(to, &reply);
                 drop(sender.send(Some(reply)));
             }
-            (Some((Waiting::Other, Some(Entry::Forward { work, tried, .. }))), reply) => {
+            ((Waiting::Other, Some(Entry::Forward { work, tried, .. })), reply) => {
                 match crate::failure::executed(reply) {
                     Err(error) if error.kind == ErrorKind::Unavailable => {
                         self.submit_avoiding(work, tried, Some(error));
@@ -141,7 +175,15 @@ impl Core {
                     }
                 }
             }
-            (Some((Waiting::Other, _)), _) => drop(self.metrics.replies_late.inc()),
+            ((Waiting::Other, _), _) => drop(self.metrics.replies_late.inc()),
+        }
+    }
+
+    /// Ends this node if a member says that the cluster goes on without it. Its directory stays as it is: this is no word
+    /// of the layout group, which may have lost its majority, but it is no stranger's either.
+    fn look_for_dismissal(&self, from: NodeId, reply: &Reply) {
+        if *reply == Reply::Removed && self.standing(from) == Standing::Member {
+            self.was_removed();
         }
     }
 

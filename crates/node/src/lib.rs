@@ -6,6 +6,7 @@
 //! the background.
 
 mod answer;
+mod authority;
 mod bucket;
 mod budget;
 mod builder;
@@ -24,9 +25,11 @@ mod gossip;
 mod handler;
 mod heal;
 mod health;
+mod hearsay;
 mod hints;
 mod identity;
 mod inbox;
+mod later_start;
 mod lost_majority;
 mod metrics;
 mod moving;

@@ -6,6 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use slipring_model::ErrorKind;
 
+use crate::authority::Refusals;
 use crate::clients::ClientMetrics;
 use crate::clocks::ClockMetrics;
 use crate::gossip::GossipMetrics;
@@ -40,6 +41,7 @@ pub(crate) struct Metrics {
     pub(crate) gossip: GossipMetrics,
     pub(crate) clients: ClientMetrics,
     pub(crate) clocks: ClockMetrics,
+    pub(crate) refusals: Refusals,
 }
 
 impl Metrics {
@@ -87,6 +89,7 @@ impl Metrics {
         let gossip = GossipMetrics::register(&mut registry);
         let clients = ClientMetrics::register(&mut registry);
         let clocks = ClockMetrics::register(&mut registry);
+        let refusals = Refusals::register(&mut registry);
         Self {
             registry,
             answered_alone,
@@ -116,6 +119,7 @@ impl Metrics {
             gossip,
             clients,
             clocks,
+            refusals,
         }
     }
 

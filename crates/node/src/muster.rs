@@ -2,7 +2,8 @@
 //!
 //! A data directory that was restored from an older copy has forgotten what it acknowledged. The layout knows
 //! every start; a node that comes with an older one, or with a second one of the same number, is refused by
-//! its peers and stops as soon as it hears of it. Until its start is agreed on it answers for no copy.
+//! its peers and stops as soon as it is shown the later one (`later_start`). Until its start is agreed on it answers for
+//! no copy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,8 +48,8 @@ impl Muster {
         starts.insert(hello.node, (hello.incarnation, hello.boot));
     }
 
-    /// Holds the starts of peers against a layout.
-    pub(crate) fn review(&self, layout: &Layout) {
+    /// Holds the starts of peers against a layout; those that are refused from now on.
+    fn review(&self, layout: &Layout) -> Vec<NodeId> {
         let starts = self.starts.lock();
         let is_refused = |(node, (incarnation, boot)): (&NodeId, &(u64, u64))| {
             let entry = layout.nodes().get(node)?;
@@ -56,7 +57,8 @@ impl Muster {
         };
         let refused: BTreeSet<NodeId> = starts.iter().filter_map(is_refused).collect();
         self.has_refused.store(!refused.is_empty(), Ordering::Release);
-        *self.refused.lock() = refused;
+        let before = std::mem::replace(&mut *self.refused.lock(), refused.clone());
+        refused.difference(&before).copied().collect()
     }
 
     /// Whether the cluster has agreed to this start.
@@ -79,6 +81,13 @@ impl Core {
         is_agreed && !self.rivals.has_any()
     }
 
+    /// Holds the starts of peers against a layout, and shows those whose start is not their latest that one.
+    pub(crate) fn review_starts(&self, layout: &Layout) {
+        for peer in self.muster.review(layout) {
+            self.show_start(peer, layout);
+        }
+    }
+
     pub(crate) fn check_may_serve(&self) -> Result<(), Error> {
         if self.may_serve() {
             return Ok(());
@@ -87,7 +96,7 @@ impl Core {
         Err(unavailable("the cluster has not agreed to this node's start yet; try another node, or again"))
     }
 
-    /// The cluster has seen a later start of this node.
+    /// This node has started since from a later copy of its directory, as it has signed itself.
     pub(crate) fn was_rolled_back(&self) {
         if let Err(error) = crate::identity::retire(&self.meta) {
             tracing::error!(%error, "the directory could not be marked as rolled back");
@@ -122,13 +131,15 @@ impl Core {
             boot: self.boot,
             addresses: self.addresses.clone(),
             versions: self.settings.versions,
+            signature: self.sign_start(),
         };
         loop {
             match self.propose_to_group(command.clone()).await {
                 Ok(_) => return self.muster.is_agreed.store(true, Ordering::Release),
                 Err(ProposeError::Unavailable(_) | ProposeError::Unknown(_)) => {}
+                // One peer's word. It does not serve; what it stops for is the later start itself.
+                Err(ProposeError::Refused(Refused::RolledBack { .. })) => {}
                 Err(ProposeError::Refused(Refused::UnknownNode { .. })) => return self.was_removed(),
-                Err(ProposeError::Refused(Refused::RolledBack { .. })) => return self.was_rolled_back(),
                 Err(ProposeError::Refused(refused)) => {
                     return self.give_up(format!("the cluster refused this start: {refused}"));
                 }
@@ -163,7 +174,8 @@ mod tests {
         }
         assert!(muster.starts.lock().contains_key(&node(2)), "members are never forgotten");
         muster.met(&hello(node(3), 0), Some(&layout));
-        muster.review(&layout);
+        assert_eq!(muster.review(&layout), [node(3)]);
+        assert!(muster.review(&layout).is_empty(), "it was refused before");
         assert!(muster.refuses(node(3)));
         assert!(!muster.refuses(node(2)));
     }

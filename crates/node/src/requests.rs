@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use slipring_model::{BucketId, Error, ErrorKind, Moment, NodeId, Position, limits};
+use slipring_model::{BucketId, Error, ErrorKind, Moment, Mutant, NodeId, Position, limits};
 use slipring_replication::{ReadCoordinator, WriteCoordinator};
 use slipring_service::Access;
 use slipring_wire::Reply;
@@ -72,6 +72,8 @@ impl Asker {
         drop(self.sender.send((result, held)));
     }
 }
+/// The peers that were asked for something.
+pub(crate) type Asked = SmallVec<[NodeId; 3]>;
 
 /// A request under way.
 pub(crate) enum Entry {
@@ -80,6 +82,8 @@ pub(crate) enum Entry {
         machine: Box<ReadCoordinator>,
         work: Work,
         epoch: u64,
+        /// Whose replies count.
+        asked: Asked,
     },
     Write(Box<WriteEntry>),
     Forward {
@@ -93,9 +97,33 @@ pub(crate) enum Entry {
     },
 }
 
+impl Entry {
+    /// The peer whose reply this is, if it was asked.
+    pub(crate) fn asked(&self, from: NodeId) -> Option<NodeId> {
+        let asked = match self {
+            Self::Read { asked, .. } => asked.as_slice(),
+            Self::Write(write) => write.asked.as_slice(),
+            Self::Forward { to, .. } | Self::Ask { to, .. } => std::slice::from_ref(to),
+        };
+        let trusted = if Mutant::TrustUnaskedReply.is_planted() { asked.first() } else { None };
+        asked.iter().find(|node| **node == from).or(trusted).copied()
+    }
+}
+
+/// Notes peers that are asked now.
+pub(crate) fn note_asked(asked: &mut Asked, peers: impl Iterator<Item = NodeId>) {
+    for peer in peers {
+        if !asked.contains(&peer) {
+            asked.push(peer);
+        }
+    }
+}
+
 /// A write whose change is applied here and on its way to the other replicas.
 pub(crate) struct WriteEntry {
     pub(crate) machine: WriteCoordinator,
+    /// Whose replies count.
+    pub(crate) asked: Asked,
     pub(crate) bucket: BucketId,
     pub(crate) key: Bytes,
     pub(crate) cell: Bytes,

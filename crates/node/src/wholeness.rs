@@ -182,6 +182,7 @@ pub(crate) mod tests {
             addresses: Addresses::default(),
             role: Role { zone: "z".to_owned(), weight: 100, state: NodeState::Active },
             versions: Versions { oldest: 3, newest: 4 },
+            signature: None,
         }
     }
 

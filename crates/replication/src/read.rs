@@ -79,6 +79,17 @@ pub enum ReadEffect {
     Settle(ReadOutcome),
 }
 
+impl ReadEffect {
+    /// The replica that this asks for something.
+    #[must_use]
+    pub fn asks(&self) -> Option<NodeId> {
+        match self {
+            Self::Digest { to } | Self::Fetch { to } | Self::Repair { to, .. } => Some(*to),
+            Self::RepairHere { .. } | Self::Settle(_) => None,
+        }
+    }
+}
+
 /// What a read came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {

@@ -53,6 +53,17 @@ pub enum WriteEffect {
     Finish,
 }
 
+impl WriteEffect {
+    /// The replica that this asks for something.
+    #[must_use]
+    pub fn asks(&self) -> Option<NodeId> {
+        match self {
+            Self::Send { to } => Some(*to),
+            Self::StoreHint { .. } | Self::Settle(_) | Self::Finish => None,
+        }
+    }
+}
+
 /// What a write came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {

@@ -94,5 +94,6 @@ fn entry(number: u16) -> NodeEntry {
         addresses: Addresses { peer: port(7946), redis: port(6379), http: port(7379) },
         versions: Versions::default(),
         role: Role { zone: zone(number), weight: 100, state: NodeState::Active },
+        signature: None,
     }
 }

@@ -21,7 +21,7 @@ use slipring_model::{BucketId, BucketName, BucketPolicy, ClusterId, NodeId, Part
 
 pub use change::{Change, Changes, Exposure, NodeChange, Plan, PlannedMove};
 pub use command::{Applied, Command, Refused};
-pub use node::{Addresses, NodeEntry, NodeState, Role};
+pub use node::{Addresses, NodeEntry, NodeState, Role, is_older, start_statement};
 pub use spread::{Spread, TableId};
 pub use table::{Holders, Move, MoveId, Replica};
 

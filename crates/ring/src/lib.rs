@@ -8,6 +8,6 @@ mod placement;
 pub use layout::{
     Addresses, Applied, BucketEntry, Change, Changes, Command, Exposure, Holders, Layout, Move, MoveId,
     NodeChange, NodeEntry, NodeLoad, NodeState, NotOneMember, Plan, PlannedMove, Refused, Replica, Role,
-    Spread, TableId,
+    Spread, TableId, is_older, start_statement,
 };
 pub use placement::{Infeasible, Placement, Request, solve};

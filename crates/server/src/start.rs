@@ -81,10 +81,10 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let peer = ports.peer;
     let listens = peer.local_addr()?;
-    let transport: TransportFactory = Box::new(move |hello, inbox| {
+    let transport: TransportFactory = Box::new(move |identity, inbox| {
         let settings =
             slipring_transport::Settings { connections_max: connections.peers, ..Default::default() };
-        Ok(Arc::new(GrpcTransport::start(settings, peer, hello, inbox)))
+        Ok(Arc::new(GrpcTransport::start(settings, peer, identity, inbox)))
     });
     let builder = Node::builder(settings.node()?, meta, disk, addresses, transport)
         .datagrams(Arc::new(UdpDatagrams::new(ports.gossip)?))

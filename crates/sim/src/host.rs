@@ -19,7 +19,7 @@ use slipring_node::{
 use slipring_ring::{Addresses, Layout};
 use slipring_storage::faults::{FaultyEngine, FaultyFile};
 use slipring_storage::{Engine, MemoryEngine, MetaStore};
-use slipring_transport::{Inbox, Transport};
+use slipring_transport::{Identity, Inbox, Transport};
 use slipring_wire::Frame;
 use tokio::runtime::{Builder, RngSeed, Runtime, UnhandledPanic};
 
@@ -127,8 +127,8 @@ impl Host {
             let addresses = Addresses { peer: address(index), redis: port(6379), http: port(8080) };
             let datagrams = Arc::new(network.open_socket(index));
             let seeds = StaticSeeds::new(seeds).map_err(|error| error.to_string())?;
-            let transport = move |hello, inbox: Arc<dyn Inbox>| {
-                let transport: Arc<dyn Transport> = Arc::new(network.attach(index, hello, inbox));
+            let transport = move |identity: Identity, inbox: Arc<dyn Inbox>| {
+                let transport: Arc<dyn Transport> = Arc::new(network.attach(index, identity.hello, inbox));
                 Ok(transport)
             };
             let node = Node::builder(settings, meta, disk, addresses, Box::new(transport))

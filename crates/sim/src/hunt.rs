@@ -16,7 +16,7 @@ pub struct Hunt {
 }
 
 /// Every mutant.
-pub const HUNTS: [Hunt; 36] = [
+pub const HUNTS: [Hunt; 37] = [
     hunt(Mutant::AckBeforeStored, 10, None),
     hunt(Mutant::AckBeforeSync, 10, Some(include_str!("../plans/blackout.json"))),
     hunt(Mutant::CountHintAsAck, 20, Some(include_str!("../plans/isolations.json"))),
@@ -52,6 +52,7 @@ pub const HUNTS: [Hunt; 36] = [
     hunt(Mutant::RecoverOldest, 20, Some(include_str!("../plans/voters_lost_behind_a_cut.json"))),
     hunt(Mutant::SweepByOwnClock, 20, Some(include_str!("../plans/clock_jumps.json"))),
     hunt(Mutant::JudgeByOwnClock, 10, Some(include_str!("../plans/clock_jumps.json"))),
+    hunt(Mutant::TrustUnaskedReply, 10, Some(include_str!("../plans/strangers.json"))),
     hunt(Mutant::DecideOnStaleCopy, 200, Some(include_str!("../plans/disks_fail_after_cuts.json"))),
 ];
 

@@ -10,6 +10,7 @@
 mod datagrams;
 mod echo;
 mod pair;
+mod strangers;
 mod transport;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use tokio::sync::oneshot;
 use crate::journal::Journal;
 use datagrams::{Mailbox, Post};
 use pair::Pair;
+use strangers::Strangers;
 pub(crate) use transport::SimTransport;
 
 /// A peer not heard of for this long is disconnected, in milliseconds.
@@ -66,6 +68,7 @@ struct State {
     echoing: BTreeMap<(usize, usize), u8>,
     questions: Vec<Question>,
     post: Post,
+    strangers: Strangers,
 }
 
 /// Where a host is plugged in.
@@ -116,6 +119,7 @@ impl Network {
             echoing: BTreeMap::new(),
             questions: Vec::new(),
             post: Post::new(seed),
+            strangers: Strangers::new(seed),
         };
         Self { state: Mutex::new(state), journal }
     }
@@ -170,6 +174,11 @@ impl Network {
         self.state.lock().echoing.insert((from, to), percent);
     }
 
+    /// Lets strangers speak to a host, under these ids, until then.
+    pub(crate) fn visit(&self, host: usize, nodes: Vec<NodeId>, until: u64) {
+        self.state.lock().strangers.visit(host, nodes, until);
+    }
+
     /// Takes every block, slowness, loss and doubling away.
     pub(crate) fn heal(&self) {
         let mut state = self.state.lock();
@@ -177,6 +186,7 @@ impl Network {
         state.slowed.clear();
         state.lossy.clear();
         state.echoing.clear();
+        state.strangers.leave();
     }
 
     /// Breaks the connection of two hosts, if there is one; `a` learns of it at once.
@@ -198,6 +208,7 @@ impl Network {
             state.step_side(high, low, &self.journal);
             state.connect(low, high, &self.journal);
         }
+        state.hear_strangers(self.journal.now_ms(), &self.journal);
         state.ask(self.journal.now_ms());
         state.deliver_datagrams(self.journal.now_ms());
     }
@@ -224,6 +235,7 @@ impl Network {
             if let Some(bytes) = pair.send(side, cluster.unwrap_or_default(), now + delay) {
                 self.journal.mark(host, peer, &bytes);
                 self.journal.count("frames", 1);
+                state.strangers.overhear(host, &bytes);
                 state.echo((host, peer), now + delay, &bytes, &self.journal);
             }
         }

@@ -229,6 +229,13 @@ pub enum Fault {
     },
     /// Every partition is halved, as soon as nothing moves.
     Split,
+    /// Hosts that are no members speak to a host in valid messages.
+    Strangers {
+        /// Whom they speak to.
+        host: usize,
+        /// How long.
+        for_ms: u64,
+    },
     /// Most voters of the layout group are lost for good, and given up by the operator, who recovers one that is left.
     LoseMajority {
         /// How long after that they come back all the same; never when absent.
@@ -342,6 +349,18 @@ impl Plan {
         self.faults.sort_by_key(|(at, _)| *at);
     }
 
+    /// Lets strangers speak to some hosts, in one of three seeds.
+    fn invite(&mut self, seed: u64, hosts: usize, storm_ms: u64) {
+        let mut rng = Rng::with_seed(seed ^ 0x0069_6e76_6974_6500);
+        if rng.u8(..3) > 0 {
+            return;
+        }
+        for _ in 0..rng.usize(1..4) {
+            let fault = Fault::Strangers { host: rng.usize(..hosts), for_ms: rng.u64(500..4_000) };
+            self.faults.push((rng.u64(..storm_ms), fault));
+        }
+    }
+
     /// Lets a host sleep for hours, in one of so many seeds.
     pub(crate) fn send_to_sleep(&mut self, seed: u64, hosts: usize, storm_ms: u64) {
         let mut rng = Rng::with_seed(seed ^ 0x0073_6c65_6570);
@@ -425,6 +444,7 @@ impl Plan {
         plan.stir(seed, hosts, storm_ms);
         plan.double(seed, hosts, storm_ms);
         plan.split(seed, storm_ms);
+        plan.invite(seed, hosts, storm_ms);
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
     }

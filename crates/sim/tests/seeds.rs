@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use slipring_sim::{Fault, Mutant, Options, Plan, run, run_all};
+use slipring_sim::{Fault, HUNTS, Mutant, Options, Plan, run, run_all};
 
 /// The seeds asked for in the environment as `from..to`, or a handful.
 fn seeds() -> Range<u64> {
@@ -130,6 +130,19 @@ fn a_member_that_restarts_before_it_has_heard_all_works_with_no_older_layout() {
     let plan = serde_json::from_str(include_str!("../plans/dies_after_joining.json")).expect("a plan");
     let report = run(972, &Options { plan: Some(plan), ..Options::default() });
     assert_eq!(report.verdict, Ok(()), "{report}");
+}
+
+#[test]
+fn strangers_that_speak_the_protocol_change_nothing() {
+    let counts = kept(include_str!("../plans/strangers.json"), 3, 0..4);
+    assert!(counts.get("messages of strangers").is_some_and(|times| *times > 1_000), "{counts:?}");
+}
+
+#[test]
+fn replies_of_strangers_that_count_are_caught() {
+    let hunt = HUNTS.iter().find(|hunt| hunt.mutant == Mutant::TrustUnaskedReply).expect("it is hunted");
+    let caught = hunt.run().and_then(|report| report.verdict.err()).expect("the flaw");
+    println!("{caught}");
 }
 
 /// Runs a plan on a few seeds, which must keep every promise; how often each thing happened in all of them.

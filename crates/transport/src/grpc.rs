@@ -3,11 +3,13 @@
 //! Every node dials every peer it has no connection with. Of two connections of a pair, the one dialled by
 //! the node with the lower id stays. Frames are encoded once, by `wire`; gRPC carries them as plain bytes.
 //!
-//! Invariant: `connected` and `disconnected` of a peer alternate, beginning with `connected`.
+//! Invariant: `connected` and `disconnected` of a peer alternate, beginning with `connected`, which comes only once the
+//! peer has proven who it is.
 
-mod accept;
 mod client;
 mod codec;
+mod handshake;
+mod lobby;
 mod server;
 mod stream;
 
@@ -19,13 +21,15 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use slipring_model::{ClusterId, NodeId, limits};
-use slipring_wire::{Hello, Message, Reply, Request};
+use slipring_wire::{Greeting, Hello, Message, Nonce, Reply, Request};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use client::Failed;
+use lobby::Lobby;
 
+use crate::identity::{Identity, NodeKey};
 use crate::link::Link;
 use crate::transport::{AskError, Inbox, SendError, Transport};
 
@@ -40,7 +44,7 @@ pub struct Settings {
     pub connect: Duration,
     /// The first and the longest rest between two attempts to dial a peer.
     pub redial: (Duration, Duration),
-    /// Connections that the port accepts at a time; further ones are closed.
+    /// Connections that the port has places for; half of them at most are those of nodes that are no members.
     pub connections_max: usize,
 }
 
@@ -63,6 +67,10 @@ pub struct GrpcTransport(Arc<Shared>);
 pub(crate) struct Shared {
     settings: Settings,
     hello: Hello,
+    key: Arc<NodeKey>,
+    nonces: Arc<dyn Fn() -> Nonce + Send + Sync>,
+    /// Those that have connected and are no members.
+    lobby: Arc<Lobby>,
     cluster: OnceLock<ClusterId>,
     inbox: Arc<dyn Inbox>,
     /// The address to dial from; the system chooses when absent.
@@ -81,14 +89,25 @@ struct Peer {
 }
 
 impl GrpcTransport {
-    /// Accepts peers on `listener` and introduces this node as `hello`. Dials from the address listened on, so that
+    /// Accepts peers on `listener` and introduces this node as `identity` says. Dials from the address listened on, so that
     /// peers and what lies between see a host with several addresses under the one it is known by.
     #[must_use]
-    pub fn start(settings: Settings, listener: TcpListener, hello: Hello, inbox: Arc<dyn Inbox>) -> Self {
+    pub fn start(
+        settings: Settings,
+        listener: TcpListener,
+        identity: Identity,
+        inbox: Arc<dyn Inbox>,
+    ) -> Self {
+        let Identity { hello, key, nonces } = identity;
         let cluster = hello.cluster.map(OnceLock::from).unwrap_or_default();
+        // Members have the rest of the places.
+        let guests_max = limits::GUESTS_MAX.min(settings.connections_max / 2);
         let shared = Arc::new(Shared {
             settings,
             hello,
+            key,
+            nonces,
+            lobby: Arc::new(Lobby::new(guests_max)),
             cluster,
             inbox,
             dials_from: listener.local_addr().ok().and_then(|address| source(address.ip())),
@@ -122,12 +141,24 @@ fn strangers(one: &Hello, other: &Hello) -> String {
 }
 
 impl Shared {
-    fn hello(&self, is_question: bool) -> Hello {
-        Hello { cluster: self.cluster.get().copied(), is_question, ..self.hello.clone() }
+    /// A greeting for a new connection.
+    fn greeting(&self, is_question: bool) -> Greeting {
+        let hello = Hello { cluster: self.cluster.get().copied(), is_question, ..self.hello.clone() };
+        Greeting { hello, nonce: Some((self.nonces)()) }
+    }
+
+    /// Whether connections with a node are kept.
+    fn is_member(&self, node: NodeId) -> bool {
+        self.peers.lock().get(&node).is_some_and(|peer| peer.address.is_some())
     }
 
     fn cluster(&self) -> ClusterId {
         self.cluster.get().copied().unwrap_or_default()
+    }
+
+    /// Ends guests that have stayed too long; those that are members by now are guests no more.
+    fn let_members_through(&self) {
+        self.lobby.sweep(|node| self.is_member(node));
     }
 
     /// The version to use with a node that says this of itself, if a connection with it may stand. A question may
@@ -182,6 +213,9 @@ impl Shared {
         let Some(peer) = peers.get_mut(&link.peer.node) else { return };
         if peer.link.as_ref().is_some_and(|known| Arc::ptr_eq(known, link)) {
             peer.link = None;
+            if peer.address.is_none() {
+                peers.remove(&link.peer.node);
+            }
             drop(peers);
             self.inbox.disconnected(link.peer.node);
         }

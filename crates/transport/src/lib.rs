@@ -4,8 +4,10 @@
 //! where a test wants one.
 
 mod grpc;
+mod identity;
 mod link;
 mod transport;
 
 pub use grpc::{GrpcTransport, Settings};
+pub use identity::{Identity, NodeKey, SIGNATURE_BYTES, is_signed_by};
 pub use transport::{AskError, Inbox, SendError, Transport};

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use slipring_model::{ClusterId, NodeId, StorageId};
-use slipring_transport::{GrpcTransport, Inbox, Settings, Transport};
+use slipring_transport::{GrpcTransport, Identity, Inbox, NodeKey, Settings, Transport};
 use slipring_wire::{Hello, Message, PROTOCOL_VERSIONS, Reply, Request};
 use tokio::net::TcpListener;
 
@@ -54,7 +55,8 @@ struct Side {
 async fn side(number: u8, cluster: Option<ClusterId>) -> Side {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("it is bound").to_string();
-    let node = NodeId([number; 32]);
+    let key = Arc::new(NodeKey::from_seed(&[number; 32]).expect("32 bytes"));
+    let node = key.node();
     let hello = Hello {
         versions: PROTOCOL_VERSIONS,
         cluster,
@@ -67,7 +69,15 @@ async fn side(number: u8, cluster: Option<ClusterId>) -> Side {
     };
     let seen = Arc::new(Seen::default());
     let inbox = Arc::new(Counter(Arc::clone(&seen)));
-    Side { node, address, transport: GrpcTransport::start(Settings::default(), listener, hello, inbox), seen }
+    let drawn = Mutex::new(Rng::with_seed(number.into()));
+    let nonces = Arc::new(move || std::array::from_fn(|_| drawn.lock().u8(..)));
+    let identity = Identity { hello, key, nonces };
+    Side {
+        node,
+        address,
+        transport: GrpcTransport::start(Settings::default(), listener, identity, inbox),
+        seen,
+    }
 }
 
 fn meet(one: &Side, other: &Side) {

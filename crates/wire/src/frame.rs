@@ -1,4 +1,4 @@
-//! Frames and the greeting that comes before them.
+//! Frames: many messages of one peer to another.
 //!
 //! A frame is `version u8, cluster 16 bytes, credit u32`, then per message `length u32, kind u8, id u64, body`;
 //! numbers little-endian, bodies in postcard. Lengths are checked before anything is allocated for them.
@@ -6,19 +6,16 @@
 //! Invariant: decoding is total: any bytes give a frame or a typed error.
 
 use bytes::{Buf, Bytes};
-use slipring_model::{ClusterId, NodeId, StorageId, Versions, limits};
+use slipring_model::{ClusterId, Versions, limits};
 use thiserror::Error;
 
 use crate::{Message, Reply, Request};
 
 /// The newest version of the protocol that this build speaks.
 pub const PROTOCOL_VERSION: u8 = PROTOCOL_VERSIONS.newest;
-/// The versions that this build speaks. In 3 the layout group's messages name its recoveries, and nodes introduce
-/// themselves before they join. In 4 the layout can change in more ways, and what names partitions of a
-/// ring that was split says how it is cut.
-pub const PROTOCOL_VERSIONS: Versions = Versions { oldest: 3, newest: 4 };
-/// How greetings are laid out, whatever versions they tell of: fields are only ever added at the end.
-const GREETING: u8 = 2;
+/// The versions that this build speaks. Version 5 is the first whose nodes prove who they are; nothing of an earlier one
+/// is understood.
+pub const PROTOCOL_VERSIONS: Versions = Versions { oldest: 5, newest: 5 };
 
 const REQUEST: u8 = 0;
 const REPLY: u8 = 1;
@@ -36,27 +33,6 @@ pub struct Frame {
     pub messages: Vec<Message>,
     /// Ids of requests this version does not know; they are to be refused.
     pub unknown: Vec<u64>,
-}
-
-/// What a node says of itself before anything else.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hello {
-    /// The versions that the sender speaks; the two use the newest that both do.
-    pub versions: Versions,
-    /// Its cluster; absent while it belongs to none.
-    pub cluster: Option<ClusterId>,
-    /// Its id.
-    pub node: NodeId,
-    /// Its data directory.
-    pub storage: StorageId,
-    /// How often it has started.
-    pub incarnation: u64,
-    /// Drawn at this start: another one with the same incarnation began from a copy of the directory.
-    pub boot: u64,
-    /// Where its peers reach it.
-    pub peer_address: String,
-    /// Whether the sender will be a peer, or only asks one question.
-    pub is_question: bool,
 }
 
 /// Bytes that are no frame.
@@ -199,7 +175,9 @@ impl Message {
                 | Request::Status
                 | Request::Goodbye
                 | Request::Moves
-                | Request::Clock => 0,
+                | Request::Clock
+                | Request::Members => 0,
+                Request::LaterStart { .. } => 200,
             },
             Self::Reply { reply, .. } => match reply {
                 Reply::Cell(Some(bytes)) => bytes.len(),
@@ -223,49 +201,10 @@ impl Message {
                 | Reply::Clock { .. } => 0,
                 Reply::Page { cells, .. } => cells.iter().map(|(key, cell)| key.len() + cell.len() + 8).sum(),
                 Reply::TakenOver(moves) => moves.len() * 16,
+                Reply::Members { nodes, .. } => nodes.iter().map(|(_, address)| address.len() + 68).sum(),
             },
         };
         body + 48
-    }
-}
-
-impl Hello {
-    /// The bytes of this greeting.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let told = (
-            (self.versions.newest, self.cluster, self.node, self.storage, self.incarnation, self.boot),
-            (&self.peer_address, self.is_question),
-            self.versions.oldest,
-        );
-        let body = postcard::to_allocvec(&told).expect("a greeting is plain data");
-        [&[GREETING][..], &body].concat().into()
-    }
-
-    /// Reads a greeting; what a later one adds at its end is passed over.
-    ///
-    /// # Errors
-    /// [`DecodeError`] when it is of another form or no greeting at all.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        match bytes.split_first() {
-            Some((&GREETING, body)) if body.len() <= 1024 => Self::read(body),
-            Some((&GREETING, _)) => Err(DecodeError::TooLarge),
-            Some((other, _)) => Err(DecodeError::Version { theirs: *other, expected: GREETING }),
-            None => Err(DecodeError::Malformed),
-        }
-    }
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        type Told = ((u8, Option<ClusterId>, NodeId, StorageId, u64, u64), (String, bool));
-        let (told, rest): (Told, &[u8]) =
-            postcard::take_from_bytes(body).map_err(|_| DecodeError::Malformed)?;
-        let ((newest, cluster, node, storage, incarnation, boot), (peer_address, is_question)) = told;
-        // Who does not tell the oldest speaks one version.
-        let versions = Versions { oldest: rest.first().copied().unwrap_or(newest), newest };
-        if !versions.is_range() {
-            return Err(DecodeError::Malformed);
-        }
-        Ok(Self { versions, cluster, node, storage, incarnation, boot, peer_address, is_question })
     }
 }
 
@@ -350,7 +289,6 @@ mod tests {
             let mut versioned = vec![PROTOCOL_VERSION];
             versioned.extend_from_slice(&bytes);
             let _ = Frame::decode(Bytes::from(versioned.clone()));
-            let _ = Hello::decode(&versioned);
             let whole = Frame::new(ClusterId::default(), 1, vec![Message::Request { id: 1, request: Request::Layout(bytes.into()) }]).encode();
             if cut < whole.len() && cut != HEADER_BYTES {
                 prop_assert_eq!(Frame::decode(whole.slice(..cut)), Err(DecodeError::Malformed));
@@ -380,51 +318,11 @@ mod tests {
             Frame::decode(Bytes::from_static(&[9, 9])),
             Err(DecodeError::Version { theirs, expected })
         );
-        assert_eq!(Hello::decode(&[9]), Err(DecodeError::Version { theirs, expected: GREETING }));
         let older = Frame::new(ClusterId::default(), 0, Vec::new()).encode_as(8);
         assert!(Frame::decode_as(8, older.clone()).is_ok());
         assert_eq!(
             Frame::decode_as(theirs, older),
             Err(DecodeError::Version { theirs: 8, expected: theirs })
         );
-    }
-
-    fn hello(versions: Versions) -> Hello {
-        Hello {
-            versions,
-            cluster: Some(ClusterId([3; 16])),
-            node: NodeId([4; 32]),
-            storage: StorageId([5; 16]),
-            incarnation: 6,
-            boot: 7,
-            peer_address: "host:1".to_owned(),
-            is_question: true,
-        }
-    }
-
-    #[test]
-    fn greetings_tell_a_range_and_those_of_before_and_after_are_read() {
-        let told = hello(Versions { oldest: 3, newest: 4 });
-        assert_eq!(Hello::decode(&told.encode()), Ok(told.clone()));
-        let mut later = told.encode().to_vec();
-        later.extend_from_slice(b"added later");
-        assert_eq!(Hello::decode(&later), Ok(told.clone()));
-        // Version 2 told no range: its greeting ended before the oldest version.
-        let before = told.encode();
-        let one = Hello::decode(&before[..before.len() - 1]).map(|hello| hello.versions);
-        assert_eq!(one, Ok(Versions { oldest: 4, newest: 4 }));
-        let reversed = hello(Versions { oldest: 4, newest: 3 });
-        assert_eq!(Hello::decode(&reversed.encode()), Err(DecodeError::Malformed));
-    }
-
-    #[test]
-    fn a_greeting_of_version_2_is_laid_out_as_ever() {
-        // What a node of the first release of version 2 says.
-        let (cluster, node, storage) = ("03".repeat(16), "04".repeat(32), "05".repeat(16));
-        let text = format!("\x02\x02\x01\x20{cluster}\x40{node}\x20{storage}\x06\x07\x06host:1\x01");
-        let bytes = text.into_bytes();
-        let told = hello(Versions { oldest: 2, newest: 2 });
-        assert_eq!(Hello::decode(&bytes), Ok(told.clone()));
-        assert!(told.encode().starts_with(&bytes), "who reads only that reads it still");
     }
 }

@@ -4,7 +4,9 @@
 //! know is set aside without losing the rest.
 
 mod frame;
+mod greeting;
 mod message;
 
-pub use frame::{DecodeError, Frame, Hello, PROTOCOL_VERSION, PROTOCOL_VERSIONS};
+pub use frame::{DecodeError, Frame, PROTOCOL_VERSION, PROTOCOL_VERSIONS};
+pub use greeting::{Greeting, Greetings, Hello, Nonce, Side};
 pub use message::{Message, Reply, Request};

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use slipring_model::{BucketId, ErrorKind, Position};
+use slipring_model::{BucketId, ErrorKind, NodeId, Position, Signature, StorageId};
 
 /// One message in a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,6 +154,20 @@ pub enum Request {
     },
     /// What the asked node's wall clock shows. Answer: `Clock`.
     Clock,
+    /// The asked node has started since from a later copy of its directory: it must stop. Says so by that start, as the
+    /// node itself has signed it, whoever sends it. Answer: `Done`.
+    LaterStart {
+        /// The data directory.
+        storage: StorageId,
+        /// How often it had started.
+        incarnation: u64,
+        /// Drawn at that start.
+        boot: u64,
+        /// The asked node's own.
+        signature: Signature,
+    },
+    /// Who is a member, by the layout that the asked node works with. Answer: `Members`.
+    Members,
 }
 
 /// What a peer may answer.
@@ -200,7 +214,7 @@ pub enum Reply {
         /// Why, for people.
         message: String,
     },
-    /// The asker's data directory was rolled back: it must stop.
+    /// The asker's start is not its latest: nothing that it asks is answered. `LaterStart` shows it why.
     RolledBack,
     /// The request was made under an older layout of its partition and did nothing.
     Stale {
@@ -224,5 +238,12 @@ pub enum Reply {
     Clock {
         /// Unix microseconds.
         wall_us: u64,
+    },
+    /// The members by the answerer's layout, and where peers reach them.
+    Members {
+        /// The layout.
+        epoch: u64,
+        /// The members that are not given up.
+        nodes: Vec<(NodeId, String)>,
     },
 }

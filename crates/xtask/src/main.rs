@@ -62,8 +62,7 @@ enum Task {
     Sources,
     /// Upgrade nodes of an earlier commit to the tree at hand, one after the other, under clients. Builds both.
     Upgrade {
-        /// The commit, as git names it.
-        #[arg(default_value = upgrade::BEFORE)]
+        /// The commit, as git names it; its nodes must speak version 5 of the protocol.
         before: String,
     },
     /// Run every fuzz target.

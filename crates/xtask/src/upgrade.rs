@@ -1,12 +1,10 @@
-//! A rolling upgrade of real processes, from a build of an earlier commit to the one at hand.
+//! A rolling upgrade of real processes, from a build of an earlier commit to the one at hand. The two must have a version
+//! of the protocol in common, which those before version 5 have not.
 
 use anyhow::{Context, Result};
 
 use crate::shell::{output, root, run_with};
 use crate::steps::Tally;
-
-/// The last commit whose nodes speak version 3 of the protocol alone.
-pub(crate) const BEFORE: &str = "7a0240fe179e";
 
 /// Builds the binaries of a commit and of the tree at hand, and runs the tests that need both.
 pub(crate) fn run(revision: &str) -> Result<Tally> {

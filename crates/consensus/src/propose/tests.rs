@@ -46,6 +46,7 @@ fn entry(byte: u8, newest: u8) -> NodeEntry {
         addresses: Addresses::default(),
         role: Role { zone: String::new(), weight: 100, state: NodeState::Active },
         versions: Versions { oldest: 2, newest },
+        signature: None,
     }
 }
 
@@ -76,7 +77,7 @@ fn reshape(replicas: u8) -> Command {
 fn newer(log: &Log) -> Vec<Command> {
     let entries = log.entries(..).expect("the log can be read");
     let command = |payload| match payload {
-        openraft::EntryPayload::Normal(Proposal::Change(command)) => Some(command),
+        openraft::EntryPayload::Normal(Proposal::Change(command)) => Some(*command),
         _ => None,
     };
     let commands = entries.into_iter().filter_map(|entry| command(entry.payload));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use slipring_consensus::ProposeError;
-use slipring_model::{ClusterId, Error, ErrorKind, NodeId, StorageId, Versions};
+use slipring_model::{ClusterId, Error, ErrorKind, NodeId, Signature, StorageId, Versions};
 use slipring_ring::{Addresses, Applied, Command, Layout, NodeEntry, NodeState, Role};
 use slipring_wire::Reply;
 
@@ -36,6 +36,9 @@ pub(crate) struct Descriptor {
     pub(crate) as_new: bool,
     #[serde(default)]
     pub(crate) versions: Versions,
+    /// The node's own, under its start.
+    #[serde(default)]
+    pub(crate) signature: Option<Signature>,
 }
 
 /// What it is told.
@@ -60,16 +63,24 @@ impl Descriptor {
             addresses: self.addresses.clone(),
             role: Role { zone: self.zone.clone(), weight: self.weight, state },
             versions: self.versions,
+            signature: self.signature,
         }
     }
 }
 
 impl Core {
     /// Admits a node to the cluster.
-    pub(crate) async fn admit_node(&self, descriptor: &Bytes) -> Result<Reply, Error> {
+    ///
+    /// # Errors
+    /// It asks for another node than itself, `asker`, or cannot be admitted.
+    pub(crate) async fn admit_node(&self, asker: NodeId, descriptor: &Bytes) -> Result<Reply, Error> {
         let descriptor: Descriptor = serde_json::from_slice(descriptor).map_err(|error| {
             Error::new(ErrorKind::Invalid, format!("the request to join cannot be read: {error}"))
         })?;
+        if descriptor.node != asker {
+            let message = format!("node {} may ask for no other node to be admitted", asker.short());
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let admission = self.admit(&descriptor).await?;
         let bytes = serde_json::to_vec(&admission).expect("an admission is plain data");
         Ok(Reply::Joined(bytes.into()))

@@ -38,6 +38,7 @@ impl Core {
             spare: self.settings.spare,
             as_new: self.settings.as_new,
             versions: self.settings.versions,
+            signature: self.sign_start(),
         }
     }
 

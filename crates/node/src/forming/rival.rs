@@ -2,7 +2,7 @@
 //!
 //! Members dial the addresses of their layout again and again while the member there does not answer. So a node that
 //! lost its directory hears from its cluster as soon as it listens where it was. A founder waits for that before it
-//! founds, and a node that is alone in its cluster listens for a while after each start: it may have founded behind a
+//! founds, and listens for a while after that: it may have founded behind a
 //! cut. Once a rival is known, it answers for no copy until it is started again.
 //!
 //! Invariant: a dial counts only once a node at the address that it names has confirmed it, and only while this node

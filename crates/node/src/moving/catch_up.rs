@@ -122,6 +122,7 @@ mod tests {
             let (_, place) = before.place(BucketId(0), position).expect("it is held");
             let mut entry = WriteEntry {
                 machine: WriteCoordinator::new(node(1), place.write_quorums(None)),
+                asked: crate::requests::Asked::new(),
                 bucket: BucketId(0),
                 key: key.clone(),
                 cell: bytes::Bytes::new(),

@@ -21,6 +21,7 @@ fn entry(byte: u8) -> NodeEntry {
         addresses: Addresses::default(),
         versions: Versions { oldest: 3, newest: 4 },
         role: Role { zone: String::new(), weight: 100, state: NodeState::Active },
+        signature: None,
     }
 }
 

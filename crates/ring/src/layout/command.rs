@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use slipring_model::{BucketId, BucketName, BucketPolicy, NodeId, StorageId, Versions, limits};
+use slipring_model::{BucketId, BucketName, BucketPolicy, NodeId, Signature, StorageId, Versions, limits};
 use thiserror::Error;
 
 use super::{Addresses, BucketEntry, Change, Changes, Layout, MoveId, NodeEntry, StandIns, TableId};
@@ -33,6 +33,9 @@ pub enum Command {
         /// The versions of the protocol that it speaks.
         #[serde(default)]
         versions: Versions,
+        /// Its signature under this start.
+        #[serde(default)]
+        signature: Option<Signature>,
     },
     /// A bucket is made.
     CreateBucket {
@@ -185,6 +188,13 @@ impl Command {
     }
 }
 
+/// A start of a node, and its signature under it.
+struct Start {
+    incarnation: u64,
+    boot: u64,
+    signature: Option<Signature>,
+}
+
 impl Layout {
     /// Applies one agreed command; `index` is its place in the group's log.
     ///
@@ -213,8 +223,9 @@ impl Layout {
     fn run(&mut self, index: u64, command: &Command) -> Result<Applied, Refused> {
         match command {
             Command::AddNode { node, entry } => self.add_node(index, *node, entry),
-            Command::UpdateNode { node, storage, incarnation, boot, addresses, versions } => {
-                self.update_node(*node, *storage, (*incarnation, *boot), (addresses, *versions))
+            Command::UpdateNode { node, storage, incarnation, boot, addresses, versions, signature } => {
+                let start = Start { incarnation: *incarnation, boot: *boot, signature: *signature };
+                self.update_node(*node, *storage, start, (addresses, *versions))
             }
             Command::CreateBucket { name, policy } => self.create_bucket(index, name, policy),
             Command::DeleteBucket { name } => self.delete_bucket(index, name),
@@ -306,7 +317,7 @@ impl Layout {
         &mut self,
         node: NodeId,
         storage: StorageId,
-        (incarnation, boot): (u64, u64),
+        Start { incarnation, boot, signature }: Start,
         (addresses, versions): (&Addresses, Versions),
     ) -> Result<Applied, Refused> {
         let entry = self.nodes.get(&node).ok_or(Refused::UnknownNode { node })?;
@@ -319,7 +330,7 @@ impl Layout {
         self.can_be_read_by(versions)?;
         let entry = self.nodes.get_mut(&node).ok_or(Refused::UnknownNode { node })?;
         if (entry.incarnation, entry.boot) != (incarnation, boot) {
-            (entry.incarnation, entry.boot) = (incarnation, boot);
+            (entry.incarnation, entry.boot, entry.signature) = (incarnation, boot, signature);
             (entry.addresses, entry.versions) = (addresses.clone(), versions);
             self.epoch += 1;
         }

@@ -1,7 +1,7 @@
 //! Members: who they are, and what part of the ring is to be theirs.
 
 use serde::{Deserialize, Serialize};
-use slipring_model::{Mutant, StorageId, Versions};
+use slipring_model::{Mutant, NodeId, Signature, StorageId, Versions};
 
 /// Where a node can be reached; each `host:port`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,13 +85,30 @@ pub struct NodeEntry {
     /// The versions of the protocol that it spoke at that start.
     #[serde(default)]
     pub versions: Versions,
+    /// The member's own signature under that start, as [`start_statement`] words it: with it anybody can show the member
+    /// that it has started since its directory was copied.
+    #[serde(default)]
+    pub signature: Option<Signature>,
+}
+
+/// What a node signs of a start.
+#[must_use]
+pub fn start_statement(node: NodeId, storage: StorageId, incarnation: u64, boot: u64) -> Vec<u8> {
+    let (incarnation, boot) = (incarnation.to_le_bytes(), boot.to_le_bytes());
+    [&b"slipring: start of a node\0"[..], &node.0, &storage.0, &incarnation, &boot].concat()
 }
 
 impl NodeEntry {
     /// Whether a start of this member came from an older copy of its data directory than one known already.
     #[must_use]
     pub fn is_rolled_back(&self, incarnation: u64, boot: u64) -> bool {
-        let is_older = incarnation < self.incarnation || incarnation == self.incarnation && boot != self.boot;
-        is_older && !Mutant::AcceptRollback.is_planted()
+        is_older((incarnation, boot), (self.incarnation, self.boot)) && !Mutant::AcceptRollback.is_planted()
     }
+}
+
+/// Whether a start, of an incarnation and a boot, came from an older copy of the directory than another start of the same
+/// node.
+#[must_use]
+pub fn is_older(start: (u64, u64), other: (u64, u64)) -> bool {
+    start.0 < other.0 || start.0 == other.0 && start.1 != other.1
 }

@@ -86,6 +86,7 @@ mod tests {
             addresses: Addresses::default(),
             role: Role { zone: String::new(), weight: 100, state: NodeState::Active },
             versions: Versions { oldest: 3, newest: 4 },
+            signature: None,
         }
     }
 

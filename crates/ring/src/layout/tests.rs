@@ -18,6 +18,7 @@ pub(super) fn entry(byte: u8, zone: &str) -> NodeEntry {
         addresses: Addresses::default(),
         role: Role { zone: zone.to_owned(), weight: 100, state: NodeState::Active },
         versions: Versions::UNTOLD,
+        signature: None,
     }
 }
 
@@ -366,6 +367,7 @@ fn an_older_start_of_a_node_is_refused() {
         boot: 7 * incarnation,
         addresses: Addresses::default(),
         versions: Versions::UNTOLD,
+        signature: None,
     };
     assert_eq!(layout.apply(2, &update(3, 1)), Ok(Applied::Done));
     assert_eq!(layout.apply(3, &update(2, 1)), Err(Refused::RolledBack { registered: 3, incarnation: 2 }));
@@ -376,7 +378,15 @@ fn an_older_start_of_a_node_is_refused() {
     else {
         panic!("an update");
     };
-    let copied = Command::UpdateNode { node: who, storage, incarnation, boot: 1, addresses, versions };
+    let copied = Command::UpdateNode {
+        node: who,
+        storage,
+        incarnation,
+        boot: 1,
+        addresses,
+        versions,
+        signature: None,
+    };
     assert_eq!(layout.apply(6, &copied), Err(Refused::RolledBack { registered: 3, incarnation: 3 }));
 }
 
@@ -391,6 +401,7 @@ fn the_level_is_what_every_member_speaks_and_those_that_do_not_tell_speak_the_fi
         boot: 1,
         addresses: Addresses::default(),
         versions: Versions { oldest: 2, newest },
+        signature: None,
     };
     assert_eq!(layout.level(), 2);
     layout.apply(3, &update(1, 3)).expect("it started");
@@ -426,6 +437,7 @@ fn who_cannot_read_what_the_layout_needs_is_no_member() {
         boot: 1,
         addresses: Addresses::default(),
         versions: Versions { oldest: 2, newest },
+        signature: None,
     };
     assert_eq!(layout.apply(4, &update(3, 9)), too_old, "it came back as an older build");
     assert_eq!(layout.apply(5, &update(5, 9)), Ok(Applied::Done));

@@ -71,6 +71,7 @@ pub(super) mod samples {
             addresses: Addresses::default(),
             role: Role { zone: zone.to_owned(), weight: 100, state: NodeState::Active },
             versions: Versions::UNTOLD,
+            signature: None,
         };
         let mut layout = Layout::found(ClusterId::default(), 4, (NodeId([1; 32]), entry));
         for index in 1..epoch {

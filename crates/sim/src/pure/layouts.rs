@@ -199,6 +199,7 @@ fn entry(storage: u8, incarnation: u64) -> NodeEntry {
         addresses: Addresses::default(),
         role: Role { zone: (storage % 3).to_string(), weight: 100, state: NodeState::Active },
         versions: NEWEST,
+        signature: None,
     }
 }
 
@@ -227,7 +228,15 @@ fn draw(rng: &mut Rng, layout: &Layout) -> Command {
         3 => {
             let incarnation = rng.u64(..20);
             let NodeEntry { storage, addresses, versions, .. } = entry(storage, 1);
-            Command::UpdateNode { node, storage, incarnation, boot: incarnation, addresses, versions }
+            Command::UpdateNode {
+                node,
+                storage,
+                incarnation,
+                boot: incarnation,
+                addresses,
+                versions,
+                signature: None,
+            }
         }
         4 | 5 => {
             let policy = BucketPolicy { replicas: rng.u8(..6), ..BucketPolicy::durable() };

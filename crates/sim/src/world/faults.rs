@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use slipring_model::NodeId;
 use slipring_node::Node;
 use slipring_ring::NodeState;
 
@@ -99,6 +100,9 @@ impl World {
                 self.network.double(from, to, percent);
                 self.decide(now + for_ms, Event::StopDoubling { from, to });
             }
+            Fault::Strangers { host, for_ms } => {
+                self.network.visit(host, self.strangers(), now + for_ms);
+            }
             Fault::FailDisk { .. }
             | Fault::FillDisk { .. }
             | Fault::SlowDisk { .. }
@@ -119,6 +123,16 @@ impl World {
             | Fault::Split
             | Fault::Respread { .. } => self.reshape(now, fault),
         }
+    }
+
+    /// Ids of nodes that never were members, and of some that are none any more.
+    fn strangers(&self) -> Vec<NodeId> {
+        let is_member = |node: &NodeId| {
+            (0..self.hosts.len())
+                .any(|host| self.node(host).is_some_and(|known| known.layout().nodes().contains_key(node)))
+        };
+        let removed = self.losses.gone.iter().copied().filter(|node| !is_member(node));
+        [0xdd, 0xee].map(|byte| NodeId([byte; 32])).into_iter().chain(removed).collect()
     }
 
     fn reshape(&mut self, now: u64, fault: Fault) {

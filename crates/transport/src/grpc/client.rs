@@ -16,13 +16,17 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Streaming};
 
 use super::codec::Plain;
-use super::{Shared, stream};
+use super::handshake::{Outgoing, Proven};
+use super::{Shared, handshake, stream};
 use crate::link::Link;
 
 /// The one method of the peer service.
 pub(super) const PATH: &str = "/slipring.peer.v1.Peer/Connect";
 /// HTTP/2 windows: large enough that one frame never waits for the next window.
 pub(super) const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// The longest answer to a question that is no request to join: introductions are short.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Why there is no stream.
 pub(super) enum Failed {
@@ -38,11 +42,19 @@ impl From<String> for Failed {
     }
 }
 
-/// A stream that the other side has greeted.
+/// A stream whose other side has proven who it is.
 struct Opened {
-    hello: Hello,
-    outgoing: mpsc::Sender<Result<Bytes, tonic::Status>>,
+    proven: Proven,
+    outgoing: Outgoing,
     incoming: Streaming<Bytes>,
+}
+
+/// What a stream is opened for.
+enum Purpose {
+    /// A connection with a peer.
+    Peer(NodeId),
+    /// One question, whose answer has at most so many bytes.
+    Question { bytes_max: usize },
 }
 
 /// Dials a peer whenever it is not connected, for ever.
@@ -79,22 +91,23 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: NodeId, hastened: A
 
 /// Opens a connection to a peer and runs it to its end.
 async fn dial(shared: &Shared, peer: NodeId, address: &str) -> Result<(), Failed> {
-    let opening = open(shared, address, false);
-    let opened =
+    let opening = open(shared, address, Purpose::Peer(peer));
+    let Opened { proven, outgoing, incoming } =
         timeout(shared.settings.connect, opening).await.map_err(|_| "no answer in time".to_owned())??;
-    if opened.hello.node != peer {
-        return Err(format!("node {} answers there", opened.hello.node.short()).into());
-    }
-    let version = shared.check(&opened.hello, false)?;
-    let link = Arc::new(Link::new(opened.hello, true, version));
-    stream::run(shared, &link, opened.outgoing, opened.incoming).await;
+    let link = Arc::new(Link::new(proven.hello, true, proven.version));
+    stream::run(shared, &link, outgoing, incoming).await;
     Ok(())
 }
 
 /// Asks one question of whoever answers at an address.
 pub(super) async fn ask(shared: &Shared, address: &str, request: Request) -> Result<(Hello, Reply), Failed> {
-    let mut opened = open(shared, address, true).await?;
-    let version = shared.check(&opened.hello, true)?;
+    let bytes_max = match request {
+        // The answer holds the layout.
+        Request::Join(_) => limits::FRAME_BYTES_MAX,
+        _ => ANSWER_BYTES_MAX,
+    };
+    let mut opened = open(shared, address, Purpose::Question { bytes_max }).await?;
+    let version = opened.proven.version;
     let frame = Frame::new(shared.cluster(), 0, vec![Message::Request { id: 1, request }]);
     opened
         .outgoing
@@ -105,12 +118,17 @@ pub(super) async fn ask(shared: &Shared, address: &str, request: Request) -> Res
     let bytes = answer.ok_or_else(|| "it closed the connection".to_owned())?;
     let frame = Frame::decode_as(version, bytes).map_err(|error| error.to_string())?;
     match frame.messages.into_iter().next() {
-        Some(Message::Reply { id: 1, reply }) => Ok((opened.hello, reply)),
+        Some(Message::Reply { id: 1, reply }) => Ok((opened.proven.hello, reply)),
         _ => Err("it answered out of turn".to_owned().into()),
     }
 }
 
-async fn open(shared: &Shared, address: &str, is_question: bool) -> Result<Opened, Failed> {
+async fn open(shared: &Shared, address: &str, purpose: Purpose) -> Result<Opened, Failed> {
+    let (expected, bytes_max) = match purpose {
+        Purpose::Peer(node) => (Some(node), limits::FRAME_BYTES_MAX),
+        Purpose::Question { bytes_max } => (None, bytes_max),
+    };
+    let is_question = expected.is_none();
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| error.to_string())?
         .tcp_nodelay(true)
@@ -120,21 +138,18 @@ async fn open(shared: &Shared, address: &str, is_question: bool) -> Result<Opene
         .initial_connection_window_size(WINDOW_BYTES)
         .http2_keep_alive_interval(Duration::from_secs(10));
     let channel = endpoint.connect().await.map_err(|error| with_causes(&error))?;
-    let mut grpc = Grpc::new(channel).max_decoding_message_size(limits::FRAME_BYTES_MAX);
+    let mut grpc = Grpc::new(channel).max_decoding_message_size(bytes_max);
     grpc.ready().await.map_err(|error| error.to_string())?;
     let (outgoing, frames) = mpsc::channel(stream::FRAMES_AHEAD);
     // The greeting has to wait in the stream already: the call below returns only when the peer has answered.
-    outgoing.send(Ok(shared.hello(is_question).encode())).await.map_err(|_| "the stream ended".to_owned())?;
+    let greeting = shared.greeting(is_question).encode();
+    outgoing.send(Ok(greeting.clone())).await.map_err(|_| "the stream ended".to_owned())?;
     let frames = ReceiverStream::new(frames).filter_map(Result::ok);
     let opened = grpc.streaming(tonic::Request::new(frames), PathAndQuery::from_static(PATH), Plain).await;
     let mut incoming: Streaming<Bytes> = opened.map_err(|status| unopened(&status))?.into_inner();
-    let hello = incoming.message().await.map_err(|status| match status.code() {
-        Code::PermissionDenied => Failed::Refused(status.message().to_owned()),
-        _ => Failed::Unreachable(status.message().to_owned()),
-    })?;
-    let hello = hello.ok_or_else(|| "it closed the connection".to_owned())?;
-    let hello = Hello::decode(&hello).map_err(|error| Failed::Refused(error.to_string()))?;
-    Ok(Opened { hello, outgoing, incoming })
+    let proven =
+        handshake::dial(shared, (&greeting, is_question), expected, &outgoing, &mut incoming).await?;
+    Ok(Opened { proven, outgoing, incoming })
 }
 
 /// Why no stream was opened, for people: most often they have named a port for clients.

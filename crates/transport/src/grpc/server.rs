@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, Ready, ready};
@@ -18,14 +19,20 @@ use tonic::server::{Grpc, StreamingService};
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::accept::{Greeting, incoming};
 use super::client::{Failed, PATH, WINDOW_BYTES};
 use super::codec::Plain;
-use super::{Settings, Shared, stream};
+use super::handshake::Outgoing;
+use super::lobby::{Pass, Visit};
+use super::{Shared, handshake, stream};
 use crate::link::Link;
 
 /// HTTP/2 streams one connection may have open: one is used.
 const STREAMS_PER_CONNECTION: u32 = 8;
+
+/// How often guests are looked at.
+const LOBBY_INTERVAL: Duration = Duration::from_millis(250);
+/// The rest after a connection that could not be accepted: there is no file left, most often.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
 
 /// Accepts until the transport stops.
 pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
@@ -34,8 +41,8 @@ pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
         // The sender lives in what is shared; either way it is over.
         let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
     };
-    let Settings { connections_max, connect, .. } = shared.settings;
-    let incoming = incoming(listener, connections_max, 2 * connect);
+    tokio::spawn(keep_the_lobby(Arc::clone(&shared)));
+    let incoming = incoming(Arc::clone(&shared), listener);
     let served = Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
@@ -44,6 +51,37 @@ pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the port for peers failed");
+    }
+}
+
+/// Connections as they come, each of them a guest at first.
+fn incoming(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+) -> impl futures::Stream<Item = Result<Visit, std::io::Error>> {
+    futures::stream::unfold((shared, listener), async |(shared, listener)| {
+        let (stream, source) = loop {
+            match listener.accept().await {
+                Ok(accepted) => break accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection of a peer could not be accepted");
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
+            }
+        };
+        // A connection that sends small pieces late is slow, and no worse.
+        let _ = stream.set_nodelay(true);
+        let guest = shared.lobby.enter(source.ip(), shared.settings.connect * 2);
+        let visit = Visit::new(stream, Arc::clone(&shared.lobby), guest);
+        Some((Ok(visit), (shared, listener)))
+    })
+}
+
+/// Sends guests away in time, until the transport stops.
+async fn keep_the_lobby(shared: Arc<Shared>) {
+    let mut stopping = shared.stopping.subscribe();
+    while tokio::time::timeout(LOBBY_INTERVAL, stopping.wait_for(|is_stopping| *is_stopping)).await.is_err() {
+        shared.let_members_through();
     }
 }
 
@@ -61,7 +99,8 @@ impl tower::Service<http::Request<Body>> for Peers {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let service = Connect(Arc::clone(&self.0));
+        let pass = request.extensions().get::<Pass>().copied();
+        let service = Connect(Arc::clone(&self.0), pass);
         Box::pin(async move {
             if request.uri().path() != PATH {
                 return Ok(Status::new(Code::Unimplemented, "this port is for peers only").into_http());
@@ -74,7 +113,7 @@ impl tower::Service<http::Request<Body>> for Peers {
 }
 
 /// Opens one stream.
-struct Connect(Arc<Shared>);
+struct Connect(Arc<Shared>, Option<Pass>);
 
 type Frames = Pin<Box<dyn futures::Stream<Item = Result<Bytes, Status>> + Send>>;
 
@@ -85,55 +124,44 @@ impl StreamingService<Bytes> for Connect {
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
         let (outgoing, frames) = mpsc::channel(stream::FRAMES_AHEAD);
-        let greeting = request.extensions().get::<Greeting>().cloned().unwrap_or_default();
-        tokio::spawn(greet(Arc::clone(&self.0), greeting, outgoing, request.into_inner()));
+        tokio::spawn(greet(Arc::clone(&self.0), self.1, outgoing, request.into_inner()));
         ready(Ok(Response::new(Box::pin(ReceiverStream::new(frames)))))
     }
 }
 
-/// Exchanges greetings, then answers a question or runs a connection.
-async fn greet(
-    shared: Arc<Shared>,
-    greeting: Greeting,
-    outgoing: mpsc::Sender<Result<Bytes, Status>>,
-    mut incoming: Streaming<Bytes>,
-) {
-    let hello = match timeout(shared.settings.connect, incoming.message()).await {
-        Ok(Ok(Some(bytes))) => Hello::decode(&bytes).map_err(|error| Failed::Refused(error.to_string())),
-        _ => return,
-    };
-    if let Some(hello) = hello.as_ref().ok().filter(|hello| !hello.is_question) {
-        shared.inbox.dialled(hello);
-    }
-    let (hello, version) = match hello.and_then(|hello| Ok((shared.check(&hello, hello.is_question)?, hello)))
-    {
-        Ok((version, hello)) => (hello, version),
-        Err(failed) => {
+/// Lets the other side prove who it is, then answers a question or runs a connection.
+async fn greet(shared: Arc<Shared>, pass: Option<Pass>, outgoing: Outgoing, mut incoming: Streaming<Bytes>) {
+    let greeting = handshake::accept(&shared, &outgoing, &mut incoming);
+    let proven = match timeout(shared.settings.connect * 2, greeting).await {
+        Ok(Ok(proven)) => proven,
+        Ok(Err(failed)) => {
             let (code, reason) = match failed {
                 Failed::Refused(reason) => (Code::PermissionDenied, reason),
                 Failed::Unreachable(reason) => (Code::Unavailable, reason),
             };
-            tracing::warn!(reason, "a connection was refused");
+            tracing::debug!(reason, "a connection was refused");
             // The other side may be gone already.
             let _ = outgoing.send(Err(Status::new(code, reason))).await;
             return;
         }
+        Err(_late) => return,
     };
-    greeting.given();
-    if outgoing.send(Ok(shared.hello(false).encode())).await.is_err() {
-        return;
+    let peer = (!proven.hello.is_question).then_some(proven.hello.node);
+    if let Some(pass) = pass {
+        shared.lobby.proven(pass, peer);
     }
-    if hello.is_question {
-        return answer(&shared, (&hello, version), outgoing, incoming).await;
+    if peer.is_none() {
+        return answer(&shared, (&proven.hello, proven.version), outgoing, incoming).await;
     }
-    let link = Arc::new(Link::new(hello, false, version));
+    shared.let_members_through();
+    let link = Arc::new(Link::new(proven.hello, false, proven.version));
     stream::run(&shared, &link, outgoing, incoming).await;
 }
 
 async fn answer(
     shared: &Shared,
     (hello, version): (&Hello, u8),
-    outgoing: mpsc::Sender<Result<Bytes, Status>>,
+    outgoing: Outgoing,
     mut incoming: Streaming<Bytes>,
 ) {
     let Ok(Ok(Some(bytes))) = timeout(shared.settings.connect, incoming.message()).await else { return };

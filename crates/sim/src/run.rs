@@ -142,6 +142,7 @@ pub(crate) fn run_with(seed: u64, options: &Options, guest: Option<&GuestFactory
             plan.respread(seed, options.storm_ms);
             plan.lose_majority(seed, hosts, options.storm_ms);
             plan.aim(seed, options.storm_ms);
+            plan.set_clocks(seed, hosts, options.storm_ms);
         }
         plan
     });

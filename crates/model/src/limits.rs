@@ -36,6 +36,8 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 /// Bytes of requests by gRPC that one node receives or works on at a time.
 pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 512 * 1024 * 1024;
+/// How often one write is run because its replicas hold later values that its coordinator had not seen.
+pub const WRITE_RUNS_MAX: u8 = 8;
 /// Hints kept for one absent replica; beyond it the exchange repairs instead.
 pub const HINTS_PER_TARGET_MAX: usize = 1_000_000;
 /// Records one page of a scan or an exchange may hold.

@@ -77,11 +77,13 @@ pub enum Mutant {
     ReuseNumbers,
     /// When most voters are lost, the node that is recovered is the one that knows least.
     RecoverOldest,
+    /// A replica that holds a later value than the write it is sent acknowledges the write all the same.
+    IgnoreOvertaken,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -116,6 +118,7 @@ impl Mutant {
         Self::AdoptOlder,
         Self::ReuseNumbers,
         Self::RecoverOldest,
+        Self::IgnoreOvertaken,
     ];
 
     /// Whether this thread has planted it.

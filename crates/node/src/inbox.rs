@@ -102,6 +102,7 @@ impl Core {
                 self.submit_again(work, epoch);
             }
             (Some((Waiting::Write, _)), Reply::Stale { epoch }) => self.send_again(id, from, epoch),
+            (Some((Waiting::Write, _)), Reply::Overtaken { cell }) => self.overtaken(id, from, &cell),
             (Some((Waiting::Read, _)), reply) => self.drive_read(id, read_input(from, reply)),
             (Some((Waiting::Write, _)), reply) => {
                 let input = match reply {
@@ -159,7 +160,10 @@ impl Core {
     pub(crate) fn tick(&self) {
         for (id, timer) in self.requests.due(self.now()) {
             match timer {
-                Timer::Hedge => self.drive_read(id, ReadInput::Dawdled),
+                Timer::Hedge => {
+                    self.drive_read(id, ReadInput::Dawdled);
+                    self.drive_write(id, WriteInput::Dawdled);
+                }
                 Timer::Deadline => self.deadline_passed(id),
             }
         }

@@ -16,7 +16,7 @@ pub struct Hunt {
 }
 
 /// Every mutant.
-pub const HUNTS: [Hunt; 34] = [
+pub const HUNTS: [Hunt; 35] = [
     hunt(Mutant::AckBeforeStored, 10, None),
     hunt(Mutant::AckBeforeSync, 10, Some(include_str!("../plans/blackout.json"))),
     hunt(Mutant::CountHintAsAck, 20, Some(include_str!("../plans/isolations.json"))),
@@ -51,6 +51,7 @@ pub const HUNTS: [Hunt; 34] = [
     hunt(Mutant::ReuseNumbers, 10, Some(include_str!("../plans/voters_come_back.json"))),
     hunt(Mutant::RecoverOldest, 20, Some(include_str!("../plans/voters_lost_behind_a_cut.json"))),
     hunt(Mutant::DecideOnStaleCopy, 200, Some(include_str!("../plans/disks_fail_after_cuts.json"))),
+    hunt(Mutant::IgnoreOvertaken, 10, Some(include_str!("../plans/wrong_clocks.json"))),
 ];
 
 const fn hunt(mutant: Mutant, seeds: u64, plan: Option<&'static str>) -> Hunt {

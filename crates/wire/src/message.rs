@@ -152,6 +152,18 @@ pub enum Request {
         /// Partition and its 16-byte root.
         roots: Vec<(u16, Bytes)>,
     },
+    /// As `Store`, for a write that must win over every value acknowledged before it. Answer: `Stored`, or
+    /// `Overtaken`.
+    Overwrite {
+        /// The key's bucket.
+        bucket: BucketId,
+        /// The layout the sender works with; one older than the replica's copy is `Stale`.
+        epoch: u64,
+        /// The key.
+        key: Bytes,
+        /// The encoded cell.
+        cell: Bytes,
+    },
 }
 
 /// What a peer may answer.
@@ -218,4 +230,9 @@ pub enum Reply {
     Removed,
     /// What the answerer says of itself, as JSON.
     Introduced(Bytes),
+    /// The cell is merged, but a value that the asker has not seen wins over it.
+    Overtaken {
+        /// The merged cell.
+        cell: Bytes,
+    },
 }

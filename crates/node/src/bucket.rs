@@ -483,3 +483,6 @@ fn is_mortal(cell: &Cell<'_>) -> bool {
         .iter()
         .any(|sibling| sibling.expires_at.is_some() && matches!(sibling.content, Content::Register(_)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,7 +114,7 @@ fn an_increment_of_an_expired_value_starts_from_nothing() {
 
 #[test]
 fn a_plain_value_costs_about_twenty_bytes() {
-    let cell = write(&Cell::default(), &put(&"x".repeat(100)), dot(3, 5000), u64::MAX);
+    let cell = write(&Cell::default(), &put(&"x".repeat(100)), dot(3, 5000), Timestamp::LATEST.0);
     let mut bytes = Vec::new();
     cell.encode(&mut bytes);
     assert!(bytes.len() <= 118, "{}", bytes.len());

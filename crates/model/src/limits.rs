@@ -50,6 +50,8 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 pub const CLIENT_MEMORY_BYTES_DEFAULT: usize = 512 * 1024 * 1024;
 /// The least that may be said: the largest value as it comes in, as it is kept, and as it goes out.
 pub const CLIENT_MEMORY_BYTES_MIN: usize = 4 * VALUE_BYTES_MAX;
+/// How often one write is run because its replicas hold later values that its coordinator had not seen.
+pub const WRITE_RUNS_MAX: u8 = 8;
 /// Hints kept for one absent replica; beyond it the exchange repairs instead.
 pub const HINTS_PER_TARGET_MAX: usize = 1_000_000;
 /// Records one page of a scan or an exchange may hold.

@@ -83,11 +83,13 @@ pub enum Mutant {
     JudgeByOwnClock,
     /// A reply counts as that of a node that was asked, whichever node it comes from.
     TrustUnaskedReply,
+    /// A replica that holds a later value than the write it is sent acknowledges the write all the same.
+    IgnoreOvertaken,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -125,6 +127,7 @@ impl Mutant {
         Self::SweepByOwnClock,
         Self::JudgeByOwnClock,
         Self::TrustUnaskedReply,
+        Self::IgnoreOvertaken,
     ];
 
     /// Whether this thread has planted it.

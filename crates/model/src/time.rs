@@ -29,10 +29,14 @@ impl Moment {
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
+    /// The latest that there is, some time in the year 4199: clocks that say more are taken to say this, and cells
+    /// with later stamps are no cells. Writes that meet here are told apart by what they have seen.
+    pub const LATEST: Self = Self(1 << 62);
+
     /// The earliest timestamp of a wall-clock millisecond.
     #[must_use]
     pub fn from_unix_ms(ms: u64) -> Self {
-        Self(ms << 16)
+        Self(ms.min(Self::LATEST.unix_ms()) << 16)
     }
 
     /// The wall-clock part, milliseconds since the Unix epoch.
@@ -41,11 +45,11 @@ impl Timestamp {
         self.0 >> 16
     }
 
-    /// A stamp for a new write: not before `wall`, and after both stamps given.
+    /// A stamp for a new write: not before `wall`, and after both stamps given, as far as there are later ones.
     #[must_use]
     pub fn next(wall_ms: u64, last: Self, stored: Self) -> Self {
         let floor = last.max(stored).0.saturating_add(1);
-        Self(Self::from_unix_ms(wall_ms).0.max(floor))
+        Self(Self::from_unix_ms(wall_ms).0.max(floor)).min(Self::LATEST)
     }
 }
 
@@ -59,6 +63,19 @@ mod tests {
         assert!(Timestamp::next(10, Timestamp(0), stored) > stored);
         assert_eq!(Timestamp::next(100, Timestamp(0), stored), Timestamp::from_unix_ms(100));
         assert_eq!(Timestamp::next(90, stored, Timestamp(0)).unix_ms(), 90, "the counter is not time");
+    }
+
+    #[test]
+    fn no_clock_and_no_number_of_writes_leads_beyond_the_latest_stamp() {
+        let Timestamp(latest) = Timestamp::LATEST;
+        for ms in [(1 << 46) - 1, 1 << 46, (1 << 46) + 1, 1 << 48, u64::MAX] {
+            let stamp = Timestamp::next(ms, Timestamp(0), Timestamp(0));
+            assert_eq!(stamp == Timestamp::LATEST, ms >= 1 << 46, "{ms}");
+            assert!(stamp <= Timestamp::LATEST);
+        }
+        let after = |stored| Timestamp::next(7, Timestamp(0), Timestamp(stored));
+        assert_eq!(after(latest - 2), Timestamp(latest - 1));
+        assert_eq!([latest - 1, latest, u64::MAX].map(after), [Timestamp::LATEST; 3]);
     }
 
     #[test]

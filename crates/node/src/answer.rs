@@ -31,9 +31,10 @@ impl Core {
         if is_of_a_client(&request) {
             self.budget.serves();
         }
+        let is_overwrite = matches!(request, Request::Overwrite { .. });
         let reply = match request {
-            Request::Store { bucket, epoch, key, cell } => {
-                match self.store(from, id, bucket, epoch, &key, &cell) {
+            Request::Store { bucket, epoch, key, cell } | Request::Overwrite { bucket, epoch, key, cell } => {
+                match self.store((from, id, is_overwrite), bucket, epoch, &key, &cell) {
                     Ok(()) => return,
                     Err(refusal) => self.refusal(refusal),
                 }
@@ -218,8 +219,7 @@ impl Core {
 
     fn store(
         &self,
-        from: NodeId,
-        id: u64,
+        (from, id, is_overwrite): (NodeId, u64, bool),
         bucket: BucketId,
         epoch: u64,
         key: &Bytes,
@@ -235,9 +235,13 @@ impl Core {
             return Err(Error::new(ErrorKind::Invalid, "the key is longer than 4096 bytes").into());
         }
         if !Mutant::AckBeforeStored.is_planted() {
-            bucket.bucket.merge(position, key, cell, epoch)?;
+            let winning = bucket.bucket.merge_and_look(position, key, cell, epoch)?;
+            self.syncer.mark_dirty();
+            if let Some(cell) = winning.filter(|_| is_overwrite && !Mutant::IgnoreOvertaken.is_planted()) {
+                self.answer(from, id, Reply::Overtaken { cell });
+                return Ok(());
+            }
         }
-        self.syncer.mark_dirty();
         self.persist(bucket, Waiter::Peer { node: from, id });
         Ok(())
     }
@@ -332,13 +336,17 @@ pub(crate) fn no_bucket() -> Error {
 
 /// Whether a client may be waiting for the answer.
 fn is_of_a_client(request: &Request) -> bool {
-    matches!(request, Request::Store { .. } | Request::Fetch { .. } | Request::Digest { .. })
+    matches!(
+        request,
+        Request::Store { .. } | Request::Overwrite { .. } | Request::Fetch { .. } | Request::Digest { .. }
+    )
 }
 
 /// Whether a request is answered from this node's copies of data.
 fn needs_copies(request: &Request) -> bool {
     match request {
         Request::Store { .. }
+        | Request::Overwrite { .. }
         | Request::Fetch { .. }
         | Request::Digest { .. }
         | Request::Execute { .. }

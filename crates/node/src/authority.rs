@@ -67,6 +67,7 @@ pub(crate) fn may_ask(standing: Standing, request: &Request) -> bool {
             matches!(standing, Member | Newer | Lost)
         }
         Request::Store { .. }
+        | Request::Overwrite { .. }
         | Request::Fetch { .. }
         | Request::Digest { .. }
         | Request::Execute { .. }

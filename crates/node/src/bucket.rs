@@ -20,7 +20,7 @@ use slipring_model::{
     Timestamp, limits,
 };
 use slipring_replication::PageEntry;
-use slipring_service::{Cell, Cells, Context};
+use slipring_service::{Cell, Cells, Change, Context};
 use slipring_storage::{Engine, RecordKey, Write};
 
 use crate::failure::{damaged, stored};
@@ -88,6 +88,22 @@ pub(crate) struct Executed<R> {
     pub(crate) cell: Option<Bytes>,
     /// Whether it changed.
     pub(crate) is_changed: bool,
+    /// The dot of a change that replaced all there was and depends on nothing.
+    pub(crate) overwrite: Option<Dot>,
+}
+
+/// A change that was made to a cell.
+struct Made {
+    /// Whether the record stays.
+    is_kept: bool,
+    overwrite: Option<Dot>,
+}
+
+/// How a cell was merged.
+struct Merged {
+    is_changed: bool,
+    /// Whether a value wins that the other replica has not seen.
+    is_overtaken: bool,
 }
 
 impl Bucket {
@@ -133,15 +149,15 @@ impl Bucket {
             }
         })?;
         let (response, change) = self.noting(locus.position, locus.key, outcome)?;
-        let Some(stored_now) = change else {
-            return Ok(Executed { response, cell: None, is_changed: false });
+        let Some(Made { is_kept, overwrite }) = change else {
+            return Ok(Executed { response, cell: None, is_changed: false, overwrite: None });
         };
-        let record = stored_now.then_some(partition.scratch.as_slice());
+        let record = is_kept.then_some(partition.scratch.as_slice());
         self.engine.apply(&[Write { at: self.at(locus.position, locus.key), record }]).map_err(stored)?;
         partition.commit();
         let cell = (!locus.is_alone).then(|| Bytes::copy_from_slice(&partition.scratch));
         partition.tidy();
-        Ok(Executed { response, cell, is_changed: true })
+        Ok(Executed { response, cell, is_changed: true, overwrite })
     }
 
     /// Merges a cell that another replica sent under the layout `epoch`.
@@ -152,20 +168,33 @@ impl Bucket {
         cell: &[u8],
         epoch: u64,
     ) -> Result<(), Refusal> {
+        self.merge_and_look(position, key, cell, epoch).map(drop)
+    }
+
+    /// Merges a cell as [`Bucket::merge`] does; the merged one when a value wins that the other replica has not seen.
+    pub(crate) fn merge_and_look(
+        &self,
+        position: Position,
+        key: &[u8],
+        cell: &[u8],
+        epoch: u64,
+    ) -> Result<Option<Bytes>, Refusal> {
         let mut guard = self.partition(position);
         let partition = &mut *guard;
         partition.admit(epoch)?;
-        let mut outcome = Ok(false);
+        let mut outcome = Ok(Merged { is_changed: false, is_overtaken: false });
         self.read(position, key, &mut |record| {
             outcome = partition.merge(record, cell, (position, &self.live));
         })?;
-        if self.noting(position, key, outcome)? {
+        let merged = self.noting(position, key, outcome)?;
+        let winning = merged.is_overtaken.then(|| Bytes::copy_from_slice(&partition.scratch));
+        if merged.is_changed {
             let record = Some(partition.scratch.as_slice());
             self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
             partition.commit();
             partition.tidy();
         }
-        Ok(())
+        Ok(winning)
     }
 
     /// The bytes of a cell.
@@ -363,14 +392,14 @@ impl Bucket {
 }
 
 impl Partition {
-    /// Runs the function; leaves a changed cell in `scratch`. `Some(false)`: the record can go.
+    /// Runs the function; leaves a changed cell in `scratch`.
     fn execute<R>(
         &mut self,
         record: Option<&[u8]>,
         locus: &Locus<'_>,
         (context, live): (&Context, &Live),
         run: impl FnOnce(&Context, &mut Cells<'_>) -> R,
-    ) -> Result<(R, Option<bool>), Error> {
+    ) -> Result<(R, Option<Made>), Error> {
         let cell = decode(record)?;
         let mut cells = Cells::new(&cell, context.now_ms);
         let response = run(context, &mut cells);
@@ -379,21 +408,24 @@ impl Partition {
         let stamp = Timestamp::next(context.now_ms, self.last_stamp, cell.last_stamp());
         self.counter += 1;
         self.last_stamp = stamp;
-        let changed = cell.changed(&change, Dot { actor: locus.actor, counter: self.counter }, stamp);
+        let dot = Dot { actor: locus.actor, counter: self.counter };
+        let is_overwrite = matches!(change, Change::Put { seen: None, .. } | Change::Remove { seen: None });
+        let changed = cell.changed(&change, dot, stamp);
         self.note((locus.position, live), was_live, &changed);
         self.scratch.clear();
         changed.encode(&mut self.scratch);
         let is_last = locus.is_alone || Mutant::DropTombstone.is_planted();
-        Ok((response, Some(!(is_last && changed.is_bare()))))
+        let is_kept = !(is_last && changed.is_bare());
+        Ok((response, Some(Made { is_kept, overwrite: is_overwrite.then_some(dot) })))
     }
 
-    /// Merges; leaves a changed cell in `scratch` and says whether there is one.
+    /// Merges; leaves the merged cell in `scratch`.
     fn merge(
         &mut self,
         record: Option<&[u8]>,
         theirs: &[u8],
         place: (Position, &Live),
-    ) -> Result<bool, Error> {
+    ) -> Result<Merged, Error> {
         let ours = decode(record)?;
         let was_live = !ours.is_bare();
         let mut theirs = Cell::decode(theirs).map_err(|_| not_a_cell())?;
@@ -401,14 +433,17 @@ impl Partition {
             self.last_stamp = Timestamp::next(0, self.last_stamp, theirs.last_stamp());
             theirs.siblings.iter_mut().for_each(|sibling| sibling.stamp = self.last_stamp);
         }
+        let seen = theirs.context.clone();
         let merged = ours.merge(theirs);
+        // What is written next comes after all that was heard of.
+        self.last_stamp = self.last_stamp.max(merged.last_stamp());
         self.scratch.clear();
         merged.encode(&mut self.scratch);
-        if record == Some(self.scratch.as_slice()) {
-            return Ok(false);
+        let is_changed = record != Some(self.scratch.as_slice());
+        if is_changed {
+            self.note(place, was_live, &merged);
         }
-        self.note(place, was_live, &merged);
-        Ok(true)
+        Ok(Merged { is_changed, is_overtaken: merged.winner().is_some_and(|dot| !seen.covers(dot)) })
     }
 
     fn note(&mut self, (at, live): (Position, &Live), was_live: bool, cell: &Cell<'_>) {
@@ -451,3 +486,6 @@ fn is_mortal(cell: &Cell<'_>) -> bool {
         .iter()
         .any(|sibling| sibling.expires_at.is_some() && matches!(sibling.content, Content::Register(_)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use slipring_model::{Error, ErrorKind, Mutant, NodeId};
+use slipring_model::bucket::OnConflict;
+use slipring_model::{BucketPolicy, Error, ErrorKind, Moment, Mutant, NodeId};
 use slipring_replication::{
     Quorums, ReadCoordinator, ReadEffect, ReadInput, ReadOutcome, WriteCoordinator, WriteEffect, WriteInput,
     WriteOutcome,
@@ -16,13 +17,13 @@ use slipring_transport::SendError;
 use slipring_wire::{Message, Request};
 use smallvec::SmallVec;
 
-use crate::bucket::{Locus, Refusal};
+use crate::bucket::{Executed, Locus, Refusal};
 use crate::clients::counted;
 use crate::core::Core;
 use crate::failure::{damaged, overloaded, too_few, unacknowledged, unavailable, unreachable, unsent};
 use crate::handler::Handler;
 use crate::heal::is_damage;
-use crate::requests::{Asked, Entry, ReplyTo, Timer, Work, WriteEntry, note_asked};
+use crate::requests::{Asked, Entry, Overwrite, ReplyTo, Timer, Work, WriteEntry, note_asked};
 use crate::sync::Waiter;
 use crate::view::{BucketView, Place, View};
 
@@ -300,7 +301,11 @@ impl Core {
                 self.unless_clocks_differ(cells, response)
             })
         });
-        match executed.map(|executed| (executed.response, executed.is_changed, executed.cell)) {
+        let parts = |executed: Executed<_>| {
+            let Executed { response, cell, is_changed, overwrite } = executed;
+            (response, is_changed, (cell, overwrite))
+        };
+        match executed.map(parts) {
             Err(Refusal::Stale) => self.submit_again(work, view.epoch_to_wait_for()),
             // The record is damaged here, or this disk takes no more.
             Err(Refusal::Failed(error)) if is_damage(&error) || error.kind == ErrorKind::Unavailable => {
@@ -308,9 +313,9 @@ impl Core {
             }
             Err(Refusal::Failed(error)) | Ok((Err(error), ..)) => self.reply(work.reply_to, Err(error)),
             Ok((Ok(response), false, _)) => self.reply(work.reply_to, Ok(response)),
-            Ok((Ok(response), true, cell)) => {
-                self.syncer.mark_dirty();
+            Ok((Ok(response), true, (cell, overwrite))) => {
                 let quorums = place.write_quorums(work.write_acks);
+                let overwrite = overwrite.filter(|_| is_ordered(&work, policy, &quorums));
                 // Alone, nobody needs it; but the partition may begin to move before the disk has it.
                 let cell = cell.or_else(|| bucket.bucket.cell(work.position, &work.key).ok().flatten());
                 let entry = WriteEntry {
@@ -321,14 +326,26 @@ impl Core {
                     cell: cell.unwrap_or_default(),
                     write_acks: work.write_acks,
                     epoch: view.epoch(),
+                    overwrite: overwrite.map(|dot| Overwrite {
+                        dot,
+                        request: work.request,
+                        deadline: work.deadline,
+                        runs: 1,
+                    }),
                     answer: Some((work.reply_to, response)),
                 };
-                let id = self.requests.insert(Entry::Write(Box::new(entry)));
-                self.requests.arm(work.deadline, id, Timer::Deadline);
-                self.drive_write(id, WriteInput::Started);
-                self.persist(bucket, Waiter::Write(id));
+                self.launch(bucket, Box::new(entry), work.deadline);
             }
         }
+    }
+
+    /// Sends a write that is applied here on its way.
+    pub(crate) fn launch(&self, bucket: &BucketView, entry: Box<WriteEntry>, deadline: Moment) {
+        self.syncer.mark_dirty();
+        let id = self.requests.insert(Entry::Write(entry));
+        self.requests.arm(deadline, id, Timer::Deadline);
+        self.drive_write(id, WriteInput::Started);
+        self.persist(bucket, Waiter::Write(id));
     }
 
     /// Tells `waiter` once what was applied is as durable as the bucket promises.
@@ -353,19 +370,27 @@ impl Core {
             let Entry::Write(write) = entry else { return (None, false) };
             change(write, &mut effects);
             note_asked(&mut write.asked, effects.iter().filter_map(WriteEffect::asks));
-            let is_over = effects.last() == Some(&WriteEffect::Finish);
+            let is_over = matches!(effects.last(), Some(WriteEffect::Finish | WriteEffect::Repeat));
             let settles = effects.iter().any(|effect| matches!(effect, WriteEffect::Settle(_)));
             let answer = if settles { write.answer.take() } else { None };
+            // Once the client has its answer, order is settled.
+            let is_overwrite = write.overwrite.is_some() && !write.machine.is_settled();
             let sent = (write.bucket, write.key.clone(), write.cell.clone(), write.epoch);
-            (Some((sent, answer)), is_over)
+            (Some((sent, answer, is_overwrite)), is_over)
         });
-        let Some((Some(((bucket, key, cell, epoch), mut answer)), _)) = handled else { return };
+        let Some((Some(((bucket, key, cell, epoch), mut answer, is_overwrite)), removed)) = handled else {
+            return;
+        };
+        let mut removed = removed;
         let mut failed: SmallVec<[NodeId; 3]> = SmallVec::new();
         for effect in effects {
             match effect {
                 WriteEffect::Send { to } => {
                     let (key, cell) = (key.clone(), cell.clone());
-                    let request = Request::Store { bucket, epoch, key, cell };
+                    let request = match is_overwrite {
+                        true => Request::Overwrite { bucket, epoch, key, cell },
+                        false => Request::Store { bucket, epoch, key, cell },
+                    };
                     if !self.send(to, Message::Request { id, request }) {
                         failed.push(to);
                     }
@@ -374,6 +399,14 @@ impl Core {
                 WriteEffect::Settle(outcome) => {
                     if let Some((reply_to, response)) = answer.take() {
                         self.reply(reply_to, settled(outcome, response));
+                    }
+                }
+                WriteEffect::Remind => {
+                    self.requests.arm(self.now().after(self.settings.hedge()), id, Timer::Hedge);
+                }
+                WriteEffect::Repeat => {
+                    if let Some(Entry::Write(entry)) = removed.take() {
+                        self.repeat(entry);
                     }
                 }
                 WriteEffect::Finish => {}
@@ -405,6 +438,12 @@ impl Core {
             Error::new(ErrorKind::Invalid, message)
         })
     }
+}
+
+/// Whether a write may be run once more so that it wins over every value acknowledged before it. Where any number
+/// of acknowledgements is enough, nothing tells of those values; where clients resolve conflicts, none wins.
+fn is_ordered(work: &Work, policy: &BucketPolicy, quorums: &Quorums) -> bool {
+    work.access == Access::BlindWrite && policy.on_conflict == OnConflict::Latest && quorums.overlap()
 }
 
 fn settled(outcome: WriteOutcome, response: Bytes) -> Result<Bytes, Error> {

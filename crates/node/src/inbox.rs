@@ -146,6 +146,7 @@ impl Core {
                 self.requests.note_overload(id, is_overloaded);
                 self.drive_read(id, read_input(from, reply));
             }
+            ((Waiting::Write, _), Reply::Overtaken { cell }) => self.overtaken(id, from, &cell),
             ((Waiting::Write, _), reply) => {
                 let input = match reply {
                     Reply::Stored => WriteInput::Acked { from },
@@ -211,7 +212,10 @@ impl Core {
     pub(crate) fn tick(&self) {
         for (id, timer) in self.requests.due(self.now()) {
             match timer {
-                Timer::Hedge => self.drive_read(id, ReadInput::Dawdled),
+                Timer::Hedge => {
+                    self.drive_read(id, ReadInput::Dawdled);
+                    self.drive_write(id, WriteInput::Dawdled);
+                }
                 Timer::Deadline => self.deadline_passed(id),
             }
         }

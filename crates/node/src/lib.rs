@@ -35,6 +35,7 @@ mod metrics;
 mod moving;
 mod muster;
 mod node;
+mod overwrite;
 mod recovery;
 mod requests;
 mod scan;

@@ -30,6 +30,7 @@ pub(crate) struct Metrics {
     pub(crate) replies_late: Counter,
     pub(crate) replies_dropped: Counter,
     pub(crate) requests_restarted: Counter,
+    pub(crate) writes_repeated: Counter,
     pub(crate) partitions_taken_over: Counter,
     pub(crate) moved_cells: Counter,
     pub(crate) moved_bytes: Counter,
@@ -73,6 +74,10 @@ impl Metrics {
         let replies_late = counter("replies_late", "Replies that came when nobody waited any more");
         let replies_dropped = counter("replies_dropped", "Replies whose asker was gone");
         let requests_restarted = counter("requests_restarted", "Requests begun anew under a newer layout");
+        let writes_repeated = counter(
+            "writes_repeated",
+            "Writes run once more because replicas held values that won over them",
+        );
         let partitions_taken_over = counter("partitions_taken_over", "Partitions whose data has moved here");
         let moved_cells = counter("moved_cells", "Cells fetched for partitions that move here");
         let moved_bytes = counter("moved_bytes", "Bytes of those cells and their keys");
@@ -108,6 +113,7 @@ impl Metrics {
             replies_late,
             replies_dropped,
             requests_restarted,
+            writes_repeated,
             partitions_taken_over,
             moved_cells,
             moved_bytes,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use slipring_model::{BucketId, Error, ErrorKind, Moment, Mutant, NodeId, Position, limits};
+use slipring_model::{BucketId, Dot, Error, ErrorKind, Moment, Mutant, NodeId, Position, limits};
 use slipring_replication::{ReadCoordinator, WriteCoordinator};
 use slipring_service::Access;
 use slipring_wire::Reply;
@@ -131,14 +131,26 @@ pub(crate) struct WriteEntry {
     pub(crate) write_acks: Option<u8>,
     /// The layout whose quorums the machine counts.
     pub(crate) epoch: u64,
+    /// How it is run once more, if it must win over every value acknowledged before it.
+    pub(crate) overwrite: Option<Overwrite>,
     /// Taken when the client is answered.
     pub(crate) answer: Option<(ReplyTo, Bytes)>,
+}
+
+/// A write that replaces all there is and depends on nothing, so that it may be run more than once.
+pub(crate) struct Overwrite {
+    /// The dot of its last run.
+    pub(crate) dot: Dot,
+    pub(crate) request: Bytes,
+    pub(crate) deadline: Moment,
+    /// How often it has been run.
+    pub(crate) runs: u8,
 }
 
 /// Why a timer was armed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// A read's answer is late.
+    /// A read's answer is late, or that of a replica which could still acknowledge a write.
     Hedge,
     /// The request's time is up.
     Deadline,

@@ -95,6 +95,12 @@ impl Quorums {
         !self.0.iter().any(|set| set.lacks(&holds))
     }
 
+    /// Whether any two quorums of each set share a member.
+    #[must_use]
+    pub fn overlap(&self) -> bool {
+        self.0.iter().all(|set| usize::from(set.needed) * 2 > set.members.len())
+    }
+
     /// Every member of any set, in order.
     #[must_use]
     pub fn nodes(&self) -> SmallVec<[NodeId; 4]> {
@@ -156,6 +162,7 @@ mod tests {
         assert!(met(&[1, 3, 4]) && met(&[1, 2, 4, 5]));
         assert!(!met(&[1, 2]) && !met(&[4, 5]) && !met(&[1, 4]) && !met(&[1, 2, 3]));
         assert_eq!(joint.nodes().len(), 5);
+        assert!(joint.overlap() && !Quorums::joint(set(&[1, 2, 3], 2), set(&[3, 4], 1)).overlap());
         let one = Quorums::of(set(&[1, 2, 3], 2));
         assert!(one.is_met(|node| node != NodeId([2; 32])) && !one.is_met(|node| node == NodeId([2; 32])));
     }

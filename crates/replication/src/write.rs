@@ -5,6 +5,12 @@
 //! the old replicas and one of the next. It lives on until every replica has answered or the deadline has
 //! passed, and leaves a hint for each that has not acknowledged.
 //!
+//! A replica that holds a value the coordinator had not seen, and that wins, does not acknowledge: it says that it
+//! has overtaken the write. While enough others may still acknowledge, none of them had that value when the write
+//! came, so it was not acknowledged before the write began, and order is as it should be. When they no longer can,
+//! the write is to be run once more on top of that value. Waiting for the others first matters: where a quorum
+//! held the write before that value came, a reader may have seen the write, and it must not return after the value.
+//!
 //! Invariant: settles and finishes exactly once; `Stored` only after acknowledgements of a quorum; hints never count.
 //! Source: Dynamo (SOSP 2007), 4.5 and 4.6.
 
@@ -25,6 +31,13 @@ pub enum WriteInput {
         /// Which.
         from: NodeId,
     },
+    /// A replica holds the cell, and a value that wins over it and that this node had not seen.
+    Overtaken {
+        /// Which.
+        from: NodeId,
+    },
+    /// A replica that has overtaken the write answered a while ago, and others have not answered yet.
+    Dawdled,
     /// A replica refused, or its connection was lost.
     Failed {
         /// Which.
@@ -47,6 +60,10 @@ pub enum WriteEffect {
         /// Which.
         intended: NodeId,
     },
+    /// Be reminded in a while, by `Dawdled`.
+    Remind,
+    /// Run the write once more on top of what replicas hold; this machine has no more to do.
+    Repeat,
     /// Tell the client.
     Settle(WriteOutcome),
     /// Nothing is awaited any more: the machine can go.
@@ -84,6 +101,7 @@ pub struct WriteCoordinator {
     acked: SmallVec<[NodeId; 3]>,
     is_persisted: bool,
     waiting: SmallVec<[NodeId; 3]>,
+    has_been_overtaken: bool,
     is_settled: bool,
     is_finished: bool,
 }
@@ -99,9 +117,16 @@ impl WriteCoordinator {
             acked: SmallVec::new(),
             is_persisted: false,
             waiting,
+            has_been_overtaken: false,
             is_settled: false,
             is_finished: false,
         }
+    }
+
+    /// Whether the client has its answer.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.is_settled
     }
 
     /// The partition has other replicas by now: their quorums count, and those that are new get the cell.
@@ -128,19 +153,41 @@ impl WriteCoordinator {
 
     /// A replica refused because it knows of another layout: it gets the cell again once this node does too.
     pub fn resend(&mut self, to: NodeId, effects: &mut Vec<WriteEffect>) {
-        if self.waiting.contains(&to) {
+        if self.waiting.contains(&to) && !self.is_finished {
             effects.push(WriteEffect::Send { to });
         }
     }
 
+    /// Whether a replica's answer is still due.
+    #[must_use]
+    pub fn awaits(&self, node: NodeId) -> bool {
+        self.waiting.contains(&node) && !self.is_finished
+    }
+
+    /// The partition has other replicas by now, so that an acknowledgement of before says nothing of order: the
+    /// write is run once more, unless its client has its answer; whether it is.
+    pub fn repeat(&mut self, effects: &mut Vec<WriteEffect>) -> bool {
+        let is_open = !self.is_settled && !self.is_finished;
+        if is_open {
+            self.is_finished = true;
+            effects.push(WriteEffect::Repeat);
+        }
+        is_open
+    }
+
     /// Applies one input. Never blocks, never fails, never reads a clock.
     pub fn handle(&mut self, input: WriteInput, effects: &mut Vec<WriteEffect>) {
+        if self.is_finished {
+            return;
+        }
         match input {
             WriteInput::Started => {
                 effects.extend(self.waiting.iter().map(|to| WriteEffect::Send { to: *to }))
             }
             WriteInput::Persisted => self.is_persisted = true,
             WriteInput::Acked { from } => self.acked(from),
+            WriteInput::Overtaken { from } => self.overtaken(from, effects),
+            WriteInput::Dawdled => self.repeat_unless(|_| false, effects),
             WriteInput::Failed { from } => self.failed(from, effects),
             WriteInput::DeadlinePassed => self.deadline_passed(effects),
         }
@@ -162,6 +209,25 @@ impl WriteCoordinator {
         }
     }
 
+    fn overtaken(&mut self, from: NodeId, effects: &mut Vec<WriteEffect>) {
+        if self.stop_waiting_for(from) && !self.is_settled {
+            if !self.has_been_overtaken {
+                effects.push(WriteEffect::Remind);
+            }
+            self.has_been_overtaken = true;
+        }
+    }
+
+    /// Gives up this run of a write that was overtaken, unless a quorum holds it with those that may yet.
+    fn repeat_unless(&mut self, may_yet: impl Fn(NodeId) -> bool, effects: &mut Vec<WriteEffect>) {
+        let is_open = self.has_been_overtaken && !self.is_settled && !self.is_finished;
+        let may_hold = |node| node == self.me || self.is_held_by(node) || may_yet(node);
+        if is_open && !self.quorums.is_met(may_hold) {
+            self.is_finished = true;
+            effects.push(WriteEffect::Repeat);
+        }
+    }
+
     fn deadline_passed(&mut self, effects: &mut Vec<WriteEffect>) {
         effects.extend(self.waiting.drain(..).map(|intended| WriteEffect::StoreHint { intended }));
         self.settle_unknown(effects);
@@ -171,6 +237,11 @@ impl WriteCoordinator {
         if !self.is_settled && self.quorums.is_met(|node| self.is_held_by(node)) {
             self.is_settled = true;
             effects.push(WriteEffect::Settle(WriteOutcome::Stored));
+        }
+        let waiting = self.waiting.clone();
+        self.repeat_unless(|node| waiting.contains(&node), effects);
+        if self.is_finished {
+            return;
         }
         if self.waiting.is_empty() && self.is_persisted {
             self.settle_unknown(effects);
@@ -348,5 +419,47 @@ mod tests {
             Some(&WriteEffect::Finish),
             "nobody waits for what is no replica any more"
         );
+    }
+
+    #[test]
+    fn an_overtaken_write_is_repeated_once_no_quorum_can_acknowledge_it() {
+        let rest = [WriteInput::Persisted, WriteInput::Overtaken { from: B }];
+        assert_eq!(play(2, &rest), [WriteEffect::Remind], "the other one may not have had that value");
+        let stored = play(2, &[&rest[..], &[WriteInput::Acked { from: C }]].concat());
+        assert_eq!(stored[1..], [WriteEffect::Settle(WriteOutcome::Stored), WriteEffect::Finish]);
+        for last in [WriteInput::Overtaken { from: C }, WriteInput::Dawdled] {
+            let inputs = [&rest[..], &[last, WriteInput::Acked { from: C }, WriteInput::Dawdled]].concat();
+            assert_eq!(play(2, &inputs)[1..], [WriteEffect::Repeat], "{last:?}");
+        }
+        let failed = play(2, &[&rest[..], &[WriteInput::Failed { from: C }]].concat());
+        assert_eq!(failed[1..], [WriteEffect::StoreHint { intended: C }, WriteEffect::Repeat]);
+        let late = play(2, &[&rest[..], &[WriteInput::DeadlinePassed]].concat());
+        assert_eq!(
+            late[2..],
+            [WriteEffect::Settle(WriteOutcome::Unknown { acked: acked(1, 2) }), WriteEffect::Finish]
+        );
+    }
+
+    #[test]
+    fn an_answered_write_is_never_repeated() {
+        let mut machine = WriteCoordinator::new(A, of(&[A, B, C], 2));
+        let mut effects = Vec::new();
+        machine.handle(WriteInput::Persisted, &mut effects);
+        machine.handle(WriteInput::Acked { from: B }, &mut effects);
+        assert!(machine.is_settled() && machine.awaits(C) && !machine.awaits(B));
+        assert!(!machine.repeat(&mut effects));
+        machine.handle(WriteInput::Overtaken { from: C }, &mut effects);
+        assert_eq!(effects, [WriteEffect::Settle(WriteOutcome::Stored), WriteEffect::Finish]);
+    }
+
+    #[test]
+    fn a_write_that_meets_other_replicas_is_repeated_and_takes_no_late_answers() {
+        let mut machine = WriteCoordinator::new(A, of(&[A, B, C], 2));
+        let mut effects = Vec::new();
+        machine.handle(WriteInput::Persisted, &mut effects);
+        assert!(machine.repeat(&mut effects) && !machine.repeat(&mut effects));
+        machine.resend(B, &mut effects);
+        assert!(!machine.awaits(B));
+        assert_eq!(effects, [WriteEffect::Repeat]);
     }
 }

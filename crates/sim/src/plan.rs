@@ -1,6 +1,7 @@
 //! What goes wrong in a run, and when: a value drawn from the seed, which can also be written by hand.
 
 mod aimed;
+mod clocks;
 mod majority;
 
 pub use aimed::Part;

@@ -25,10 +25,11 @@ pub(crate) const HEALING_MS: u64 = 20_000;
 const TASK_MS: u64 = 10_000;
 
 /// What nodes count of their repairs, and the name of each in a report.
-const REPAIRS: [(&str, &str); 3] = [
+const REPAIRS: [(&str, &str); 4] = [
     ("slipring_read_repairs_total ", "read repairs"),
     ("slipring_hints_delivered_total ", "hints delivered"),
     ("slipring_exchanged_keys_total ", "keys exchanged"),
+    ("slipring_writes_repeated_total ", "writes repeated"),
 ];
 
 /// How to run.
@@ -142,6 +143,7 @@ pub(crate) fn run_with(seed: u64, options: &Options, guest: Option<&GuestFactory
             plan.respread(seed, options.storm_ms);
             plan.lose_majority(seed, hosts, options.storm_ms);
             plan.aim(seed, options.storm_ms);
+            plan.set_clocks(seed, hosts, options.storm_ms);
             plan.jump(seed, hosts, options.storm_ms);
         }
         plan

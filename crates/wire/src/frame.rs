@@ -160,7 +160,9 @@ impl Message {
     pub fn weight(&self) -> usize {
         let body = match self {
             Self::Request { request, .. } => match request {
-                Request::Store { key, cell, .. } => key.len() + cell.len(),
+                Request::Store { key, cell, .. } | Request::Overwrite { key, cell, .. } => {
+                    key.len() + cell.len()
+                }
                 Request::Fetch { key, .. } | Request::Digest { key, .. } => key.len(),
                 Request::Execute { request, .. } => request.len(),
                 Request::Layout(bytes) | Request::Join(bytes) | Request::Introduce(bytes) => bytes.len(),
@@ -180,7 +182,7 @@ impl Message {
                 Request::LaterStart { .. } => 200,
             },
             Self::Reply { reply, .. } => match reply {
-                Reply::Cell(Some(bytes)) => bytes.len(),
+                Reply::Cell(Some(bytes)) | Reply::Overtaken { cell: bytes } => bytes.len(),
                 Reply::Executed(bytes)
                 | Reply::Layout(bytes)
                 | Reply::Joined(bytes)
@@ -242,6 +244,12 @@ mod tests {
                 key,
                 cell
             }),
+            (any::<u64>(), bytes(), bytes()).prop_map(move |(epoch, key, cell)| Request::Overwrite {
+                bucket,
+                epoch,
+                key,
+                cell
+            }),
             (any::<u64>(), bytes()).prop_map(move |(epoch, key)| Request::Digest { bucket, epoch, key }),
             (any::<u8>(), bytes()).prop_map(move |(acks, request)| Request::Execute {
                 bucket,
@@ -263,6 +271,7 @@ mod tests {
         prop_oneof![
             Just(Reply::Stored),
             proptest::option::of(bytes()).prop_map(Reply::Cell),
+            bytes().prop_map(|cell| Reply::Overtaken { cell }),
             proptest::option::of(any::<u64>()).prop_map(Reply::Digest),
             proptest::collection::vec(bytes(), 0..4)
                 .prop_map(|keys| Reply::Keys { keys, next: Some(Position(3)) }),

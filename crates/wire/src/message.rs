@@ -168,6 +168,18 @@ pub enum Request {
     },
     /// Who is a member, by the layout that the asked node works with. Answer: `Members`.
     Members,
+    /// As `Store`, for a write that must win over every value acknowledged before it. Answer: `Stored`, or
+    /// `Overtaken`.
+    Overwrite {
+        /// The key's bucket.
+        bucket: BucketId,
+        /// The layout the sender works with; one older than the replica's copy is `Stale`.
+        epoch: u64,
+        /// The key.
+        key: Bytes,
+        /// The encoded cell.
+        cell: Bytes,
+    },
 }
 
 /// What a peer may answer.
@@ -245,5 +257,10 @@ pub enum Reply {
         epoch: u64,
         /// The members that are not given up.
         nodes: Vec<(NodeId, String)>,
+    },
+    /// The cell is merged, but a value that the asker has not seen wins over it.
+    Overtaken {
+        /// The merged cell.
+        cell: Bytes,
     },
 }

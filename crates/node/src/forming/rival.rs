@@ -2,8 +2,8 @@
 //!
 //! Members dial the addresses of their layout again and again while the member there does not answer. So a node that
 //! lost its directory hears from its cluster as soon as it listens where it was. A founder waits for that before it
-//! founds, and listens for a while after that: it may have founded behind a
-//! cut. Once a rival is known, it answers for no copy until it is started again.
+//! founds, and listens for a while after that: it may have founded behind a cut. Once a rival is known, it answers for
+//! no copy until it is started again.
 //!
 //! Invariant: a dial counts only once a node at the address that it names has confirmed it, and only while this node
 //! founds or is alone.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use slipring_model::{NodeId, Position};
+use slipring_model::{Moment, NodeId, Position};
 use slipring_replication::WriteEffect;
 use slipring_wire::Request;
 use smallvec::SmallVec;
@@ -18,7 +18,7 @@ impl Core {
         let Some(core) = self.handle.upgrade() else { return };
         self.metrics.requests_restarted.inc();
         tokio::spawn(async move {
-            match core.has_adopted(epoch, &work).await {
+            match core.has_adopted(epoch, work.deadline).await {
                 true => core.submit_avoiding(work, SmallVec::new(), None),
                 false => {
                     let error = unavailable("the layout is changing; nothing was done, try again");
@@ -28,8 +28,9 @@ impl Core {
         });
     }
 
-    async fn has_adopted(&self, epoch: u64, work: &Work) -> bool {
-        let left = work.deadline.since(self.now());
+    /// Whether this node works with the layout `epoch` before `deadline`.
+    pub(crate) async fn has_adopted(&self, epoch: u64, deadline: Moment) -> bool {
+        let left = deadline.since(self.now());
         let mut adopted = self.adopted.subscribe();
         let waited = tokio::time::timeout(left, adopted.wait_for(|known| *known >= epoch)).await;
         matches!(waited, Ok(Ok(_)))
@@ -89,8 +90,12 @@ fn regroup(view: &View, entry: &mut WriteEntry, effects: &mut Vec<WriteEffect>) 
         return;
     }
     if place.since > entry.epoch {
-        let quorums = place.write_quorums(entry.write_acks);
-        entry.machine.regroup(quorums, effects);
+        // What must be first in order is asked for once more: a replica that acknowledged it before may have heard
+        // since of a value that wins over it.
+        let is_repeated = entry.overwrite.is_some() && entry.machine.repeat(effects);
+        if !is_repeated {
+            entry.machine.regroup(place.write_quorums(entry.write_acks), effects);
+        }
     }
     entry.epoch = view.epoch();
 }
@@ -128,6 +133,7 @@ mod tests {
                 cell: bytes::Bytes::new(),
                 write_acks: None,
                 epoch,
+                overwrite: None,
                 answer: None,
             };
             let mut effects = Vec::new();

@@ -52,6 +52,7 @@ impl Core {
 fn must_hear_of(view: &View, adopted: u64, request: &Request) -> Option<u64> {
     let (bucket, epoch, position, is_move) = match request {
         Request::Store { bucket, epoch, key, .. }
+        | Request::Overwrite { bucket, epoch, key, .. }
         | Request::Fetch { bucket, epoch, key }
         | Request::Digest { bucket, epoch, key } => (*bucket, *epoch, Position::of(key), false),
         Request::Pull { bucket, epoch, from, .. } => (*bucket, *epoch, *from, true),

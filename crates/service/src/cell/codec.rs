@@ -122,6 +122,10 @@ fn put_sibling(out: &mut Vec<u8>, sibling: &Sibling<'_>, with_contents: bool) {
 fn take_sibling<'a>(input: &mut &'a [u8]) -> Result<Sibling<'a>, InvalidCell> {
     let dot = take_dot(input)?;
     let stamp = u64::from_le_bytes(take(input, 8)?.try_into().map_err(|_| InvalidCell)?);
+    // A write on top of it could have no later one.
+    if Timestamp(stamp) > Timestamp::LATEST {
+        return Err(InvalidCell);
+    }
     let tag = take_byte(input)?;
     if tag > TAG_MAX {
         return Err(InvalidCell);

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use slipring_model::Mutant;
+use slipring_model::{Dot, Mutant};
 
 use super::{Cell, Content, Sibling};
 
@@ -67,6 +67,22 @@ impl Cell<'_> {
             return bases.min_by_key(|sibling| (sibling.stamp, sibling.dot));
         }
         bases.max_by_key(|sibling| (sibling.stamp, sibling.dot))
+    }
+
+    /// The write of the register or tombstone that wins among the siblings.
+    #[must_use]
+    pub fn winner(&self) -> Option<Dot> {
+        self.base().map(|base| base.dot)
+    }
+
+    /// Whether no write can win here that is older than the one of this dot: it wins itself, or a write that
+    /// replaced it is alone.
+    #[must_use]
+    pub fn is_after(&self, write: Dot) -> bool {
+        let is_base = |sibling: &&Sibling<'_>| !matches!(sibling.content, Content::Sum(_));
+        let mut bases = self.siblings.iter().filter(is_base).map(|base| base.dot);
+        self.winner() == Some(write)
+            || self.context.covers(write) && bases.clone().count() == 1 && bases.all(|base| base != write)
     }
 
     /// Whether the value written last has outlived its time at `now_ms`.

@@ -114,7 +114,7 @@ fn an_increment_of_an_expired_value_starts_from_nothing() {
 
 #[test]
 fn a_plain_value_costs_about_twenty_bytes() {
-    let cell = write(&Cell::default(), &put(&"x".repeat(100)), dot(3, 5000), u64::MAX);
+    let cell = write(&Cell::default(), &put(&"x".repeat(100)), dot(3, 5000), Timestamp::LATEST.0);
     let mut bytes = Vec::new();
     cell.encode(&mut bytes);
     assert!(bytes.len() <= 118, "{}", bytes.len());
@@ -334,4 +334,37 @@ proptest! {
             prop_assert_eq!(Cell::decode(&again), Ok(own(&cell)));
         }
     }
+}
+
+#[test]
+fn a_cell_is_after_a_write_that_wins_or_was_replaced_by_the_only_one_left() {
+    let put = |value: &'static str| Change::Put { value: value.into(), expires_at: None, seen: None };
+    let by = |actor, counter| Dot { actor: Actor { assignment: actor, incarnation: 1 }, counter };
+    let (late, early, next) = (put("late"), put("early"), put("next"));
+    let late = Cell::default().changed(&late, by(1, 1), Timestamp(20));
+    let early = Cell::default().changed(&early, by(2, 1), Timestamp(10));
+    assert!(early.is_after(by(2, 1)) && !early.is_after(by(1, 1)), "of what it never saw it knows nothing");
+    let both = early.clone().merge(late.clone());
+    assert_eq!(both.winner(), Some(by(1, 1)));
+    assert!(both.is_after(by(1, 1)) && !both.is_after(by(2, 1)));
+    let replaced = early.changed(&next, by(3, 1), Timestamp(11));
+    assert!(replaced.is_after(by(2, 1)));
+    let lost = replaced.merge(late);
+    assert!(!lost.is_after(by(2, 1)), "what replaced it has lost to an unseen one");
+    let counted =
+        lost.changed(&next, by(2, 2), Timestamp(30)).changed(&Change::Add(1), by(3, 2), Timestamp(31));
+    assert!(counted.is_after(by(1, 1)) && counted.is_after(by(2, 2)), "sums do not count");
+}
+
+#[test]
+fn a_cell_with_a_stamp_beyond_the_latest_is_no_cell() {
+    let put = Change::Put { value: "v".into(), expires_at: None, seen: None };
+    let latest = Timestamp::LATEST.0;
+    let is_cell = |stamp| {
+        let dot = Dot { actor: Actor { assignment: 1, incarnation: 1 }, counter: 1 };
+        let mut bytes = Vec::new();
+        Cell::default().changed(&put, dot, Timestamp(stamp)).encode(&mut bytes);
+        Cell::decode(&bytes).is_ok()
+    };
+    assert_eq!([latest - 1, latest, latest + 1, u64::MAX].map(is_cell), [true, true, false, false]);
 }

@@ -156,6 +156,9 @@ mod tests {
         let back = [by("z", get(Some("b"), 50, 60)), by("z", get(Some("a"), 70, 80))];
         assert_eq!(broken(&[&concurrent[..], &back].concat()), None);
         let ordered = [set("a", 0, acked(10)), set("b", 20, acked(30)), get(Some("a"), 40, 50)];
+        assert!(check(&ordered, &Terms { skew_ms: 1_000, ..TERMS }).is_err(), "both were acknowledged");
+        let seen = [set("a", 0, unknown(10)), get(Some("a"), 5, 10), set("b", 20, acked(30))];
+        let ordered = [&seen[..], &[get(Some("a"), 40, 50)]].concat();
         assert!(check(&ordered, &Terms { skew_ms: 9, ..TERMS }).is_err());
         assert!(check(&ordered, &Terms { skew_ms: 10, ..TERMS }).is_ok());
         let mortal = Action::Set { value: "a".to_owned(), expires_at: Some(100) };

@@ -1,10 +1,11 @@
 //! The writes of one key and what is known of their order.
 //!
-//! Values name their writes. A write is over when it is acknowledged or, whatever its client was told, when a
-//! read has seen it. One that was over before another began is older, if the clocks that stamp them do not
-//! differ by more than the time between; of all others nothing is claimed.
+//! Values name their writes. A write that was acknowledged before another began is older, whatever the clocks.
+//! One that was only seen by a read before another began is older if the clocks that stamp them do not differ
+//! by more than the time between; of all others nothing is claimed.
 //!
-//! Source: Lamport, "Time, Clocks, and the Ordering of Events" (1978), on real time with bounded skew.
+//! Source: Lamport, "On Interprocess Communication" (1986); for what was only seen, his "Time, Clocks, and the
+//! Ordering of Events" (1978), on real time with bounded skew.
 
 use std::collections::BTreeMap;
 
@@ -59,7 +60,8 @@ impl<'h> Versions<'h> {
 
     /// Whether `left` is certainly older than `right`.
     pub(super) fn is_older(&self, left: &Version<'_>, right: &Version<'_>) -> bool {
-        left.over_ms.saturating_add(self.skew_ms) < right.write.start_ms
+        let is_acked_before = left.write.acked_at().is_some_and(|acked| acked < right.write.start_ms);
+        is_acked_before || left.over_ms.saturating_add(self.skew_ms) < right.write.start_ms
     }
 
     /// The writes that can be what a read saw: that of its value or, when it saw nothing, deletions and values
@@ -95,14 +97,21 @@ mod tests {
     }
 
     #[test]
-    fn writes_that_touch_or_lie_within_the_skew_are_not_ordered() {
-        let history = [set("a", 0, acked(10)), set("b", 10, acked(20)), set("c", 16, acked(30))];
+    fn writes_that_touch_or_were_only_seen_within_the_skew_are_not_ordered() {
+        let history = [
+            set("a", 0, unknown(10)),
+            set("b", 10, acked(20)),
+            set("c", 16, acked(30)),
+            set("d", 21, acked(40)),
+            get(Some("a"), 5, 10),
+        ];
         let is_older = |left, right, skew_ms| {
             let versions = Versions::new(&history.iter().collect::<Vec<_>>(), skew_ms);
             let of = |value| *versions.of(value).expect("it was written");
             versions.is_older(&of(left), &of(right))
         };
         assert!(!is_older("a", "b", 0) && is_older("a", "c", 0));
-        assert!(is_older("a", "c", 5) && !is_older("a", "c", 6));
+        assert!(is_older("a", "c", 5) && !is_older("a", "c", 6), "nobody had acknowledged it");
+        assert!(is_older("b", "d", 1_000) && !is_older("b", "c", 0));
     }
 }

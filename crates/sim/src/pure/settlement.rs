@@ -112,7 +112,8 @@ impl Game<'_> {
                         self.referee.stored(&self.replicas, key, dot, self.rules.quorum.w)?;
                     }
                     WriteEffect::Settle(WriteOutcome::Unknown { .. }) => self.score.failed += 1,
-                    WriteEffect::Finish => {}
+                    // No replica of a game says that it has overtaken a write.
+                    WriteEffect::Remind | WriteEffect::Repeat | WriteEffect::Finish => {}
                 }
             }
         }

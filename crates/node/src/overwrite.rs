@@ -18,7 +18,7 @@ use slipring_service::Cell;
 use crate::bucket::{Locus, Refusal};
 use crate::core::Core;
 use crate::failure::damaged;
-use crate::requests::{Entry, WriteEntry};
+use crate::requests::{Asked, Entry, WriteEntry};
 use crate::view::{BucketView, Place, View};
 
 /// A write as it is to be sent once more.
@@ -80,7 +80,7 @@ impl Core {
             *answer = response;
         }
         entry.machine = WriteCoordinator::new(self.me, place.write_quorums(entry.write_acks));
-        (entry.cell, entry.epoch) = (again.cell, view.epoch());
+        (entry.asked, entry.cell, entry.epoch) = (Asked::new(), again.cell, view.epoch());
         let deadline = entry.overwrite.as_mut().map(|overwrite| {
             overwrite.dot = again.dot;
             overwrite.deadline
@@ -110,7 +110,8 @@ impl Core {
         let handler = self.handler(bucket)?;
         let context = self.context(&bucket.bucket.policy);
         let executed = bucket.bucket.execute(&locus, context, view.epoch(), |context, cells| {
-            handler.execute(context, request, cells)
+            let response = handler.execute(context, request, cells)?;
+            self.unless_clocks_differ(cells, response)
         })?;
         let response = Some(executed.response?);
         Ok(match (executed.cell, executed.overwrite) {

@@ -76,7 +76,7 @@ impl WriteEffect {
     pub fn asks(&self) -> Option<NodeId> {
         match self {
             Self::Send { to } => Some(*to),
-            Self::StoreHint { .. } | Self::Settle(_) | Self::Finish => None,
+            Self::StoreHint { .. } | Self::Remind | Self::Repeat | Self::Settle(_) | Self::Finish => None,
         }
     }
 }

@@ -187,6 +187,7 @@ mod tests {
             spare,
             as_new,
             versions,
+            signature: None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::ballast::Ballast;
 use crate::{DiskEngine, Error, MetaStore};
 
 const META: &str = "meta.redb";
@@ -75,7 +76,7 @@ impl DataDir {
             let detail = "its records are gone, and other nodes count on them".to_owned();
             return Err(Error::Damaged { place: data.display().to_string(), detail });
         }
-        DiskEngine::open(&data)
+        DiskEngine::open_beside(&data, Some(Ballast::of(&self.path)))
     }
 }
 

@@ -34,7 +34,10 @@ impl Core {
             Request::Store { bucket, epoch, key, cell } => {
                 match self.store(from, id, bucket, epoch, &key, &cell) {
                     Ok(()) => return,
-                    Err(refusal) => self.refusal(refusal),
+                    Err(refusal) => {
+                        self.rooms.refused();
+                        self.refusal(refusal)
+                    }
                 }
             }
             Request::Fetch { bucket, epoch, key } => {
@@ -66,6 +69,7 @@ impl Core {
                 self.count_here(bucket, Some(bits), &partitions).map(Reply::Count)
             }
             Request::Moves => Ok(self.moving.taken_over()),
+            Request::Room { disk, memory } => return self.heard_room(from, disk, memory),
             Request::Goodbye => {
                 tracing::info!(peer = %from.short(), "a peer says goodbye; it stays a member");
                 Ok(Reply::Done)
@@ -279,8 +283,11 @@ impl Core {
         if !(1..=limits::PARTITION_BITS_MAX).contains(&bits) {
             return Err(Error::new(ErrorKind::Invalid, "the ring cannot be cut into so many partitions"));
         }
-        let known = partitions.iter().filter(|partition| u32::from(**partition) < 1 << bits);
-        Ok(known.map(|partition| bucket.bucket.live(PartitionId(*partition), bits)).sum())
+        let known = || partitions.iter().filter(|partition| u32::from(**partition) < 1 << bits);
+        if known().any(|partition| !bucket.bucket.counts(PartitionId(*partition), bits)) {
+            return Err(unavailable(STILL_COUNTING));
+        }
+        Ok(known().map(|partition| bucket.bucket.live(PartitionId(*partition), bits)).sum())
     }
 }
 
@@ -290,6 +297,9 @@ fn within_partition(from: Position, to: Position, bits: u8) -> (Position, Option
     let end = from.partition(bits).end(bits).min(to);
     (end, (end < to).then(|| Position(end.0 + 1)))
 }
+
+/// Why a count is not told.
+pub(crate) const STILL_COUNTING: &str = "a replica still counts its keys after its start; try again";
 
 pub(crate) fn no_bucket() -> Error {
     Error::new(ErrorKind::Unavailable, "this node does not know that bucket yet")
@@ -319,7 +329,8 @@ fn needs_copies(request: &Request) -> bool {
         | Request::Introduce(_)
         | Request::Status
         | Request::Goodbye
-        | Request::Moves => false,
+        | Request::Moves
+        | Request::Room { .. } => false,
     }
 }
 

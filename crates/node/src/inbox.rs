@@ -32,6 +32,7 @@ impl Inbox for Receiver {
             core.hints.wake();
             core.recovery.met(peer.node);
             core.gossip.met(peer.node);
+            core.room_of_new_connection(peer.node);
         }
     }
 
@@ -115,7 +116,7 @@ impl Core {
             }
             (Some((Waiting::Other, Some(Entry::Forward { work, tried, .. }))), reply) => {
                 match crate::failure::executed(reply) {
-                    Err(error) if error.kind == ErrorKind::Unavailable => {
+                    Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Overloaded) => {
                         self.submit_avoiding(work, tried, Some(error));
                     }
                     result => {

@@ -32,6 +32,7 @@ mod muster;
 mod node;
 mod recovery;
 mod requests;
+mod room;
 mod scan;
 mod settings;
 mod status;

@@ -6,9 +6,11 @@
     reason = "they panic where nobody reads; `output` does not"
 )]
 
+mod byte_size;
 mod cli;
 mod client;
 mod demo;
+mod machine_memory;
 mod output;
 mod recover;
 mod settings;

@@ -11,7 +11,7 @@ use slipring_apps::KV;
 use slipring_discovery::{Discovery, Sources};
 use slipring_node::{Node, StartError, TransportFactory, UdpDatagrams};
 use slipring_ring::{Addresses, NodeState};
-use slipring_storage::{DataDir, MetaStore};
+use slipring_storage::{DataDir, MemoryEngine, MetaStore};
 use slipring_transport::GrpcTransport;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
@@ -72,6 +72,9 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     let boards = Sources::read_for_announcing(&settings.announce, keys).context("announce")?;
     // In this order: a meta store without records is a directory that has lost them.
     let (disk, meta) = (Arc::new(directory.disk()?), directory.meta()?);
+    disk.set_reserve(settings.disk_reserve.0);
+    let memory = Arc::new(MemoryEngine::new());
+    memory.set_limit(settings.bucket_memory_bytes());
     say_where(settings, &seeds, &meta)?;
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -81,6 +84,7 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
         Ok(Arc::new(GrpcTransport::start(slipring_transport::Settings::default(), peer, hello, inbox)))
     });
     let builder = Node::builder(settings.node()?, meta, disk, addresses, transport)
+        .memory(memory)
         .datagrams(Arc::new(UdpDatagrams::new(ports.gossip)?))
         .secret(secret);
     let starting = async {

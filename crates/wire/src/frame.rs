@@ -195,7 +195,8 @@ impl Message {
                 Request::Count { partitions, .. } | Request::CountOfCut { partitions, .. } => {
                     partitions.len() * 3
                 }
-                Request::Scan { .. } | Request::Status | Request::Goodbye | Request::Moves => 0,
+                Request::Scan { .. } | Request::Status => 0,
+                Request::Goodbye | Request::Moves | Request::Room { .. } => 0,
             },
             Self::Reply { reply, .. } => match reply {
                 Reply::Cell(Some(bytes)) => bytes.len(),

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use slipring_model::{BucketId, ErrorKind, Position};
+use slipring_model::{BucketId, ErrorKind, Position, Room};
 
 /// One message in a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +151,13 @@ pub enum Request {
         bits: u8,
         /// Partition and its 16-byte root.
         roots: Vec<(u16, Bytes)>,
+    },
+    /// How much more the sender's stores take; said when it changes, and again while it is little. No answer.
+    Room {
+        /// On its disk.
+        disk: Room,
+        /// In its memory.
+        memory: Room,
     },
 }
 

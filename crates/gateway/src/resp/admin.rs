@@ -17,6 +17,7 @@ pub(crate) fn config(session: &mut Session, command: &Command) {
         ("get", 3..) => {
             let patterns: Vec<String> = (2..command.len()).map(|at| word(command, at)).collect();
             let bulk_max = limits::VALUE_BYTES_MAX.to_string();
+            let memory_max = session.node.spaces().1.limit.to_string();
             let known = [
                 ("save", ""),
                 ("appendonly", "no"),
@@ -24,7 +25,7 @@ pub(crate) fn config(session: &mut Session, command: &Command) {
                 ("timeout", "0"),
                 ("replica-read-only", "no"),
                 ("slave-read-only", "no"),
-                ("maxmemory", "0"),
+                ("maxmemory", memory_max.as_str()),
                 ("maxmemory-policy", "noeviction"),
                 ("notify-keyspace-events", ""),
                 ("proto-max-bulk-len", bulk_max.as_str()),

@@ -97,9 +97,14 @@ async fn ready(State(node): State<Node>, Query(probe): Query<Probe>) -> impl Int
         judged => judged.map_err(|reason| reason.to_string()),
     };
     match judged {
-        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Ok(()) => (StatusCode::OK, node.why_reads_only().map_or("ready\n".to_owned(), ready_to_read)),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
     }
+}
+
+/// Clients may be sent here all the same: other writes go on to replicas with room.
+fn ready_to_read(reason: String) -> String {
+    format!("ready for reads only: {reason}\n")
 }
 
 async fn metrics(State(node): State<Node>) -> impl IntoResponse {

@@ -10,6 +10,7 @@ mod mutant;
 mod outcome;
 mod position;
 mod quorum;
+mod room;
 mod time;
 mod versions;
 
@@ -20,5 +21,6 @@ pub use mutant::Mutant;
 pub use outcome::{Error, ErrorKind};
 pub use position::{PartitionId, Position, SLOT_COUNT, Slot};
 pub use quorum::{InvalidQuorum, Quorum};
+pub use room::{Room, Space};
 pub use time::{Moment, Timestamp};
 pub use versions::Versions;

@@ -36,7 +36,10 @@ impl Core {
             Request::Store { bucket, epoch, key, cell } | Request::Overwrite { bucket, epoch, key, cell } => {
                 match self.store((from, id, is_overwrite), bucket, epoch, &key, &cell) {
                     Ok(()) => return,
-                    Err(refusal) => self.refusal(refusal),
+                    Err(refusal) => {
+                        self.rooms.refused();
+                        self.refusal(refusal)
+                    }
                 }
             }
             Request::Fetch { bucket, epoch, key } => {
@@ -74,6 +77,7 @@ impl Core {
                 self.look_at_start(&Shown { storage, incarnation, boot, signature });
                 Ok(Reply::Done)
             }
+            Request::Room { disk, memory } => return self.heard_room(from, disk, memory),
             Request::Goodbye => {
                 tracing::info!(peer = %from.short(), "a peer says goodbye; it stays a member");
                 Ok(Reply::Done)
@@ -318,8 +322,11 @@ impl Core {
         if partitions.len() > 1 << bits {
             return Err(Error::new(ErrorKind::Invalid, "there are not so many partitions to count"));
         }
-        let known = partitions.iter().filter(|partition| u32::from(**partition) < 1 << bits);
-        Ok(known.map(|partition| bucket.bucket.live(PartitionId(*partition), bits)).sum())
+        let known = || partitions.iter().filter(|partition| u32::from(**partition) < 1 << bits);
+        if known().any(|partition| !bucket.bucket.counts(PartitionId(*partition), bits)) {
+            return Err(unavailable(STILL_COUNTING));
+        }
+        Ok(known().map(|partition| bucket.bucket.live(PartitionId(*partition), bits)).sum())
     }
 }
 
@@ -329,6 +336,9 @@ fn within_partition(from: Position, to: Position, bits: u8) -> (Position, Option
     let end = from.partition(bits).end(bits).min(to);
     (end, (end < to).then(|| Position(end.0 + 1)))
 }
+
+/// Why a count is not told.
+pub(crate) const STILL_COUNTING: &str = "a replica still counts its keys after its start; try again";
 
 pub(crate) fn no_bucket() -> Error {
     Error::new(ErrorKind::Unavailable, "this node does not know that bucket yet")
@@ -365,7 +375,8 @@ fn needs_copies(request: &Request) -> bool {
         | Request::Clock
         | Request::Moves
         | Request::Members
-        | Request::LaterStart { .. } => false,
+        | Request::LaterStart { .. }
+        | Request::Room { .. } => false,
     }
 }
 

@@ -79,7 +79,8 @@ pub(crate) fn may_ask(standing: Standing, request: &Request) -> bool {
         | Request::Digests { .. }
         | Request::Pull { .. }
         | Request::Moves
-        | Request::Clock => matches!(standing, Member | Newer),
+        | Request::Clock
+        | Request::Room { .. } => matches!(standing, Member | Newer),
     }
 }
 

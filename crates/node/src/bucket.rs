@@ -6,34 +6,35 @@
 
 mod live;
 mod moves;
+mod room;
 mod split;
+mod stock;
 mod upkeep;
 
 use std::collections::BTreeSet;
 use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use slipring_model::{
-    Actor, BucketId, BucketName, BucketPolicy, Dot, Error, ErrorKind, Mutant, PartitionId, Position,
+    Actor, BucketId, BucketName, BucketPolicy, Dot, Error, ErrorKind, Mutant, PartitionId, Position, Room,
     Timestamp, limits,
 };
 use slipring_replication::PageEntry;
 use slipring_service::{Cell, Cells, Change, Context};
-use slipring_storage::{Engine, RecordKey, Write};
+use slipring_storage::{Engine, RecordKey};
 
 use crate::failure::{damaged, stored};
 use crate::heal::is_damage;
 
 use live::Live;
 pub(crate) use moves::Refusal;
+use room::Difference;
 
 /// Scratch space a partition keeps between writes; larger writes give theirs back.
 const SCRATCH_BYTES_MAX: usize = 4 * 1024;
-
-/// Threads that count what a bucket holds when it is opened.
-const STOCK_THREADS_MAX: usize = 8;
 
 /// Damaged keys that are remembered; the scrub finds the rest again.
 const DAMAGED_KEYS_MAX: usize = 100_000;
@@ -49,6 +50,8 @@ pub(crate) struct Bucket {
     partitions: Box<[Mutex<Partition>]>,
     /// Keys with a value, expired ones among them until they are swept.
     live: Live,
+    /// Whether the keys that were there when it was opened are among them.
+    is_counted: Arc<AtomicBool>,
     /// Keys whose records fail their check.
     damaged: Arc<Mutex<BTreeSet<(Position, Bytes)>>>,
 }
@@ -69,6 +72,8 @@ struct Partition {
     root: Option<(u64, u128)>,
     /// Whether anything here may expire.
     is_mortal: bool,
+    /// From where on the keys that were there are not counted yet.
+    uncounted: Option<Position>,
     scratch: Vec<u8>,
 }
 
@@ -79,6 +84,8 @@ pub(crate) struct Locus<'a> {
     pub(crate) actor: Actor,
     /// Whether this node holds the only copy, so that a deletion needs no tombstone.
     pub(crate) is_alone: bool,
+    /// What so many other replicas as the write needs have room for.
+    pub(crate) others: Room,
 }
 
 /// What an execution came to.
@@ -92,22 +99,16 @@ pub(crate) struct Executed<R> {
     pub(crate) overwrite: Option<Dot>,
 }
 
-/// A change that was made to a cell.
-struct Made {
-    /// Whether the record stays.
-    is_kept: bool,
-    overwrite: Option<Dot>,
-}
-
 /// How a cell was merged.
 struct Merged {
-    is_changed: bool,
+    /// Nothing when it is as it was.
+    difference: Option<Difference>,
     /// Whether a value wins that the other replica has not seen.
     is_overtaken: bool,
 }
 
 impl Bucket {
-    /// Opens the bucket on `engine`, counting what it already holds.
+    /// Opens the bucket on `engine`; what that already holds is counted later.
     pub(crate) fn open(
         id: BucketId,
         name: BucketName,
@@ -116,9 +117,11 @@ impl Bucket {
         bits: u8,
     ) -> Result<Self, Error> {
         let partitions = (0..1_u32 << bits).map(|_| Mutex::default()).collect();
-        let (live, damaged) = (Live::new(), Arc::default());
-        let bucket = Self { id, name, policy, engine, bits, partitions, live, damaged };
-        bucket.take_stock()?;
+        let (live, damaged, is_counted) = (Live::new(), Arc::default(), Arc::new(AtomicBool::new(true)));
+        let bucket = Self { id, name, policy, engine, bits, partitions, live, is_counted, damaged };
+        if bucket.holds_any()? {
+            bucket.count_anew();
+        }
         Ok(bucket)
     }
 
@@ -145,16 +148,14 @@ impl Bucket {
         let mut outcome = Err(Error::new(ErrorKind::Internal, "the engine did not answer"));
         self.read(locus.position, locus.key, &mut |record| {
             if let Some(run) = run.take() {
-                outcome = partition.execute(record, locus, (&context, &self.live), run);
+                outcome = partition.execute(record, locus, &context, run);
             }
         })?;
         let (response, change) = self.noting(locus.position, locus.key, outcome)?;
-        let Some(Made { is_kept, overwrite }) = change else {
+        let Some((difference, overwrite)) = change else {
             return Ok(Executed { response, cell: None, is_changed: false, overwrite: None });
         };
-        let record = is_kept.then_some(partition.scratch.as_slice());
-        self.engine.apply(&[Write { at: self.at(locus.position, locus.key), record }]).map_err(stored)?;
-        partition.commit();
+        self.store(partition, (locus.position, locus.key), &difference, Some(locus.others))?;
         let cell = (!locus.is_alone).then(|| Bytes::copy_from_slice(&partition.scratch));
         partition.tidy();
         Ok(Executed { response, cell, is_changed: true, overwrite })
@@ -182,16 +183,12 @@ impl Bucket {
         let mut guard = self.partition(position);
         let partition = &mut *guard;
         partition.admit(epoch)?;
-        let mut outcome = Ok(Merged { is_changed: false, is_overtaken: false });
-        self.read(position, key, &mut |record| {
-            outcome = partition.merge(record, cell, (position, &self.live));
-        })?;
+        let mut outcome = Ok(Merged { difference: None, is_overtaken: false });
+        self.read(position, key, &mut |record| outcome = partition.merge(record, cell))?;
         let merged = self.noting(position, key, outcome)?;
         let winning = merged.is_overtaken.then(|| Bytes::copy_from_slice(&partition.scratch));
-        if merged.is_changed {
-            let record = Some(partition.scratch.as_slice());
-            self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
-            partition.commit();
+        if let Some(difference) = merged.difference {
+            self.store(partition, (position, key), &difference, None)?;
             partition.tidy();
         }
         Ok(winning)
@@ -276,35 +273,6 @@ impl Bucket {
         self.live.sum(partition, bits)
     }
 
-    /// Counts what the engine holds, each processor a share of the partitions.
-    fn take_stock(&self) -> Result<(), Error> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(STOCK_THREADS_MAX);
-        let share = self.partitions.len().div_ceil(threads);
-        let shares = (0..self.partitions.len()).step_by(share);
-        std::thread::scope(|scope| {
-            let shares: Vec<_> = shares
-                .map(|first| {
-                    let last = (first + share).min(self.partitions.len()) - 1;
-                    scope.spawn(move || self.take_stock_of(first as u16, last as u16))
-                })
-                .collect();
-            shares.into_iter().try_for_each(|share| share.join().expect("counting does not panic"))
-        })
-    }
-
-    fn take_stock_of(&self, first: u16, last: u16) -> Result<(), Error> {
-        let range = PartitionId(first).start(self.bits)..=PartitionId(last).end(self.bits);
-        self.engine
-            .scan(self.id, range, None, &mut |position, key, record| {
-                let cell = self.decode(position, key, record);
-                // A damaged record counts until it is healed.
-                self.live.note(position, false, cell.as_ref().is_none_or(|cell| !cell.is_bare()));
-                self.partition(position).is_mortal |= cell.as_ref().is_none_or(is_mortal);
-                true
-            })
-            .map_err(stored)
-    }
-
     /// Up to `limit` keys whose records were found damaged, after this one.
     pub(crate) fn damaged(&self, after: &(Position, Bytes), limit: usize) -> Vec<(Position, Bytes)> {
         let after = (Bound::Excluded(after.clone()), Bound::Unbounded);
@@ -338,13 +306,15 @@ impl Bucket {
             });
         }
         partition.scratch.clear();
-        if let Some(cell) = &merged {
-            cell.encode(&mut partition.scratch);
-            partition.note((position, &self.live), true, cell);
-        }
-        let record = merged.is_some().then_some(partition.scratch.as_slice());
-        self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
-        partition.commit();
+        merged.iter().for_each(|cell| cell.encode(&mut partition.scratch));
+        let difference = Difference {
+            before: 0,
+            is_kept: merged.is_some(),
+            was_live: true,
+            is_live: merged.as_ref().is_some_and(|cell| !cell.is_bare()),
+            is_mortal: merged.as_ref().is_some_and(is_mortal),
+        };
+        self.store(partition, (position, key), &difference, None)?;
         partition.tidy();
         self.damaged.lock().remove(&(position, key.clone()));
         Ok(())
@@ -392,14 +362,15 @@ impl Bucket {
 }
 
 impl Partition {
-    /// Runs the function; leaves a changed cell in `scratch`.
+    /// Runs the function; leaves a changed cell in `scratch` and says how it differs, with the dot of a change that
+    /// replaced all there was and depends on nothing.
     fn execute<R>(
         &mut self,
         record: Option<&[u8]>,
         locus: &Locus<'_>,
-        (context, live): (&Context, &Live),
+        context: &Context,
         run: impl FnOnce(&Context, &mut Cells<'_>) -> R,
-    ) -> Result<(R, Option<Made>), Error> {
+    ) -> Result<(R, Option<(Difference, Option<Dot>)>), Error> {
         let cell = decode(record)?;
         let mut cells = Cells::new(&cell, context.now_ms);
         let response = run(context, &mut cells);
@@ -411,21 +382,16 @@ impl Partition {
         let dot = Dot { actor: locus.actor, counter: self.counter };
         let is_overwrite = matches!(change, Change::Put { seen: None, .. } | Change::Remove { seen: None });
         let changed = cell.changed(&change, dot, stamp);
-        self.note((locus.position, live), was_live, &changed);
         self.scratch.clear();
         changed.encode(&mut self.scratch);
         let is_last = locus.is_alone || Mutant::DropTombstone.is_planted();
         let is_kept = !(is_last && changed.is_bare());
-        Ok((response, Some(Made { is_kept, overwrite: is_overwrite.then_some(dot) })))
+        let difference = Difference { is_kept, ..Difference::between(record, was_live, &changed) };
+        Ok((response, Some((difference, is_overwrite.then_some(dot)))))
     }
 
-    /// Merges; leaves the merged cell in `scratch`.
-    fn merge(
-        &mut self,
-        record: Option<&[u8]>,
-        theirs: &[u8],
-        place: (Position, &Live),
-    ) -> Result<Merged, Error> {
+    /// Merges; leaves the merged cell in `scratch` and says how it differs.
+    fn merge(&mut self, record: Option<&[u8]>, theirs: &[u8]) -> Result<Merged, Error> {
         let ours = decode(record)?;
         let was_live = !ours.is_bare();
         let mut theirs = Cell::decode(theirs).map_err(|_| not_a_cell())?;
@@ -440,15 +406,8 @@ impl Partition {
         self.scratch.clear();
         merged.encode(&mut self.scratch);
         let is_changed = record != Some(self.scratch.as_slice());
-        if is_changed {
-            self.note(place, was_live, &merged);
-        }
-        Ok(Merged { is_changed, is_overtaken: merged.winner().is_some_and(|dot| !seen.covers(dot)) })
-    }
-
-    fn note(&mut self, (at, live): (Position, &Live), was_live: bool, cell: &Cell<'_>) {
-        live.note(at, was_live, !cell.is_bare());
-        self.is_mortal |= is_mortal(cell);
+        let difference = is_changed.then(|| Difference::between(record, was_live, &merged));
+        Ok(Merged { difference, is_overtaken: merged.winner().is_some_and(|dot| !seen.covers(dot)) })
     }
 
     fn commit(&mut self) {

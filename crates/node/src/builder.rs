@@ -37,6 +37,7 @@ use crate::muster::Muster;
 use crate::node::Node;
 use crate::recovery::Recovery;
 use crate::requests::Requests;
+use crate::room::Rooms;
 use crate::settings::Settings;
 use crate::sync::{DiskWaits, Syncer};
 
@@ -330,6 +331,7 @@ impl Builder {
             transport: OnceLock::new(),
             group: OnceLock::new(),
             requests: Requests::new(identity.incarnation),
+            rooms: Rooms::default(),
             syncer: Syncer::new(self.disk_waits),
             hints: HintLog::default(),
             budget: Budget::of_this_machine(self.settings.background_share),
@@ -399,6 +401,8 @@ impl Core {
             tokio::spawn(core().run_wiper()),
             tokio::spawn(core().run_move_driver()),
             tokio::spawn(core().run_replacing()),
+            tokio::spawn(core().run_room_watch()),
+            tokio::spawn(core().run_counter()),
         ]
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use slipring_model::bucket::OnConflict;
+use slipring_model::bucket::{EngineKind, OnConflict};
 use slipring_model::{BucketPolicy, Error, ErrorKind, Moment, Mutant, NodeId};
 use slipring_replication::{
     Quorums, ReadCoordinator, ReadEffect, ReadInput, ReadOutcome, WriteCoordinator, WriteEffect, WriteInput,
@@ -48,7 +48,7 @@ impl Core {
                 Error::new(ErrorKind::Overloaded, "too many requests are under way on this node; back off");
             return self.reply(work.reply_to, Err(error));
         }
-        match self.coordinator(place, &work, &tried) {
+        match self.coordinator(place, &work, (bucket.bucket.policy.engine, &tried)) {
             Some(node) if node == self.me => self.coordinate(&view, bucket, place, work),
             Some(node) => self.forward(work, node, tried, view.epoch()),
             None => {
@@ -59,7 +59,12 @@ impl Core {
         }
     }
 
-    fn coordinator(&self, place: &Place, work: &Work, tried: &[NodeId]) -> Option<NodeId> {
+    fn coordinator(
+        &self,
+        place: &Place,
+        work: &Work,
+        (engine, tried): (EngineKind, &[NodeId]),
+    ) -> Option<NodeId> {
         let may_serve = self.may_serve();
         let is_free = work.is_forwarded || work.access == Access::Read;
         if place.is_held_by(self.me) && may_serve && is_free && !tried.contains(&self.me) {
@@ -68,7 +73,12 @@ impl Core {
         let is_up = |node: NodeId| if node == self.me { may_serve } else { self.is_reachable(node) };
         let usable = |node: &NodeId| is_up(*node) && !tried.contains(node);
         let best = place.members().find(|node| usable(node) && !self.is_doubtful(*node));
-        best.or_else(|| place.members().find(usable)).filter(|node| *node == self.me || !work.is_forwarded)
+        let has_room = |node: &NodeId| work.access == Access::Read || self.has_room(*node, engine);
+        let roomy = place.members().find(|node| usable(node) && !self.is_doubtful(*node) && has_room(node));
+        roomy
+            .or(best)
+            .or_else(|| place.members().find(usable))
+            .filter(|node| *node == self.me || !work.is_forwarded)
     }
 
     fn forward(&self, work: Work, to: NodeId, mut tried: SmallVec<[NodeId; 3]>, epoch: u64) {
@@ -293,6 +303,7 @@ impl Core {
             key: &work.key,
             actor: self.actor(assignment),
             is_alone: place.alone().is_some(),
+            others: self.room_of_others(policy.engine, &place.write_quorums(work.write_acks)),
         };
         let executed = self.handler(bucket).map_err(Refusal::Failed).and_then(|handler| {
             let request = work.request.clone();
@@ -310,6 +321,14 @@ impl Core {
             // The record is damaged here, or this disk takes no more.
             Err(Refusal::Failed(error)) if is_damage(&error) || error.kind == ErrorKind::Unavailable => {
                 self.pass_on(work, &error);
+            }
+            Err(Refusal::Failed(error)) if error.kind == ErrorKind::Overloaded => {
+                self.rooms.refused();
+                self.metrics.room.writes_refused.inc();
+                match self.another_has_room(place, policy.engine) {
+                    true => self.pass_on(work, &error),
+                    false => self.reply(work.reply_to, Err(error)),
+                }
             }
             Err(Refusal::Failed(error)) | Ok((Err(error), ..)) => self.reply(work.reply_to, Err(error)),
             Ok((Ok(response), false, _)) => self.reply(work.reply_to, Ok(response)),

@@ -32,6 +32,7 @@ use crate::moving::Moving;
 use crate::muster::Muster;
 use crate::recovery::Recovery;
 use crate::requests::{Entry, Requests, Timer};
+use crate::room::Rooms;
 use crate::settings::Settings;
 use crate::sync::Syncer;
 use crate::view::View;
@@ -73,6 +74,7 @@ pub(crate) struct Core {
     pub(crate) transport: OnceLock<Arc<dyn Transport>>,
     pub(crate) group: OnceLock<LayoutGroup>,
     pub(crate) requests: Requests,
+    pub(crate) rooms: Rooms,
     pub(crate) syncer: Syncer,
     pub(crate) hints: HintLog,
     pub(crate) budget: Budget,

@@ -72,6 +72,7 @@ pub(crate) fn stored(error: slipring_storage::Error) -> Error {
         Storage::Damaged { .. } => ErrorKind::Corrupt,
         // Nothing was tried.
         Storage::Stopped(_) | Storage::Busy { .. } => ErrorKind::Unavailable,
+        Storage::NoRoom { .. } => ErrorKind::Overloaded,
         // A write that found no room may be there after a restart: whoever tries it again may do it twice.
         _ => ErrorKind::OutcomeUnknown,
     };
@@ -132,6 +133,7 @@ mod tests {
     fn only_a_write_that_was_not_tried_may_be_tried_elsewhere() {
         let kind = |error| stored(error).kind;
         assert_eq!(kind(slipring_storage::Error::Stopped("earlier".into())), ErrorKind::Unavailable);
+        assert_eq!(kind(slipring_storage::Error::NoRoom { place: "here".into() }), ErrorKind::Overloaded);
         for error in [
             slipring_storage::Error::Full { place: "here".into() },
             slipring_storage::Error::Io { place: "here".into(), detail: "no".into() },

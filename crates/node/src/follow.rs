@@ -15,6 +15,7 @@ use futures::future::BoxFuture;
 
 use crate::bucket::Bucket;
 use crate::core::Core;
+use crate::failure::stored;
 use crate::view::View;
 
 /// How often a node looks whether its member of the layout group is alive.
@@ -115,7 +116,33 @@ impl Core {
             EngineKind::Memory => Arc::clone(&self.memory),
         };
         let bucket = Bucket::open(id, entry.name.clone(), entry.policy.clone(), engine, layout.bits())?;
+        self.take_stock(&bucket)?;
         Ok((id, Arc::new(bucket)))
+    }
+
+    /// Takes the count of keys that this node's last end has left; it counts for one start only.
+    fn take_stock(&self, bucket: &Bucket) -> Result<(), slipring_model::Error> {
+        let name = stock_name(bucket.id);
+        let left = self.meta.get(&name).map_err(stored)?.filter(|left| !left.is_empty());
+        if let Some(left) = left {
+            if !bucket.is_counted() {
+                bucket.take_stock(&left);
+            }
+            self.meta.put(&[(&name, &[])]).map_err(stored)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the counts of keys to the next start.
+    pub(crate) fn leave_stock(&self) {
+        let Some(view) = self.view() else { return };
+        let on_disk = view.buckets().filter(|bucket| bucket.bucket.policy.engine == EngineKind::Disk);
+        for bucket in on_disk {
+            let Some(stock) = bucket.bucket.stock() else { continue };
+            if let Err(error) = self.meta.put(&[(&stock_name(bucket.bucket.id), &stock)]) {
+                tracing::debug!(%error, "the next start counts the keys again");
+            }
+        }
     }
 
     pub(crate) fn meet_peers(&self, layout: &Layout) {
@@ -126,6 +153,11 @@ impl Core {
             transport.set_peers(peers);
         }
     }
+}
+
+/// Under which name the meta store keeps the count of a bucket's keys.
+fn stock_name(bucket: BucketId) -> String {
+    format!("stock/{}", bucket.0)
 }
 
 fn cut_anew(bucket: &mut Arc<Bucket>, bits: u8) {

@@ -97,7 +97,10 @@ impl Core {
 
     /// A request could not be run on this node's copy and did nothing: another replica should run it.
     pub(crate) fn pass_on(&self, work: Work, reason: &Error) {
-        let error = unavailable(reason.message.clone());
+        let error = match reason.kind {
+            ErrorKind::Overloaded => reason.clone(),
+            _ => unavailable(reason.message.clone()),
+        };
         if work.is_forwarded {
             return self.reply(work.reply_to, Err(error));
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use parking_lot::Mutex;
-use slipring_model::{BucketId, Error, NodeId, Position, limits};
+use slipring_model::{BucketId, Error, NodeId, Position, Room, limits};
 use slipring_replication::{HINTS, Hint};
 use slipring_storage::{Engine, RecordKey, Write};
 use slipring_wire::{Reply, Request};
@@ -66,7 +66,8 @@ impl HintLog {
         let count = counts.entry(target).or_default();
         let mut is_known = false;
         engine.read(at, &mut |record| is_known = record.is_some()).map_err(stored)?;
-        if is_known || *count >= limits::HINTS_PER_TARGET_MAX as u64 {
+        let has_room = engine.room(key.len() as u64) == Room::Ample;
+        if is_known || *count >= limits::HINTS_PER_TARGET_MAX as u64 || !has_room {
             return Ok(is_known);
         }
         engine.apply(&[Write { at, record: Some(&[1]) }]).map_err(stored)?;

@@ -90,6 +90,7 @@ impl Core {
             self.hints.wake();
             self.recovery.met(peer.node);
             self.gossip.met(peer.node);
+            self.room_of_new_connection(peer.node);
         }
     }
 
@@ -160,7 +161,7 @@ impl Core {
             }
             ((Waiting::Other, Some(Entry::Forward { work, tried, .. })), reply) => {
                 match crate::failure::executed(reply) {
-                    Err(error) if error.kind == ErrorKind::Unavailable => {
+                    Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Overloaded) => {
                         self.submit_avoiding(work, tried, Some(error));
                     }
                     result => {

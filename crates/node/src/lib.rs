@@ -38,6 +38,7 @@ mod node;
 mod overwrite;
 mod recovery;
 mod requests;
+mod room;
 mod scan;
 mod settings;
 mod status;

@@ -4,7 +4,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use slipring_model::ErrorKind;
+use slipring_model::{ErrorKind, Space};
 
 use crate::authority::Refusals;
 use crate::clients::ClientMetrics;
@@ -39,10 +39,61 @@ pub(crate) struct Metrics {
     pub(crate) epoch: Gauge,
     pub(crate) partitions: Gauge,
     pub(crate) peers_connected: Gauge,
+    pub(crate) room: RoomMetrics,
     pub(crate) gossip: GossipMetrics,
     pub(crate) clients: ClientMetrics,
     pub(crate) clocks: ClockMetrics,
     pub(crate) refusals: Refusals,
+}
+
+/// What is in use and left of the disk, and of the memory for buckets.
+pub(crate) struct RoomMetrics {
+    pub(crate) writes_refused: Counter,
+    disk_room: Gauge,
+    disk_free: Gauge,
+    disk_reserve: Gauge,
+    memory_room: Gauge,
+    memory_used: Gauge,
+    memory_limit: Gauge,
+}
+
+impl RoomMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let writes_refused = Counter::default();
+        let help = "Writes that this node had no room for, here or on other replicas";
+        registry.register("writes_without_room", help, writes_refused.clone());
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        Self {
+            writes_refused,
+            disk_room: gauge("disk_room", "What the disk takes: 0 every write, 1 only deletions, 2 nothing"),
+            disk_free: gauge("disk_free_bytes", "Bytes that the disk has left"),
+            disk_reserve: gauge(
+                "disk_reserve_bytes",
+                "With fewer bytes left than this, only deletions are taken",
+            ),
+            memory_room: gauge("memory_room", "What the buckets in memory take: 0 every write, 1 no growth"),
+            memory_used: gauge("memory_used_bytes", "Bytes that the buckets in memory hold"),
+            memory_limit: gauge("memory_limit_bytes", "Bytes that they may hold; 0 for any number"),
+        }
+    }
+
+    pub(crate) fn set(&self, disk: &Space, memory: &Space) {
+        let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        for (gauge, value) in [
+            (&self.disk_room, disk.room as u64),
+            (&self.disk_free, disk.free),
+            (&self.disk_reserve, disk.reserve),
+            (&self.memory_room, memory.room as u64),
+            (&self.memory_used, memory.used),
+            (&self.memory_limit, memory.limit),
+        ] {
+            gauge.set(number(value));
+        }
+    }
 }
 
 impl Metrics {
@@ -58,10 +109,8 @@ impl Metrics {
             counter("requests_coordinated", "Requests of this node's clients that took other nodes"),
         );
         let forwarded = counter("requests_forwarded", "Requests handed to another coordinator");
-        let peers_avoided = counter(
-            "peers_avoided",
-            "Times a peer began to be passed over because it refused requests or answered late",
-        );
+        let peers_avoided =
+            counter("peers_avoided", "Times a peer that refused or was late began to be avoided");
         let rejected = counter("requests_rejected", "Requests refused without effect");
         let unknown = counter("requests_unknown", "Writes whose outcome could not be told");
         let read_repairs = counter("read_repairs", "Copies brought up to date by reads");
@@ -91,6 +140,7 @@ impl Metrics {
         let epoch = gauge("layout_epoch", "The layout this node works with");
         let partitions = gauge("layout_partitions", "How many partitions the ring is cut into");
         let peers_connected = gauge("peers_connected", "Peers this node can reach now");
+        let room = RoomMetrics::register(&mut registry);
         let gossip = GossipMetrics::register(&mut registry);
         let clients = ClientMetrics::register(&mut registry);
         let clocks = ClockMetrics::register(&mut registry);
@@ -122,6 +172,7 @@ impl Metrics {
             epoch,
             partitions,
             peers_connected,
+            room,
             gossip,
             clients,
             clocks,

@@ -6,9 +6,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slipring_consensus::{GroupStatus, LayoutGroup};
 use slipring_model::bucket::Durability;
-use slipring_model::{BucketId, ClusterId, Error, ErrorKind, NodeId, Position, limits};
+use slipring_model::{BucketId, ClusterId, Error, ErrorKind, NodeId, Position, Room, Space, limits};
 use slipring_ring::{Addresses, Applied, Changes, Command, Layout};
 use slipring_service::{Access, Service};
+use slipring_storage::Error as StorageError;
 use slipring_wire::Request;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -124,7 +125,12 @@ impl Node {
         {
             match self.execute_alone(view, bucket, (assignment, position), service, &mut request) {
                 Ok(response) => return Call::Ready(Ok(response)),
-                Err(Refusal::Failed(error)) => return Call::Ready(Err(error)),
+                Err(Refusal::Failed(error)) => {
+                    if error.kind == ErrorKind::Overloaded {
+                        self.core.metrics.room.writes_refused.inc();
+                    }
+                    return Call::Ready(Err(error));
+                }
                 Err(Refusal::Stale) => {}
             }
         }
@@ -142,7 +148,8 @@ impl Node {
     ) -> Result<S::Response, Refusal> {
         let core = &self.core;
         let key = request.as_ref().map(|request| service.key(request).clone()).unwrap_or_default();
-        let locus = Locus { position, key: &key, actor: core.actor(assignment), is_alone: true };
+        let locus =
+            Locus { position, key: &key, actor: core.actor(assignment), is_alone: true, others: Room::Ample };
         let context = core.context(&bucket.bucket.policy);
         let executed = bucket.bucket.execute(&locus, context, view.epoch(), |context, cells| {
             let request = request.take().expect("the request is run once");
@@ -371,6 +378,19 @@ impl Node {
         self.core.readiness()
     }
 
+    /// Why this node takes reads and deletions only, or reads alone, if so. It is ready all the same: it hands other
+    /// writes to replicas with room.
+    #[must_use]
+    pub fn why_reads_only(&self) -> Option<String> {
+        self.core.why_reads_only()
+    }
+
+    /// How much of its disk and of its memory for buckets this node uses, and what it still takes.
+    #[must_use]
+    pub fn spaces(&self) -> (Space, Space) {
+        self.core.spaces()
+    }
+
     /// What this node knows of its cluster, asking each member for its own part.
     ///
     /// # Errors
@@ -430,7 +450,7 @@ impl Node {
     /// Finishes what is under way, flushes, says goodbye to the peers and stops. The node stays a member.
     ///
     /// # Errors
-    /// `Unavailable` when the last flush failed; what was acknowledged as forced to disk is safe.
+    /// `Unavailable` when the last flush failed, but for want of room; what was acknowledged as forced to disk is safe.
     pub async fn shutdown(&self) -> Result<(), Error> {
         let deadline = self.core.now().after(self.core.settings.request_timeout());
         let leaving = self.core.leave_gossip();
@@ -451,7 +471,14 @@ impl Node {
         if let Some(transport) = self.core.transport.get() {
             transport.shutdown();
         }
-        self.core.disk.sync().map_err(|error| unavailable(error.to_string()))
+        self.core.leave_stock();
+        match self.core.disk.sync() {
+            Err(error @ (StorageError::Full { .. } | StorageError::NoRoom { .. })) => {
+                tracing::warn!(%error, "the last writes are with the system, and not forced to disk");
+                Ok(())
+            }
+            synced => synced.map_err(|error| unavailable(error.to_string())),
+        }
     }
 }
 

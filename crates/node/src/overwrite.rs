@@ -106,9 +106,11 @@ impl Core {
         }
         let request = entry.overwrite.as_ref().map(|overwrite| overwrite.request.clone()).unwrap_or_default();
         let actor = self.actor(assignment);
-        let locus = Locus { position, key: &entry.key, actor, is_alone: false };
+        let policy = &bucket.bucket.policy;
+        let others = self.room_of_others(policy.engine, &place.write_quorums(entry.write_acks));
+        let locus = Locus { position, key: &entry.key, actor, is_alone: false, others };
         let handler = self.handler(bucket)?;
-        let context = self.context(&bucket.bucket.policy);
+        let context = self.context(policy);
         let executed = bucket.bucket.execute(&locus, context, view.epoch(), |context, cells| {
             let response = handler.execute(context, request, cells)?;
             self.unless_clocks_differ(cells, response)

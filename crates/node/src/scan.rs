@@ -11,7 +11,7 @@ use bytes::Bytes;
 use slipring_model::{BucketId, Error, NodeId, PartitionId, Position, limits};
 use slipring_wire::{Reply, Request};
 
-use crate::answer::no_bucket;
+use crate::answer::{STILL_COUNTING, no_bucket};
 use crate::core::Core;
 use crate::failure::unavailable;
 use crate::requests::{Asker, ReplyTo};
@@ -19,6 +19,10 @@ use crate::view::{BucketView, Place, View};
 
 /// Looks at partitions, empty ones among them, that one page may take before it answers with what it has.
 const PIECES_PER_PAGE: usize = 64;
+/// How long to wait for a replica that counts its keys.
+const COUNT_AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// How often new buckets are looked at, whether they hold keys to count.
+const COUNT_INTERVAL: Duration = Duration::from_millis(200);
 /// Deletes under way while a bucket is cleared.
 const CLEAR_WINDOW: usize = 256;
 
@@ -96,8 +100,21 @@ impl Core {
         Ok(next.map_or_else(|| end.0.wrapping_add(1), |next| next.0))
     }
 
-    /// How many keys the bucket holds, each partition as its first healthy replica counts it.
+    /// How many keys the bucket holds, each partition as its first healthy replica counts it. One that has just
+    /// started is waited for a little.
     pub(crate) async fn count(&self, bucket: BucketId) -> Result<u64, Error> {
+        let deadline = self.now().after(self.settings.request_timeout());
+        loop {
+            match self.count_now(bucket).await {
+                Err(error) if error.message == STILL_COUNTING && self.now() < deadline => {
+                    tokio::time::sleep(COUNT_AGAIN_AFTER).await;
+                }
+                counted => return counted,
+            }
+        }
+    }
+
+    async fn count_now(&self, bucket: BucketId) -> Result<u64, Error> {
         let view = self.view().ok_or_else(no_bucket)?;
         let places = &view.bucket(bucket).ok_or_else(no_bucket)?.places;
         let mut by_node: BTreeMap<NodeId, Vec<u16>> = BTreeMap::new();
@@ -168,6 +185,30 @@ impl Core {
         let healthy =
             place.replicas.iter().copied().find(|node| *node != self.me && self.is_reachable(*node));
         healthy.ok_or_else(|| unavailable("no replica of a partition can be reached; try again"))
+    }
+
+    /// Counts the keys that were there when buckets were opened, as background work.
+    pub(crate) async fn run_counter(self: Arc<Self>) {
+        loop {
+            if let Some(view) = self.view() {
+                for bucket in view.buckets().filter(|bucket| !bucket.bucket.is_counted()) {
+                    if let Err(error) = self.count_bucket(bucket).await {
+                        tracing::warn!(bucket = %bucket.bucket.name, %error, "keys could not be counted yet");
+                    }
+                }
+            }
+            tokio::time::sleep(COUNT_INTERVAL).await;
+        }
+    }
+
+    async fn count_bucket(&self, bucket: &BucketView) -> Result<(), Error> {
+        for partition in (0..1_u16 << bucket.bucket.bits()).map(PartitionId) {
+            while self.budget.run(|| bucket.bucket.count_some(partition)).await? {}
+        }
+        if bucket.bucket.finish_counting() {
+            tracing::debug!(bucket = %bucket.bucket.name, "all keys are counted");
+        }
+        Ok(())
     }
 
     /// Drops expired values, a share of the partitions each time, by the time that a majority of the members' clocks

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use slipring_consensus::{GroupStatus, LayoutGroup};
-use slipring_model::{ClusterId, Error, NodeId, Versions};
+use slipring_model::{ClusterId, Error, NodeId, PartitionId, Space, Versions};
 use slipring_ring::{Addresses, NodeState};
 use slipring_wire::{Reply, Request};
 
@@ -113,6 +113,12 @@ pub struct OwnStatus {
     /// Its place in the layout group; nodes of earlier releases do not tell.
     #[serde(default)]
     pub group: Option<GroupPlace>,
+    /// The room on its disk.
+    #[serde(default)]
+    pub disk: Space,
+    /// The room for its buckets in memory.
+    #[serde(default)]
+    pub memory: Space,
 }
 
 /// How far one node takes part in the layout group.
@@ -212,8 +218,9 @@ impl Core {
         let primaries = places().filter(|place| place.replicas.first() == Some(&self.me)).count();
         let keys = view.buckets().map(|bucket| {
             let all: Vec<u16> = (0..view.layout.partition_count()).collect();
-            self.count_here(bucket.bucket.id, Some(view.bits), &all).unwrap_or(0)
+            all.iter().map(|partition| bucket.bucket.live(PartitionId(*partition), view.bits)).sum::<u64>()
         });
+        let (disk, memory) = self.spaces();
         Some(OwnStatus {
             epoch: view.epoch(),
             replicas: held as u64,
@@ -224,6 +231,8 @@ impl Core {
             is_agreed: Some(self.may_serve()),
             out_of_step: self.out_of_step(&view),
             group: self.group.get().map(|group| group.status().into()),
+            disk,
+            memory,
         })
     }
 
@@ -259,6 +268,8 @@ impl Core {
         self.metrics.peers_connected.set(peers as i64);
         self.metrics.in_flight.set(self.requests.len() as i64);
         self.metrics.hints_waiting.set(self.hints.total() as i64);
+        let (disk, memory) = self.spaces();
+        self.metrics.room.set(&disk, &memory);
         self.count_gossip();
         self.metrics.clients.set(&self.clients);
         self.metrics.clocks.set(&self.time.judgement());

@@ -63,10 +63,10 @@ impl Syncer {
     }
 
     /// Runs a short piece of work that waits for the disk, in this node's way of waiting.
-    pub(crate) async fn on_disk(
+    pub(crate) async fn on_disk<R: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<(), slipring_storage::Error> + Send + 'static,
-    ) -> Result<(), slipring_storage::Error> {
+        work: impl FnOnce() -> Result<R, slipring_storage::Error> + Send + 'static,
+    ) -> Result<R, slipring_storage::Error> {
         match &self.waits {
             DiskWaits::Inline { .. } => work(),
             DiskWaits::OnThread => match tokio::task::spawn_blocking(work).await {
@@ -115,16 +115,31 @@ impl Core {
         }
     }
 
-    /// Nothing more can be written here. Where there are others the node leaves the writing to them and ends;
-    /// alone it stays, so that what it holds can still be read.
+    /// Nothing more can be written here. A disk that is full is waited for, and the node reads on. Where it failed
+    /// otherwise and there are others, the node leaves the writing to them and ends; alone it stays, so that what it
+    /// holds can still be read.
     fn sync_failed(&self, waiters: Vec<Waiter>, error: &slipring_storage::Error) {
+        use slipring_storage::Error as Storage;
         let reason = format!("the disk did not take what was written: {error}");
-        if self.view().is_none_or(|view| view.layout.nodes().len() > 1) {
+        let is_full = matches!(error, Storage::Full { .. } | Storage::NoRoom { .. });
+        if !is_full && self.view().is_none_or(|view| view.layout.nodes().len() > 1) {
             return self.give_up(reason);
         }
-        tracing::error!(%reason, "writes are refused from now on; reads go on");
+        // What was applied is synced once there is room.
+        self.syncer.mark_dirty();
+        if !matches!(error, Storage::NoRoom { .. }) {
+            tracing::error!(%reason, "writes are refused from now on; reads go on");
+        }
         for waiter in waiters {
-            let Waiter::Write(id) = waiter else { continue };
+            let id = match waiter {
+                Waiter::Write(id) => id,
+                Waiter::Peer { node, id } => {
+                    self.answer(node, id, crate::failure::failed(crate::failure::stored(error.clone())));
+                    continue;
+                }
+                // Its end tells the task that nothing is synced.
+                Waiter::Task(_) => continue,
+            };
             let answer = self.requests.with(id, |entry| match entry {
                 Entry::Write(write) => (write.answer.take(), false),
                 _ => (None, false),

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use slipring_consensus::GroupStatus;
-use slipring_model::{NodeId, PartitionId};
+use slipring_model::{NodeId, PartitionId, Room};
 use slipring_ring::{Layout, Replica};
 
 use crate::status::OwnStatus;
@@ -138,6 +138,9 @@ impl Members<'_> {
             reasons.extend(
                 behind.map(|peer| format!("node {name} is not in step with node {} yet", peer.short())),
             );
+            if own.disk.room != Room::Ample {
+                reasons.push(format!("node {name} has no room for writes on its disk"));
+            }
             if own.hints > 0 {
                 reasons.push(format!("node {name} keeps {} hints for others", own.hints));
             }
@@ -200,6 +203,8 @@ pub(crate) mod tests {
 
     fn own(layout: &Layout) -> Option<OwnStatus> {
         Some(OwnStatus {
+            disk: slipring_model::Space::default(),
+            memory: slipring_model::Space::default(),
             epoch: layout.epoch(),
             replicas: 0,
             primaries: 0,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use comfy_table::Table;
 use serde_json::{Value, json};
+use slipring_model::Room;
 use slipring_node::{NodeStatus, Status};
 
 use crate::output::{self, note, say};
@@ -245,6 +246,7 @@ impl Client {
             }
             clocks::tell(&status)?;
             safety::tell(&status.wholeness)?;
+            tell_full_memory(&status)?;
             for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
                 say!(
                     "bucket \"{}\" has {} of {} copies: {}",
@@ -341,6 +343,19 @@ fn place_in_group(status: &Status, node: &NodeStatus) -> &'static str {
         true => "voter",
         false => "learner",
     }
+}
+
+/// Names nodes whose buckets in memory are full.
+fn tell_full_memory(status: &Status) -> anyhow::Result<()> {
+    for node in &status.nodes {
+        let Some(memory) = node.own.as_ref().map(|own| own.memory) else { continue };
+        if memory.room != Room::Ample {
+            let (used, limit) = (memory.used >> 20, memory.limit >> 20);
+            let name = node.id.short();
+            say!("node {name} takes no growth in memory: its buckets there hold {used} of {limit} MiB");
+        }
+    }
+    Ok(())
 }
 
 /// Names nodes whose gossip does not reach the one that tells.

@@ -21,6 +21,10 @@ const KEY_VARIABLE: &str = "SLIPRING_CLUSTER_KEY";
 
 /// Clients may have one part in so many of the memory in flight when nothing else is said.
 const CLIENTS_MEMORY_PART: u64 = 4;
+/// The least that the memory limit and the reserve of the disk may be set to.
+const ROOM_BYTES_MIN: u64 = 1 << 20;
+/// Memory that the disk's caches and buffers take.
+const CACHES_BYTES: u64 = 256 << 20;
 
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $(#[arg($($arg:tt)+)])? $name:ident : $type:ty = $default:expr, $env:literal;)+) => {
@@ -117,6 +121,12 @@ settings! {
     /// Bytes that clients may have in flight: their input, requests and replies on all ports together. At least 64MiB;
     /// 0 takes a quarter of the memory of the machine, or of the control group.
     clients_memory: ByteSize = ByteSize::default(), "SLIPRING_CLIENTS_MEMORY";
+    /// Bytes that buckets in memory may hold on this node; writes beyond are refused. At least 1MiB; 0 takes two fifths
+    /// of the memory of the machine, or of the control group, less 256MiB; an eighth at least.
+    memory_limit: ByteSize = ByteSize::default(), "SLIPRING_MEMORY_LIMIT";
+    /// Bytes of the disk to keep free: with less left only deletions are taken, and with less than half of it no write
+    /// at all. At least 1MiB; 0 takes a twentieth of the disk, 16MiB to 2GiB, a quarter of it at most.
+    disk_reserve: ByteSize = ByteSize::default(), "SLIPRING_DISK_RESERVE";
     /// Milliseconds until a request's outcome is given as unknown. 50 to 60,000.
     request_timeout_ms: u64 = 2_000, "SLIPRING_REQUEST_TIMEOUT_MS";
     /// Milliseconds a read waits for a replica before it asks one more.
@@ -156,6 +166,12 @@ settings! {
 
 fn bytes_of(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// The part of the memory there is that buckets in memory take where nothing is set: the disk's caches and what
+/// clients have in flight need theirs.
+fn bucket_share(memory: u64) -> u64 {
+    (memory.saturating_sub(CACHES_BYTES) / 5 * 2).max(memory / 8)
 }
 
 /// How many nodes expect each other, if any do.
@@ -274,6 +290,14 @@ impl Settings {
         }
     }
 
+    /// Bytes that buckets in memory may hold; 0 for any number, where the system does not tell what there is.
+    pub(crate) fn bucket_memory_bytes(&self) -> u64 {
+        match self.memory_limit.0 {
+            0 => machine_memory::bytes().map_or(0, bucket_share),
+            set => set,
+        }
+    }
+
     fn membership(&self) -> anyhow::Result<MembershipSettings> {
         let preset = match self.membership.as_str() {
             "lan" => MembershipSettings::lan(),
@@ -323,6 +347,11 @@ impl Settings {
         let least = limits::CLIENT_MEMORY_BYTES_MIN;
         if self.clients_memory.0 != 0 && bytes_of(self.clients_memory.0) < least {
             bail!("clients_memory = {} must be {least} (64MiB) at least, or 0", self.clients_memory);
+        }
+        for (name, size) in [("memory_limit", self.memory_limit), ("disk_reserve", self.disk_reserve)] {
+            if (1..ROOM_BYTES_MIN).contains(&size.0) {
+                bail!("{name} = {size} must be {ROOM_BYTES_MIN} (1MiB) at least, or 0");
+            }
         }
         let address: std::net::IpAddr =
             self.bind.parse().with_context(|| format!("bind = \"{}\" is not an IP address", self.bind))?;
@@ -460,6 +489,23 @@ mod tests {
             let error = hosts(&["x", "--http-host", wrong]).expect_err("refused").to_string();
             assert!(error.contains("http_host"), "{error}");
         }
+    }
+
+    #[test]
+    fn room_settings_have_a_least_value_below_at_and_above() {
+        for name in ["--memory-limit", "--disk-reserve"] {
+            let error = resolve(&["x", name, "1048575"]).expect_err("refused").to_string();
+            assert!(
+                error.contains("1MiB") && error.contains(&name.replace("--", "").replace('-', "_")),
+                "{error}"
+            );
+            assert!(resolve(&["x", name, "1048576"]).is_ok() && resolve(&["x", name, "1048577"]).is_ok());
+            assert!(resolve(&["x", name, "0"]).is_ok(), "a share");
+        }
+        let set = resolve(&["x", "--memory-limit", "64MiB"]).expect("settings").0.bucket_memory_bytes();
+        assert_eq!(set, 64 << 20);
+        let shares = [0, 256 << 20, 500 << 20, 1256 << 20].map(bucket_share);
+        assert_eq!(shares, [0, 32 << 20, (244 << 20) / 5 * 2, 400 << 20]);
     }
 
     #[test]

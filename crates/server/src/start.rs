@@ -12,7 +12,7 @@ use slipring_discovery::{Discovery, Sources};
 use slipring_gateway::http::Hosts;
 use slipring_node::{Node, StartError, TransportFactory, UdpDatagrams};
 use slipring_ring::{Addresses, NodeState};
-use slipring_storage::{DataDir, MetaStore};
+use slipring_storage::{DataDir, MemoryEngine, MetaStore};
 use slipring_transport::GrpcTransport;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
@@ -76,6 +76,9 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     // In this order: a meta store without records is a directory that has lost them.
     let (disk, meta) = (Arc::new(directory.disk()?), directory.meta()?);
     directory.settle(&Node::storage_in(&meta)?.0)?;
+    disk.set_reserve(settings.disk_reserve.0);
+    let memory = Arc::new(MemoryEngine::new());
+    memory.set_limit(settings.bucket_memory_bytes());
     say_where(settings, &seeds, &meta)?;
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -87,6 +90,7 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
         Ok(Arc::new(GrpcTransport::start(settings, peer, identity, inbox)))
     });
     let builder = Node::builder(settings.node()?, meta, disk, addresses, transport)
+        .memory(memory)
         .datagrams(Arc::new(UdpDatagrams::new(ports.gossip)?))
         .clients(settings.clients(connections))
         .secret(secret);

@@ -88,6 +88,7 @@ impl Host {
     /// Starts a process; `seeds` are asked, and so many hosts expected, when it belongs to no cluster yet.
     pub(crate) fn start(&mut self, network: &Arc<Network>, seeds: Vec<String>, expected: Option<NonZeroU32>) {
         self.lives += 1;
+        self.disk.restart();
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(self.lives);
         network.power_on(self.index);
         let runtime = Builder::new_current_thread()

@@ -157,11 +157,11 @@ pub enum Fault {
         /// Until it is started again, with what its disk had synced.
         down_ms: u64,
     },
-    /// A host's disk is full until the host is started again with more room.
+    /// A host's disk fills: it has little room at first, then none, and then room again. The host goes on throughout.
     FillDisk {
         /// Which.
         host: usize,
-        /// Until then.
+        /// Until it has room again.
         down_ms: u64,
     },
     /// Every sync of a host's disk takes longer.

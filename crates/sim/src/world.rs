@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use slipring_model::NodeId;
+use slipring_model::{NodeId, Room};
 use slipring_node::Node;
 use slipring_ring::NodeState;
 
@@ -79,7 +79,9 @@ enum Event {
     Fault(Fault),
     Start { host: usize },
     Return { host: usize },
-    ReplaceDisk { host: usize, loses_power: bool },
+    ReplaceDisk { host: usize },
+    FillUp { host: usize },
+    EmptyDisk { host: usize },
     HastenSyncs { host: usize },
     Flip { from: usize, to: usize, is_open: bool, every_ms: u64, until: u64 },
     Unblock { from: usize, to: usize },
@@ -240,6 +242,7 @@ impl World {
             host.clock.set_drift(0);
             host.delay_syncs(0);
             host.disk.fail_with(None);
+            host.disk.set_room(Room::Ample);
             if !self.out.contains(&index) {
                 self.start(index);
             }

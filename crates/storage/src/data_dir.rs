@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::ballast::Ballast;
 use crate::{DiskEngine, Error, MetaStore};
 
 const META: &str = "meta.redb";
@@ -116,7 +117,7 @@ impl DataDir {
             let detail = "its records are gone, and other nodes count on them".to_owned();
             return Err(Error::Damaged { place: data.display().to_string(), detail });
         }
-        DiskEngine::open(&data)
+        DiskEngine::open_beside(&data, Some(Ballast::of(&self.path)))
     }
 
     /// Whether nothing was here when it was claimed first, and it has no identity yet.

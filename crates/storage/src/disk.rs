@@ -5,28 +5,33 @@
 //! its end, or everything. Damage to the journal that takes only what was written after the last mark, together
 //! with the death of the process, looks like that death alone.
 //!
-//! Invariant: after a failed write or sync nothing more is acknowledged.
+//! Invariant: after a failed write or sync nothing more is acknowledged, until the store has been opened again; that
+//! happens in the running process only when a full disk was the cause and has room again (`disk/reopen.rs`).
+
+mod reopen;
+mod store;
 
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use arc_swap::ArcSwapOption;
+use fjall::PersistMode;
 use parking_lot::Mutex;
-use slipring_model::{BucketId, Position};
+use slipring_model::{BucketId, Position, Room, Space};
 
-use crate::data_dir::{make_directory, sync_folders};
+use crate::ballast::Ballast;
+use crate::data_dir::make_directory;
+use crate::disk_space::DiskSpace;
 use crate::mark::Mark;
-use crate::open_files::{patiently, tables_of_process};
-use crate::{Engine, Error, RecordKey, Write, journal, manifest};
+use crate::open_files::patiently;
+use crate::{Engine, Error, RecordKey, Write, journal};
+use reopen::Retry;
+use store::Store;
 
-/// Journals larger than this are flushed, so that a start never replays more.
-const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
-/// Block cache.
-const CACHE_BYTES: u64 = 128 * 1024 * 1024;
 /// Batches between marks when nothing is synced: the most that damage to the very end can hide.
 const BATCHES_PER_MARK: u64 = 1000;
 const RECORDS: &str = "records";
@@ -35,16 +40,22 @@ const PROBE_BYTES: usize = 64 * 1024;
 /// The key under which the store holds the count of batches: shorter than a record's, so before all of them.
 const COUNT_KEY: &[u8] = &[0];
 
+/// What the store writes beside key and record, about.
+const JOURNAL_BYTES_PER_WRITE: usize = 64;
+
 /// Records on disk.
 pub struct DiskEngine {
     dir: PathBuf,
-    database: Database,
-    records: Keyspace,
+    /// Absent only while it is opened again.
+    store: ArcSwapOption<Store>,
     mark: Mutex<Mark>,
     /// Batches applied so far; those that a sudden death left uncounted are missing.
     batches: AtomicU64,
     /// Why no more writes are taken.
-    stopped: OnceLock<Error>,
+    stopped: ArcSwapOption<Error>,
+    space: DiskSpace,
+    ballast: Option<Ballast>,
+    retry: Mutex<Retry>,
 }
 
 impl DiskEngine {
@@ -59,47 +70,55 @@ impl DiskEngine {
     /// # Errors
     /// [`Error::Damaged`] when it has lost what it held, [`Error::Io`] and [`Error::Full`] from the system.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_beside(dir, None)
+    }
+
+    /// The same, with ballast for the node's own decisions.
+    pub(crate) fn open_beside(dir: &Path, ballast: Option<Ballast>) -> Result<Self, Error> {
         make_directory(dir)?;
-        let (store_path, mark_path) = (dir.join(RECORDS), dir.join("mark"));
+        let space = DiskSpace::of(dir);
         let has_store = Self::is_in(dir)?;
+        let mark_path = dir.join("mark");
         let mut mark = match Mark::open(&mark_path) {
             // The mark is on disk before there is a store, so one that is missing beside a store was lost.
             Err(Error::Damaged { .. }) if !has_store => Mark::create(&mark_path)?,
             mark => mark?,
         };
-        if has_store {
-            // What the store finds it takes for safe, and removes what that replaces. A process that died may have
-            // left names that are not on disk yet.
-            sync_folders(dir)?;
-            inspect(&store_path, &mark)?;
-        }
-        let failed = |error: fjall::Error| failure(dir, error);
-        let database = Database::builder(&store_path)
-            .max_journaling_size(JOURNAL_BYTES_MAX)
-            .cache_size(CACHE_BYTES)
-            .max_cached_files(Some(tables_of_process()))
-            .open()
-            .map_err(failed)?;
-        let records = database.keyspace("records", KeyspaceCreateOptions::default).map_err(failed)?;
-        // The store leaves the names of its own folders to the system.
-        sync_folders(dir)?;
-        let stored = records.get(COUNT_KEY).map_err(failed)?;
-        let stored = stored.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
-        let batches = stored.unwrap_or(0);
-        if batches < mark.floor() {
-            let missing = mark.floor() - batches;
-            let detail = format!("it has lost its last writes, {missing} batches or more");
-            return Err(Error::Damaged { place: dir.display().to_string(), detail });
-        }
-        mark.resume(batches);
-        Ok(Self {
+        let (store, batches) = Store::open(dir, &mut mark)?;
+        let engine = Self {
             dir: dir.to_owned(),
-            database,
-            records,
+            store: ArcSwapOption::from_pointee(store),
             mark: Mutex::new(mark),
             batches: AtomicU64::new(batches),
-            stopped: OnceLock::new(),
-        })
+            stopped: ArcSwapOption::empty(),
+            space,
+            ballast,
+            retry: Mutex::default(),
+        };
+        engine.tend_ballast();
+        Ok(engine)
+    }
+
+    /// Keeps so many bytes of the disk free; 0 for a twentieth of it, 16 MiB to 2 GiB.
+    pub fn set_reserve(&self, bytes: u64) {
+        self.space.set_reserve(bytes);
+    }
+
+    fn tend_ballast(&self) {
+        if let Some(ballast) = self.ballast.as_ref().filter(|_| self.space.room(0) == Room::Ample) {
+            ballast.keep();
+        }
+    }
+
+    /// The store, to read from.
+    fn readable(&self) -> Result<Arc<Store>, Error> {
+        let absent = || Error::Stopped(format!("the store in {} is being opened again", self.dir.display()));
+        self.store.load_full().ok_or_else(absent)
+    }
+
+    /// The store, to write to.
+    fn writable(&self) -> Result<Arc<Store>, Error> {
+        self.store.load_full().ok_or_else(|| Error::NoRoom { place: self.dir.display().to_string() })
     }
 
     /// Passes the count through the store, behind all the batches that it counts.
@@ -107,7 +126,9 @@ impl DiskEngine {
     /// The mark stays locked meanwhile: a lower count must not come after a higher one.
     fn pass_count(&self, _mark: &mut Mark) -> Result<u64, Error> {
         let batches = self.batches.load(Ordering::Acquire);
-        self.records.insert(COUNT_KEY, batches.to_be_bytes()).map_err(|error| failure(&self.dir, error))?;
+        let store = self.writable()?;
+        let written = store.records.insert(COUNT_KEY, batches.to_be_bytes());
+        written.map_err(|error| self.failure(error))?;
         Ok(batches)
     }
 
@@ -121,32 +142,55 @@ impl DiskEngine {
         mark.reached(batches)
     }
 
-    fn write(&self, writes: &[Write<'_>]) -> Result<(), fjall::Error> {
-        if let [Write { at, record: Some(record) }] = writes {
-            return self.records.insert(store_key(*at), seal(record));
-        }
-        let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
-        for write in writes {
-            match write.record {
-                Some(record) => batch.insert(&self.records, store_key(write.at), seal(record)),
-                None => batch.remove(&self.records, store_key(write.at)),
-            }
-        }
-        batch.commit()
+    fn write(&self, writes: &[Write<'_>]) -> Result<(), Error> {
+        let store = self.writable()?;
+        store.wait_for_buffers().map_err(|error| self.failure(error))?;
+        let bytes: usize =
+            writes.iter().map(|write| write.at.key.len() + write.record.map_or(0, <[u8]>::len)).sum();
+        self.space.wrote((bytes + writes.len() * JOURNAL_BYTES_PER_WRITE) as u64);
+        store.write(writes).map_err(|error| self.failure(error))
     }
 
     fn force(&self) -> Result<(), Error> {
         let batches = self.pass_count(&mut self.mark.lock())?;
-        self.database.persist(PersistMode::SyncData).map_err(|error| failure(&self.dir, error))?;
+        self.writable()?.database.persist(PersistMode::SyncData).map_err(|error| self.failure(error))?;
         self.mark.lock().synced(batches)
     }
 
     /// Runs a change unless an earlier one failed, and none after this one if it does.
     fn change(&self, change: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
-        match self.stopped.get() {
-            None => change().inspect_err(|error| drop(self.stopped.set(error.clone()))),
+        match self.stopped.load().as_deref() {
+            None => change().inspect_err(|error| self.stop(error)),
+            Some(Error::Full { place }) => Err(Error::NoRoom { place: place.clone() }),
             Some(stopped @ Error::Stopped(_)) => Err(stopped.clone()),
             Some(cause) => Err(Error::Stopped(cause.to_string())),
+        }
+    }
+
+    /// Takes no more writes. A full disk is the only cause that passes, and another one outlasts it.
+    fn stop(&self, cause: &Error) {
+        let passes = |error: &Error| matches!(error, Error::Full { .. });
+        if matches!(cause, Error::NoRoom { .. }) {
+            return;
+        }
+        self.space.measure();
+        self.stopped.rcu(|before| match before {
+            Some(before) if !passes(before) || passes(cause) => Some(Arc::clone(before)),
+            _ => Some(Arc::new(cause.clone())),
+        });
+    }
+
+    /// The store's error as ours. Where one of its own threads has failed, it does not tell why.
+    fn failure(&self, error: fjall::Error) -> Error {
+        if !matches!(error, fjall::Error::Poisoned) {
+            return store::failure(&self.dir, error);
+        }
+        let place = self.dir.display().to_string();
+        self.space.measure();
+        match probe(&self.dir) {
+            Err(error) => Error::io(&self.dir, &error),
+            Ok(()) if self.space.take_was_scarce() => Error::Full { place },
+            Ok(()) => Error::Stopped(format!("an earlier write to {place} failed")),
         }
     }
 
@@ -161,8 +205,8 @@ impl DiskEngine {
 
 impl Engine for DiskEngine {
     fn read(&self, at: RecordKey<'_>, with: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), Error> {
-        let stored =
-            patiently(|| self.records.get(store_key(at))).map_err(|error| failure(&self.dir, error))?;
+        let store = self.readable()?;
+        let stored = patiently(|| store.records.get(store_key(at))).map_err(|error| self.failure(error))?;
         match stored {
             None => with(None),
             Some(bytes) => {
@@ -176,11 +220,11 @@ impl Engine for DiskEngine {
 
     fn apply(&self, writes: &[Write<'_>]) -> Result<(), Error> {
         self.change(|| {
-            self.write(writes).map_err(|error| failure(&self.dir, error))?;
+            self.write(writes)?;
             // The batch is applied: whoever is told of this error must not think that nothing was.
-            self.count_batch().map_err(|error| Error::Io {
-                place: self.dir.display().to_string(),
-                detail: error.to_string(),
+            self.count_batch().map_err(|error| match error {
+                full @ Error::Full { .. } => full,
+                error => Error::Io { place: self.dir.display().to_string(), detail: error.to_string() },
             })
         })
     }
@@ -205,8 +249,8 @@ impl Engine for DiskEngine {
         if start >= end {
             return Ok(());
         }
-        for guard in self.records.range(start..end) {
-            let (stored_key, bytes) = guard.into_inner().map_err(|error| failure(&self.dir, error))?;
+        for guard in self.readable()?.records.range(start..end) {
+            let (stored_key, bytes) = guard.into_inner().map_err(|error| self.failure(error))?;
             let Some((position, key)) = split_key(&stored_key) else {
                 let place = self.dir.display().to_string();
                 return Err(Error::Damaged { place, detail: "it holds a key that nobody wrote".to_owned() });
@@ -222,6 +266,36 @@ impl Engine for DiskEngine {
     fn sync(&self) -> Result<(), Error> {
         self.change(|| self.force())
     }
+
+    fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Acquire)
+    }
+
+    fn room(&self, growth: u64) -> Room {
+        match self.stopped.load().as_deref() {
+            None => self.space.room(growth),
+            Some(Error::Full { .. }) => Room::Spent,
+            // The write itself is told why.
+            Some(_) => Room::Ample,
+        }
+    }
+
+    fn room_for_copy(&self, growth: u64) -> Room {
+        match self.stopped.load().as_deref() {
+            None => self.space.room_for_copy(growth),
+            Some(_) => self.room(growth),
+        }
+    }
+
+    fn space(&self) -> Space {
+        Space { room: self.room(0), ..self.space.space() }
+    }
+
+    fn look(&self) -> Result<bool, Error> {
+        self.space.measure();
+        self.tend_ballast();
+        self.reopen_where_full()
+    }
 }
 
 impl Drop for DiskEngine {
@@ -229,24 +303,6 @@ impl Drop for DiskEngine {
         // Nobody is left to be told of a failure, and nothing was promised that relies on this sync.
         let _ = self.sync();
     }
-}
-
-/// Looks through the store's files before the store does.
-fn inspect(store: &Path, mark: &Mark) -> Result<(), Error> {
-    let failed = |error: io::Error| Error::io(store, &error);
-    // The last file that the making of a store writes; the store never syncs it again.
-    let version = store.join("version");
-    if version.try_exists().map_err(failed)? {
-        File::open(&version).and_then(|file| file.sync_all()).map_err(failed)?;
-        manifest::inspect(store)?;
-        return journal::inspect(store, !mark.is_of_this_boot());
-    }
-    if mark.floor() > 0 {
-        let detail = "its version file is gone".to_owned();
-        return Err(Error::Damaged { place: store.display().to_string(), detail });
-    }
-    // The process died while it made the store, so nothing was ever written to it.
-    std::fs::remove_dir_all(store).map_err(failed)
 }
 
 fn store_key(at: RecordKey<'_>) -> Vec<u8> {
@@ -285,21 +341,6 @@ fn seal(record: &[u8]) -> Vec<u8> {
 
 fn checksum(record: &[u8]) -> [u8; 4] {
     (xxhash_rust::xxh3::xxh3_64(record) as u32).to_le_bytes()
-}
-
-fn failure(dir: &Path, error: fjall::Error) -> Error {
-    let place = dir.display().to_string();
-    match error {
-        fjall::Error::Io(error) => Error::io(dir, &error),
-        fjall::Error::Storage(fjall::LsmError::Io(error)) => Error::io(dir, &error),
-        fjall::Error::Locked => Error::InUse { place },
-        // One of the store's own threads failed, and it does not tell why.
-        fjall::Error::Poisoned => match probe(dir) {
-            Err(error) => Error::io(dir, &error),
-            Ok(()) => Error::Stopped(format!("an earlier write to {place} failed")),
-        },
-        other => Error::Damaged { place, detail: other.to_string() },
-    }
 }
 
 /// Writes a little beside the store, to learn whether the disk takes it.

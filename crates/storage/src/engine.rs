@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use slipring_model::{BucketId, Position};
+use slipring_model::{BucketId, Position, Room, Space};
 
 use crate::Error;
 
@@ -60,4 +60,34 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// Whatever the disk said; what was applied since the last sync may be lost with the power then.
     fn sync(&self) -> Result<(), Error>;
+
+    /// What is taken of a write that leaves `growth` more bytes than there were. Cheap: every write asks.
+    fn room(&self, _growth: u64) -> Room {
+        Room::Ample
+    }
+
+    /// The same of a copy that another replica has already: a little more, so that replicas of about the same size
+    /// refuse a write before it begins, and not halfway.
+    fn room_for_copy(&self, growth: u64) -> Room {
+        self.room(growth)
+    }
+
+    /// A number that each change raises and that a clean end keeps; 0 where nothing is kept.
+    fn batches(&self) -> u64 {
+        0
+    }
+
+    /// How much is in use and left.
+    fn space(&self) -> Space {
+        Space::default()
+    }
+
+    /// Measures the room. Where a full disk had stopped all writing and there is room again, takes writes again;
+    /// `true` then: a write that failed may be there after all. May wait for the disk.
+    ///
+    /// # Errors
+    /// Whatever the disk said; writing stays stopped.
+    fn look(&self) -> Result<bool, Error> {
+        Ok(false)
+    }
 }

@@ -38,10 +38,18 @@ pub enum Error {
         /// The data directory.
         place: String,
     },
-    /// The disk has no room. Whether the write happened shows at the next start: some of its bytes may have fitted, or
-    /// be written as soon as there is room. No more are taken until then.
-    #[error("the disk that holds {place} is full; make room and restart the node")]
+    /// The disk has no room. Whether the write happened shows when there is room again: some of its bytes may have
+    /// fitted, or be written then. No more are taken until then.
+    #[error("the disk that holds {place} is full; reads go on, and writes do once there is room")]
     Full {
+        /// The directory.
+        place: String,
+    },
+    /// An earlier write found the disk full, so this one was not tried.
+    #[error(
+        "the disk that holds {place} is full; nothing was done; reads go on, and writes do once there is room"
+    )]
+    NoRoom {
         /// The directory.
         place: String,
     },

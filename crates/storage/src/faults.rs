@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redb::StorageBackend;
-use slipring_model::{BucketId, Mutant, Position};
+use slipring_model::{BucketId, Mutant, Position, Room, Space};
 
 use crate::{Engine, Error, MemoryEngine, RecordKey, Write};
 
 /// The key of a record, owned.
 type OwnedKey = (BucketId, Position, Vec<u8>);
+/// A write, owned.
+type OwnedWrite = (OwnedKey, Option<Vec<u8>>);
 
 /// Shorter records are not cells of data, whose loss would show.
 const RECORD_BYTES_WORTH_FLIPPING: usize = 16;
@@ -29,6 +31,10 @@ struct FaultyState {
     /// Batches since the last sync, oldest first.
     unsynced: Mutex<Vec<Vec<Before>>>,
     failure: Mutex<Option<Error>>,
+    /// What it takes.
+    room: Mutex<Room>,
+    /// The write that found it full: none is taken until the disk was looked at and has room, and then it is there.
+    cut_short: Mutex<Option<Vec<OwnedWrite>>>,
     /// Records of which a bit has flipped.
     damaged: Mutex<BTreeSet<OwnedKey>>,
 }
@@ -101,6 +107,33 @@ impl FaultyEngine {
         *self.0.failure.lock() = error;
     }
 
+    /// It has so much room from now on.
+    pub fn set_room(&self, room: Room) {
+        *self.0.room.lock() = room;
+    }
+
+    /// Another process works with it: a write that was cut short is gone.
+    pub fn restart(&self) {
+        *self.0.cut_short.lock() = None;
+    }
+
+    /// Whether a full disk takes nothing, or has taken nothing since a write that was cut short.
+    fn check_full(&self, writes: &[Write<'_>]) -> Result<(), Error> {
+        let mut cut_short = self.0.cut_short.lock();
+        if cut_short.is_some() {
+            return Err(Error::NoRoom { place: "the simulated disk".to_owned() });
+        }
+        let failure = self.0.failure.lock().clone();
+        if matches!(failure, Some(Error::Full { .. })) && !writes.is_empty() {
+            let own = |write: &Write<'_>| {
+                let at = (write.at.bucket, write.at.position, write.at.key.to_vec());
+                (at, write.record.map(<[u8]>::to_vec))
+            };
+            *cut_short = Some(writes.iter().map(own).collect());
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
     fn check(&self) -> Result<(), Error> {
         self.0.failure.lock().clone().map_or(Ok(()), Err)
     }
@@ -137,7 +170,7 @@ impl Engine for FaultyEngine {
     }
 
     fn apply(&self, writes: &[Write<'_>]) -> Result<(), Error> {
-        self.check()?;
+        self.check_full(writes)?;
         let mut batch = Vec::with_capacity(writes.len());
         for write in writes {
             let at = (write.at.bucket, write.at.position, write.at.key.to_vec());
@@ -164,10 +197,41 @@ impl Engine for FaultyEngine {
 
     fn sync(&self) -> Result<(), Error> {
         self.check()?;
+        self.check_full(&[])?;
         if !Mutant::SyncNothing.is_planted() {
             self.0.unsynced.lock().clear();
         }
         Ok(())
+    }
+
+    fn room(&self, _growth: u64) -> Room {
+        if self.0.cut_short.lock().is_some() {
+            return Room::Spent;
+        }
+        match self.0.failure.lock().as_ref() {
+            Some(Error::Full { .. }) => Room::Spent,
+            _ => *self.0.room.lock(),
+        }
+    }
+
+    fn space(&self) -> Space {
+        Space { room: self.room(0), ..Space::default() }
+    }
+
+    fn look(&self) -> Result<bool, Error> {
+        if self.check().is_err() {
+            return Ok(false);
+        }
+        let Some(writes) = self.0.cut_short.lock().take() else { return Ok(false) };
+        let whole: Vec<Write<'_>> = writes
+            .iter()
+            .map(|((bucket, position, key), record)| Write {
+                at: RecordKey { bucket: *bucket, position: *position, key },
+                record: record.as_deref(),
+            })
+            .collect();
+        self.apply(&whole)?;
+        Ok(true)
     }
 }
 

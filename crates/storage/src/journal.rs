@@ -37,7 +37,9 @@ const CLEAR: u8 = 4;
 /// # Errors
 /// [`Error::Damaged`] when a batch is not what was written.
 pub(crate) fn inspect(store: &Path, is_after_power_loss: bool) -> Result<(), Error> {
-    let journals = list(store).map_err(|error| Error::io(store, &error))?;
+    let numbered = list(store).map_err(|error| Error::io(store, &error))?;
+    check_numbers(store, &numbered)?;
+    let journals: Vec<&PathBuf> = numbered.iter().map(|(_, path)| path).collect();
     let mut last = None;
     for (number, path) in journals.iter().enumerate() {
         let failed = |error: io::Error| Error::io(path, &error);
@@ -59,8 +61,21 @@ pub(crate) fn inspect(store: &Path, is_after_power_loss: bool) -> Result<(), Err
     Ok(())
 }
 
-/// The journals, the oldest first.
-fn list(store: &Path) -> io::Result<Vec<PathBuf>> {
+/// Journals are numbered one by one and removed from the oldest on; the newest is never removed.
+fn check_numbers(store: &Path, numbered: &[(u64, PathBuf)]) -> Result<(), Error> {
+    let gone = |place: PathBuf| Error::Damaged {
+        place: place.display().to_string(),
+        detail: "it is gone".to_owned(),
+    };
+    if numbered.is_empty() {
+        return Err(gone(store.join("*.jnl")));
+    }
+    let gap = numbered.iter().zip(numbered.iter().skip(1)).find(|((one, _), (next, _))| one + 1 != *next);
+    gap.map_or(Ok(()), |((before, _), _)| Err(gone(store.join(format!("{}.jnl", before + 1)))))
+}
+
+/// The journals with their numbers, the oldest first.
+fn list(store: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(store)? {
         let path = entry?.path();
@@ -72,7 +87,7 @@ fn list(store: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     found.sort();
-    Ok(found.into_iter().map(|(_, path)| path).collect())
+    Ok(found)
 }
 
 /// What follows the last whole batch.

@@ -3,8 +3,10 @@
 //! Records are ordered by bucket, position and key, so a partition is one contiguous range. Replicas repair
 //! each other's records; what no replica can repair (identity, the layout group's log) lies in [`MetaStore`].
 
+mod ballast;
 mod data_dir;
 mod disk;
+mod disk_space;
 mod engine;
 mod error;
 pub mod faults;
@@ -13,6 +15,7 @@ mod manifest;
 mod mark;
 mod memory;
 mod meta;
+mod meta_file;
 mod open_files;
 
 pub use data_dir::DataDir;

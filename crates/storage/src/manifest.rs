@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -23,16 +23,35 @@ const CONTENTS_MAGIC: [u8; 4] = *b"TOC!";
 /// A table of contents has a handful of entries.
 const CONTENTS_BYTES_MAX: u64 = 64 * 1024;
 
-/// Checks every tree of a store.
+/// The tree of the store's own names.
+const NAMES_TREE: &str = "0";
+
+/// Checks every tree of a store; `was_used` tells whether anything was ever written to it.
 ///
 /// # Errors
-/// [`Error::Damaged`] when something is not what was written.
-pub(crate) fn inspect(store: &Path) -> Result<(), Error> {
+/// [`Error::Damaged`] when something is not what was written, or is gone.
+pub(crate) fn inspect(store: &Path, was_used: bool) -> Result<(), Error> {
     let trees = store.join("keyspaces");
-    for tree in folders(&trees).map_err(|error| Error::io(&trees, &error))? {
-        // A tree without this file was not finished when the process died; the store removes it.
+    let mut found = folders(&trees).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => damaged(&trees, "it is gone"),
+        _ => Error::io(&trees, &error),
+    })?;
+    let names = trees.join(NAMES_TREE);
+    if was_used && !found.contains(&names) {
+        found.push(names);
+    }
+    // One more, which is as old, holds the records.
+    if was_used && found.len() < 2 {
+        return Err(damaged(&trees, "the tree with the records is gone from it"));
+    }
+    for tree in found {
         let current = tree.join("current");
         match std::fs::read(&current) {
+            // Without this file a tree was not finished when the process died, and the store removes it. All are
+            // finished before anything is written.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && was_used => {
+                return Err(damaged(&current, "it is gone"));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io(&current, &error)),
             Ok(bytes) => inspect_tree(&tree, &current, &bytes)?,
@@ -41,7 +60,7 @@ pub(crate) fn inspect(store: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn folders(trees: &Path) -> io::Result<Vec<std::path::PathBuf>> {
+fn folders(trees: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(trees)? {
         let entry = entry?;

@@ -8,21 +8,41 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use slipring_model::{BucketId, Position};
+use slipring_model::{BucketId, Position, Room, Space};
 use thin_vec::ThinVec;
 
 use crate::{Engine, Error, RecordKey, Write};
 
 const SHARD_BITS: u32 = 8;
+/// What a record takes beside key and bytes: its place in a table, its length, and what the allocator adds.
+const RECORD_BYTES: u64 = 72;
+/// The allocator rounds up, by so much at most.
+const ROUNDING_SHARE: u64 = 8;
+/// Counters within a record that is full grow by a byte now and then: so much is taken beyond the limit, up to this
+/// share of it.
+const CREEP_BYTES: u64 = 16;
+const CREEP_SHARE: u64 = 64;
+/// Copies of other replicas are taken beyond the limit, up to this share of it.
+const COPIES_SHARE: u64 = 16;
 
 /// Records in memory; gone with the process.
 #[derive(Default)]
 pub struct MemoryEngine {
     buckets: ArcSwap<Vec<(BucketId, Arc<Shards>)>>,
     growing: Mutex<()>,
+    used: AtomicU64,
+    /// The most bytes it holds; 0 for any number.
+    limit: AtomicU64,
+}
+
+/// What a record counts for, beside its key.
+fn cost(key: &[u8], record: &[u8]) -> u64 {
+    let bytes = (key.len() + record.len()) as u64;
+    RECORD_BYTES + bytes + bytes / ROUNDING_SHARE
 }
 
 type Shards = [Mutex<Shard>; 1 << SHARD_BITS];
@@ -74,6 +94,26 @@ impl MemoryEngine {
         Self::default()
     }
 
+    /// Takes no write that grows when it would hold more bytes than this; 0 for any number.
+    pub fn set_limit(&self, bytes: u64) {
+        self.limit.store(bytes, Ordering::Relaxed);
+    }
+
+    fn judge(&self, growth: u64, limit: u64) -> Room {
+        let used = self.used.load(Ordering::Relaxed);
+        let creeps = growth <= CREEP_BYTES && used <= limit.saturating_add(limit / CREEP_SHARE);
+        match limit {
+            0 => Room::Ample,
+            limit if used.saturating_add(growth) <= limit || growth > 0 && creeps => Room::Ample,
+            _ => Room::Scarce,
+        }
+    }
+
+    fn count(&self, (more, less): (u64, u64)) {
+        self.used.fetch_add(more, Ordering::Relaxed);
+        self.used.fetch_sub(less, Ordering::Relaxed);
+    }
+
     fn with_shard<R>(
         &self,
         bucket: BucketId,
@@ -97,7 +137,7 @@ impl MemoryEngine {
         for write in writes {
             // A bucket without shards has nothing to remove.
             if let Some(shard) = locked.get_mut(&place(write)) {
-                shard.change(write);
+                self.count(shard.change(write));
             }
         }
     }
@@ -128,11 +168,14 @@ fn shard_of(buckets: &[(BucketId, Arc<Shards>)], bucket: BucketId, index: usize)
 }
 
 impl Shard {
-    fn change(&mut self, write: &Write<'_>) {
+    /// Makes a change; the bytes it adds and those it takes away.
+    fn change(&mut self, write: &Write<'_>) -> (u64, u64) {
+        let less = self.get(write.at).map_or(0, |record| cost(write.at.key, record));
         match write.record {
             Some(record) => self.set(write.at, record),
             None => self.remove(write.at),
         }
+        (write.record.map_or(0, |record| cost(write.at.key, record)), less)
     }
 
     fn get(&self, at: RecordKey<'_>) -> Option<&[u8]> {
@@ -204,8 +247,9 @@ impl Engine for MemoryEngine {
             [write] => self.with_shard(write.at.bucket, write.at.position, |shard| shard.change(write)),
             _ => None,
         };
-        if changed.is_none() {
-            self.apply_together(writes);
+        match changed {
+            Some(changed) => self.count(changed),
+            None => self.apply_together(writes),
         }
         Ok(())
     }
@@ -239,5 +283,76 @@ impl Engine for MemoryEngine {
 
     fn sync(&self) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn room(&self, growth: u64) -> Room {
+        self.judge(growth, self.limit.load(Ordering::Relaxed))
+    }
+
+    fn room_for_copy(&self, growth: u64) -> Room {
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.judge(growth, limit.saturating_add(limit / COPIES_SHARE))
+    }
+
+    fn space(&self) -> Space {
+        let (used, limit) = (self.used.load(Ordering::Relaxed), self.limit.load(Ordering::Relaxed));
+        let free = if limit == 0 { u64::MAX } else { limit.saturating_sub(used) };
+        // Less than the smallest record fits: it is full.
+        Space { room: self.room(RECORD_BYTES), used, free, limit, reserve: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(engine: &MemoryEngine, position: u64, key: &[u8], record: Option<&[u8]>) {
+        let at = RecordKey { bucket: BucketId(0), position: Position(position), key };
+        engine.apply(&[Write { at, record }]).expect("memory takes every write");
+    }
+
+    #[test]
+    fn bytes_in_use_follow_each_change() {
+        let engine = MemoryEngine::new();
+        let used = || engine.space().used;
+        write(&engine, 1, b"a", Some(&[0; 79]));
+        assert_eq!(used(), RECORD_BYTES + 90);
+        // Two keys on one position: the second is in a table of its own, and moves when the first goes.
+        write(&engine, 1, b"b", Some(&[0; 39]));
+        assert_eq!(used(), 2 * RECORD_BYTES + 135);
+        write(&engine, 1, b"a", None);
+        assert_eq!(used(), RECORD_BYTES + 45);
+        write(&engine, 1, b"a", None);
+        assert_eq!(used(), RECORD_BYTES + 45, "nothing was there");
+        write(&engine, 1, b"b", Some(&[0; 7]));
+        assert_eq!(used(), RECORD_BYTES + 9);
+        let at = |key| RecordKey { bucket: BucketId(0), position: Position(1), key };
+        engine
+            .apply(&[Write { at: at(b"b"), record: None }, Write { at: at(b"c"), record: Some(b"cc") }])
+            .expect("memory takes every write");
+        assert_eq!(used(), RECORD_BYTES + 3);
+        write(&engine, 1, b"c", None);
+        assert_eq!(used(), 0);
+    }
+
+    #[test]
+    fn room_below_at_and_above_the_limit() {
+        let engine = MemoryEngine::new();
+        assert_eq!((engine.room(u64::MAX), engine.space().limit), (Room::Ample, 0), "no limit is set");
+        write(&engine, 1, b"a", Some(&[0; 799]));
+        let used = engine.space().used;
+        engine.set_limit(used + 100);
+        let copies = (used + 100) / COPIES_SHARE;
+        let rooms = [99, 100, 101].map(|growth| engine.room_for_copy(copies + growth));
+        assert_eq!(rooms, [Room::Ample, Room::Ample, Room::Scarce]);
+        let rooms = [99, 100, 101, u64::MAX].map(|growth| engine.room(growth));
+        assert_eq!(rooms, [Room::Ample, Room::Ample, Room::Scarce, Room::Scarce]);
+        assert_eq!(engine.space().limit, used + 100);
+        engine.set_limit(used);
+        let rooms = [0, 1, CREEP_BYTES, CREEP_BYTES + 1].map(|growth| engine.room(growth));
+        assert_eq!(rooms, [Room::Ample, Room::Ample, Room::Ample, Room::Scarce]);
+        assert_eq!(engine.space().room, Room::Scarce, "no record fits");
+        engine.set_limit(used - used / 32);
+        assert_eq!([0, 1].map(|growth| engine.room(growth)), [Room::Scarce, Room::Scarce], "it crept so far");
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition, TableError};
 
 use crate::Error;
+use crate::meta_file::MetaFile;
 
 const NAMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("names");
 
@@ -30,7 +31,9 @@ impl MetaStore {
         if !path.try_exists().map_err(|error| Error::io(path, &error))? {
             make(path)?;
         }
-        let database = Database::create(path).map_err(|error| failure(&place, error.into()))?;
+        let database = Database::builder()
+            .create_with_backend(MetaFile::open(path)?)
+            .map_err(|error| failure(&place, error.into()))?;
         Ok(Self { place, database: Arc::new(database) })
     }
 
@@ -105,7 +108,7 @@ fn make(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let made = Database::create(&unfinished);
+    let made = Database::builder().create_with_backend(MetaFile::open(&unfinished)?);
     drop(made.map_err(|error| failure(&unfinished.display().to_string(), error.into()))?);
     File::open(&unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
     std::fs::rename(&unfinished, path).map_err(failed)

@@ -133,6 +133,52 @@ fn a_changed_byte_is_named_or_harmless_and_never_ends_the_process() {
     assert!(named > harmless / 10);
 }
 
+#[test]
+fn a_file_that_is_gone_is_named_or_not_missed() {
+    let original = folder();
+    fill(original.path());
+    let all = numbers().count() as u64;
+    assert_eq!(readable(original.path()), Ok(all));
+    let mut named = 0;
+    for file in files(original.path()) {
+        let copied = folder();
+        copy(original.path(), copied.path());
+        let gone = copied.path().join(file.strip_prefix(original.path()).expect("below"));
+        std::fs::remove_file(&gone).expect("removed");
+        match readable(copied.path()) {
+            Ok(count) => assert_eq!(count, all, "{} was gone, and not a word", gone.display()),
+            Err(Error::Damaged { place, detail }) => {
+                named += 1;
+                let name = gone.display().to_string();
+                let is_journal = name.ends_with(".jnl");
+                assert!(place == name || is_journal, "{name} was gone, and {place}: {detail}");
+                assert!(detail.contains("gone") || is_journal && detail.contains("lost"), "{detail}");
+            }
+            Err(other) => panic!("{} was gone: {other}", gone.display()),
+        }
+    }
+    assert!(named >= 6, "{named}: manifests, tables, the mark, the version and the journal are missed");
+}
+
+#[test]
+fn a_folder_that_is_gone_is_named() {
+    let original = folder();
+    fill(original.path());
+    for gone in ["keyspaces", "keyspaces/0", "keyspaces/1", "keyspaces/1/tables"] {
+        let copied = folder();
+        copy(original.path(), copied.path());
+        let path = copied.path().join("records").join(gone);
+        std::fs::remove_dir_all(&path).expect("removed");
+        let opened = readable(copied.path());
+        let parent = path.parent().expect("a parent").display().to_string();
+        let is_named = |place: &str| place.starts_with(&path.display().to_string()) || place == parent;
+        assert!(
+            matches!(&opened, Err(Error::Damaged { place, .. }) if is_named(place)),
+            "{gone}: {opened:?}"
+        );
+    }
+}
+
 /// Changes one byte after the other, each in a copy of its own, and says what came of it. The process must
 /// live to the end.
 fn change_in_a_process_of_its_own(original: &Path, file: &Path, places: &[usize]) -> Vec<(usize, String)> {

@@ -178,7 +178,8 @@ impl Message {
                 | Request::Goodbye
                 | Request::Moves
                 | Request::Clock
-                | Request::Members => 0,
+                | Request::Members
+                | Request::Room { .. } => 0,
                 Request::LaterStart { .. } => 200,
             },
             Self::Reply { reply, .. } => match reply {

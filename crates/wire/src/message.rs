@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use slipring_model::{BucketId, ErrorKind, NodeId, Position, Signature, StorageId};
+use slipring_model::{BucketId, ErrorKind, NodeId, Position, Room, Signature, StorageId};
 
 /// One message in a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,6 +179,13 @@ pub enum Request {
         key: Bytes,
         /// The encoded cell.
         cell: Bytes,
+    },
+    /// How much more the sender's stores take; said when it changes, and again while it is little. No answer.
+    Room {
+        /// On its disk.
+        disk: Room,
+        /// In its memory.
+        memory: Room,
     },
 }
 

@@ -35,6 +35,7 @@ async fn config_get(session: &mut Session, patterns: &[Bytes]) {
     let bulk_max = limits::VALUE_BYTES_MAX.to_string();
     let clients_max = session.presence.clients.places().to_string();
     let memory_max = session.node.client_memory().bytes_max().to_string();
+    let buckets_max = session.node.spaces().1.limit.to_string();
     let known = [
         ("save", ""),
         ("appendonly", "no"),
@@ -43,7 +44,7 @@ async fn config_get(session: &mut Session, patterns: &[Bytes]) {
         ("replica-read-only", "no"),
         ("slave-read-only", "no"),
         ("maxclients", clients_max.as_str()),
-        ("maxmemory", "0"),
+        ("maxmemory", buckets_max.as_str()),
         ("maxmemory-clients", memory_max.as_str()),
         ("maxmemory-policy", "noeviction"),
         ("notify-keyspace-events", ""),

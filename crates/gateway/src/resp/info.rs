@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use slipring_model::Room;
+
 use super::REDIS_VERSION;
 use super::run::Session;
 
@@ -58,19 +60,30 @@ async fn section(session: &Session, name: &str) -> Vec<(String, String)> {
             ("maxclients", clients.places().to_string()),
         ],
         "memory" => {
-            let used = resident_bytes();
+            let (_, buckets) = node.spaces();
+            let human = |bytes: u64| format!("{:.2}M", bytes as f64 / 1_048_576.0);
             vec![
-                ("used_memory", used.to_string()),
-                ("used_memory_human", format!("{:.2}M", used as f64 / 1_048_576.0)),
-                ("used_memory_rss", used.to_string()),
+                ("used_memory", buckets.used.to_string()),
+                ("used_memory_human", human(buckets.used)),
+                ("used_memory_rss", resident_bytes().to_string()),
                 ("mem_clients_normal", node.client_memory().bytes().to_string()),
                 ("mem_clients_max", node.client_memory().bytes_max().to_string()),
                 ("mem_clients_refused", node.client_memory().refused().to_string()),
-                ("maxmemory", "0".to_owned()),
+                ("maxmemory", buckets.limit.to_string()),
+                ("maxmemory_human", human(buckets.limit)),
                 ("maxmemory_policy", "noeviction".to_owned()),
             ]
         }
-        "persistence" => vec![("loading", "0".to_owned()), ("aof_enabled", "0".to_owned())],
+        "persistence" => {
+            let (disk, _) = node.spaces();
+            vec![
+                ("loading", "0".to_owned()),
+                ("aof_enabled", "0".to_owned()),
+                ("disk_takes_writes", u8::from(disk.room == Room::Ample).to_string()),
+                ("disk_free", disk.free.to_string()),
+                ("disk_reserve", disk.reserve.to_string()),
+            ]
+        }
         "stats" => {
             let (hits, misses) = clients.hits_and_misses();
             vec![

@@ -35,6 +35,16 @@ impl Live {
         self.of(partition, bits).map(|count| u64::from(count.load(Ordering::Relaxed))).sum()
     }
 
+    /// The number of each slot.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Sets the number of each slot.
+    pub(super) fn set(&self, numbers: impl Iterator<Item = u32>) {
+        self.0.iter().zip(numbers).for_each(|(count, number)| count.store(number, Ordering::Relaxed));
+    }
+
     fn of(&self, partition: PartitionId, bits: u8) -> impl Iterator<Item = &AtomicU32> {
         let [first, last] = [partition.start(bits), partition.end(bits)].map(|at| usize::from(at.slot().0));
         self.0.get(first..=last).unwrap_or_default().iter()

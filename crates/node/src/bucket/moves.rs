@@ -82,7 +82,7 @@ impl Bucket {
         guard.commit();
         let next = found.last().filter(|_| found.len() >= WIPED_AT_ONCE).map(|(position, _)| *position);
         if next.is_none() {
-            (guard.is_mortal, guard.root) = (false, None);
+            (guard.is_mortal, guard.root, guard.uncounted) = (false, None, None);
             self.live.clear(partition, self.bits);
             let mut damaged = self.damaged.lock();
             damaged.retain(|(position, _)| position.partition(self.bits) != partition);
@@ -177,6 +177,7 @@ mod tests {
         engine.apply(&writes).expect("stored");
         let bucket = open(&engine);
         let [low, high] = [PartitionId(0), PartitionId(1)];
+        [low, high].iter().for_each(|part| while bucket.count_some(*part).expect("read") {});
         bucket.note_damage(LOW, b"k");
         bucket.note_damage(HIGH, b"k");
         let rest = || bucket.keys(LOW..=HIGH, 10, 0).expect("read").0.len();

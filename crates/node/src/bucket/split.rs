@@ -6,7 +6,7 @@
 //! Invariant: a record changes under one lock at a time, and no successor issues a dot that its partition issued.
 
 use parking_lot::Mutex;
-use slipring_model::Mutant;
+use slipring_model::{Mutant, PartitionId};
 
 use super::{Bucket, Partition};
 
@@ -15,10 +15,11 @@ impl Bucket {
     /// more: what it is asked for under an older layout is refused as stale.
     pub(crate) fn cut_anew(&self, bits: u8) -> Self {
         let parts = 1_usize << bits.saturating_sub(self.bits);
-        let partitions = self.partitions.iter().flat_map(|partition| {
+        let partitions = self.partitions.iter().enumerate().flat_map(|(index, partition)| {
             let mut partition = partition.lock();
             partition.is_over = true;
-            std::iter::repeat_with(|| Mutex::new(partition.successor())).take(parts).collect::<Vec<_>>()
+            let ids = (index * parts..(index + 1) * parts).map(|part| PartitionId(part as u16));
+            ids.map(|id| Mutex::new(partition.successor(id, bits))).collect::<Vec<_>>()
         });
         Self {
             id: self.id,
@@ -28,15 +29,17 @@ impl Bucket {
             bits,
             partitions: partitions.collect(),
             live: self.live.clone(),
+            is_counted: self.is_counted.clone(),
             damaged: self.damaged.clone(),
         }
     }
 }
 
 impl Partition {
-    /// A part of this partition, as it begins.
-    fn successor(&self) -> Self {
+    /// A part of this partition, the one of `1 << bits` with this id, as it begins.
+    fn successor(&self, id: PartitionId, bits: u8) -> Self {
         Self {
+            uncounted: self.uncounted_within(id.start(bits), id.end(bits)),
             fence: self.fence,
             is_closed: self.is_closed,
             // Their dots must differ from all those that the keys of this part have met.
@@ -54,7 +57,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use slipring_model::{Actor, BucketId, BucketPolicy, Dot, Error, PartitionId, Position};
+    use slipring_model::{Actor, BucketId, BucketPolicy, Dot, Error, Position, Room};
     use slipring_service::{Cell, Context};
     use slipring_storage::MemoryEngine;
 
@@ -73,7 +76,8 @@ mod tests {
 
     /// Writes a key that expires at once; its dot.
     fn write(bucket: &Bucket, at: u64) -> Result<Dot, Refusal> {
-        let locus = Locus { position: Position(at), key: b"k", actor: ACTOR, is_alone: false };
+        let locus =
+            Locus { position: Position(at), key: b"k", actor: ACTOR, is_alone: false, others: Room::Ample };
         let context = Context { now_ms: 5, random: 0, default_ttl_ms: None, keeps_siblings: false };
         let executed = bucket.execute(&locus, context, 1, |_, cells| {
             cells.put("v", Some(6));

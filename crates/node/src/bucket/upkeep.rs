@@ -135,7 +135,7 @@ impl Bucket {
         if let Some(is_kept) = kept {
             let record = is_kept.then_some(partition.scratch.as_slice());
             self.engine.apply(&[Write { at: self.at(position, key), record }]).map_err(stored)?;
-            self.live.note(position, true, false);
+            partition.note(&self.live, position, true, false);
             partition.tidy();
         }
         Ok(())

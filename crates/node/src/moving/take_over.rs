@@ -84,6 +84,9 @@ impl Core {
             if bucket.bucket.is_closed(PartitionId(id.partition)) {
                 return Err(unavailable("what an earlier assignment left here is still being removed"));
             }
+            if !self.has_room(self.me, bucket.bucket.policy.engine) {
+                return Err(unavailable("this node has no room for more copies yet"));
+            }
             let (mut told, needed) = sources(view, self.me, &bucket.bucket.policy, holders);
             let all = if Mutant::CopyFromNext.is_planted() { holders.target() } else { &holders.replicas };
             for source in all.iter().map(|replica| replica.node).filter(|node| *node != self.me) {

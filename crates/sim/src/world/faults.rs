@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use slipring_model::NodeId;
+use slipring_model::{NodeId, Room};
 use slipring_node::Node;
 use slipring_ring::NodeState;
 
@@ -17,9 +17,21 @@ impl World {
             Event::Start { host } if self.out.contains(&host) => {}
             Event::Start { host } => self.start(host),
             Event::ReplaceDisk { host, .. } if self.losses.hosts.contains(&host) => {}
-            Event::ReplaceDisk { host, loses_power } => {
-                self.kill(host, loses_power);
+            Event::ReplaceDisk { host } => {
+                self.kill(host, true);
                 self.start(host);
+            }
+            // A disk that fails is not full as well.
+            Event::FillUp { host } if self.failing.contains(&host) => {}
+            Event::FillUp { host } => {
+                let error = slipring_storage::Error::Full { place: "the simulated disk".into() };
+                self.host(host).disk.fail_with(Some(error));
+            }
+            Event::EmptyDisk { host } => {
+                self.host(host).disk.set_room(Room::Ample);
+                if !self.failing.contains(&host) {
+                    self.host(host).disk.fail_with(None);
+                }
             }
             Event::HastenSyncs { host } => self.host(host).delay_syncs(0),
             Event::StopLosing { from, to } => self.network.lose(from, to, 0),
@@ -159,13 +171,14 @@ impl World {
         match fault {
             Fault::FailDisk { host, down_ms } => {
                 let error = slipring_storage::Error::Stopped("the simulated disk failed".to_owned());
-                self.fail_disk(host, error, "disk failures");
-                self.decide(now + down_ms, Event::ReplaceDisk { host, loses_power: true });
+                self.fail_disk(host, error);
+                self.decide(now + down_ms, Event::ReplaceDisk { host });
             }
             Fault::FillDisk { host, down_ms } => {
-                let error = slipring_storage::Error::Full { place: "the simulated disk".into() };
-                self.fail_disk(host, error, "full disks");
-                self.decide(now + down_ms, Event::ReplaceDisk { host, loses_power: false });
+                self.host(host).disk.set_room(Room::Scarce);
+                self.journal.count("full disks", 1);
+                self.decide(now + down_ms / 2, Event::FillUp { host });
+                self.decide(now + down_ms, Event::EmptyDisk { host });
             }
             Fault::SlowDisk { host, by_ms, for_ms } => {
                 self.host(host).delay_syncs(by_ms);
@@ -212,10 +225,10 @@ impl World {
         }
     }
 
-    fn fail_disk(&mut self, host: usize, error: slipring_storage::Error, what: &'static str) {
+    fn fail_disk(&mut self, host: usize, error: slipring_storage::Error) {
         self.host(host).disk.fail_with(Some(error));
         self.failing.insert(host);
-        self.journal.count(what, 1);
+        self.journal.count("disk failures", 1);
     }
 
     /// Starts a host once more that the others must keep out.

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{Request, StatusCode};
@@ -24,6 +25,10 @@ use super::seats::Seat;
 
 /// What a connection of the reserve may ask for.
 const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// How much of a refused body is taken in, and for how long.
+const REFUSED_BYTES_MAX: usize = 16 * 1024;
+const REFUSED_TIME: Duration = Duration::from_secs(1);
 
 /// The routes of one connection, guarded.
 #[derive(Clone)]
@@ -75,7 +80,11 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let asked = self.seat.asked();
         if let Some(refusal) = self.refusal(&request) {
-            return Box::pin(async move { Ok(refusal.map(|body| Body::new(Held { body, _asked: asked }))) });
+            let body = request.into_body();
+            return Box::pin(async move {
+                take_in(body).await;
+                Ok(refusal.map(|body| Body::new(Held { body, _asked: asked })))
+            });
         }
         let (is_grpc, late) = (grpc::is_grpc(request.headers()), Late::default());
         let request = request.map(|body| match body.is_end_stream() {
@@ -88,6 +97,19 @@ where
             let answer = if late.is_so() && !is_grpc { too_late() } else { answer };
             Ok(answer.map(|body| Body::new(Held { body, _asked: asked })))
         })
+    }
+}
+
+/// Takes in a small body that is refused: a client that is cut off while it sends may never read why.
+async fn take_in<B>(body: B)
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    if !body.is_end_stream() {
+        // What is longer or later is not worth more: the client has been answered.
+        let taken = axum::body::to_bytes(Body::new(body), REFUSED_BYTES_MAX);
+        drop(tokio::time::timeout(REFUSED_TIME, taken).await);
     }
 }
 

@@ -106,3 +106,83 @@ fn server(is_reserve: bool) -> Builder<TokioExecutor> {
         .keep_alive_timeout(patience);
     server
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+    use axum::body::Body;
+    use axum::http::StatusCode;
+    use axum::routing::{get, put};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const HALF: &[u8] = b"PUT /values HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhe";
+    const SEATS: usize = 3;
+
+    async fn connect(port: SocketAddr, said: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(port).await.expect("accepted");
+        stream.write_all(said).await.expect("sent");
+        stream
+    }
+
+    /// The status of the answer to a request on a connection of its own.
+    async fn status(port: SocketAddr, path: &str) -> String {
+        let said = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let mut answer = String::new();
+        let mut stream = connect(port, said.as_bytes()).await;
+        // A connection that gave way may be reset behind its answer.
+        let _ = stream.read_to_string(&mut answer).await;
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+
+    /// Asks until the answer is this one; the test's own time limit ends it.
+    async fn wait_for(port: SocketAddr, path: &str, expected: &str) {
+        while status(port, path).await != expected {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn full_ports_answer_for_health_and_let_idle_connections_give_way() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let port = listener.local_addr().expect("it is bound");
+        let (entered, mut has_entered) = watch::channel(0);
+        let entered = Arc::new(entered);
+        let keep = move |body: Body| {
+            entered.send_modify(|count| *count += 1);
+            async { axum::body::to_bytes(body, 5).await.map_err(|_| StatusCode::BAD_REQUEST) }
+        };
+        let router = Router::new()
+            .route("/healthz", get(|| async { "ok" }))
+            .route("/other", get(|| async { "other" }))
+            .route("/values", put(keep));
+        let hosts = Hosts::new(IpAddr::V4(Ipv4Addr::LOCALHOST), "", Vec::new());
+        let (stopping, is_stopping) = watch::channel(false);
+        let serving = tokio::spawn(serve(listener, router, hosts, SEATS, is_stopping));
+        let silent: Vec<_> = futures::future::join_all((0..SEATS + 2).map(|_| connect(port, b""))).await;
+        assert_eq!(
+            (status(port, "/other").await, status(port, "/healthz").await),
+            ("200".into(), "200".into())
+        );
+        let mut busy = futures::future::join_all((0..SEATS).map(|_| connect(port, HALF))).await;
+        let asking = async {
+            has_entered.wait_for(|count| *count == SEATS).await.expect("the router lives");
+            wait_for(port, "/other", "503").await;
+            assert_eq!(status(port, "/healthz").await, "200");
+            let _silent = futures::future::join_all((0..100).map(|_| connect(port, b""))).await;
+            assert_eq!(status(port, "/healthz").await, "200", "the oldest of the reserve give way");
+            let mut one = busy.pop().expect("a busy one");
+            one.write_all(b"llo").await.expect("sent");
+            wait_for(port, "/other", "200").await;
+            let mut answer = [0; 12];
+            one.read_exact(&mut answer).await.expect("answered");
+            assert_eq!(&answer, b"HTTP/1.1 200");
+        };
+        tokio::time::timeout(Duration::from_secs(9), asking).await.expect("sooner than half bodies end");
+        drop((silent, busy));
+        stopping.send_replace(true);
+        serving.await.expect("no panic");
+    }
+}

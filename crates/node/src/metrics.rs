@@ -82,8 +82,7 @@ impl Metrics {
         let epoch = gauge("layout_epoch", "The layout this node works with");
         let partitions = gauge("layout_partitions", "How many partitions the ring is cut into");
         let peers_connected = gauge("peers_connected", "Peers this node can reach now");
-        let gossip = GossipMetrics::register(&mut registry);
-        let clients = ClientMetrics::register(&mut registry);
+        let (gossip, clients) = (GossipMetrics::register(&mut registry), ClientMetrics::new(&mut registry));
         Self {
             registry,
             answered_alone,

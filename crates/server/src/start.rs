@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
+use crate::give_back;
 use crate::open_files::{self, Connections};
 use crate::output::{note, say};
 use crate::settings::{Origin, Settings};
@@ -105,6 +106,7 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
         return started.map(drop).map_err(Into::into);
     };
     let (stopping, is_stopping) = watch::channel(false);
+    let giving_back = tokio::spawn(give_back::run(node.client_memory().clone()));
     let redis = tokio::spawn(slipring_gateway::resp::serve(ports.redis, node.clone(), is_stopping.clone()));
     let http = tokio::spawn(slipring_gateway::http::serve(ports.http, node.clone(), is_stopping));
     for sources in [seeds.as_ref(), &boards] {
@@ -129,6 +131,7 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     }
     redis.abort();
     http.abort();
+    giving_back.abort();
     reason.map_or(Ok(()), |reason| ended(reason, node.has_left()))
 }
 

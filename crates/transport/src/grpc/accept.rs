@@ -145,10 +145,10 @@ mod tests {
         }
         let first = seats.next().await.expect("a seat").expect("accepted");
         let _second = seats.next().await.expect("a seat").expect("accepted");
-        let mut third = clients.pop().expect("three");
+        let (mut third, mut byte) = (clients.pop().expect("three"), [0]);
         let closed = tokio::select! {
             _ = seats.next() => panic!("there is no third place"),
-            read = third.read(&mut [0]) => read,
+            read = third.read(&mut byte) => read,
         };
         assert!(matches!(closed, Ok(0) | Err(_)));
         drop(first);

@@ -63,6 +63,8 @@ pub struct ClientMemory(Arc<Shared>);
 struct Shared {
     bytes_max: usize,
     held: AtomicUsize,
+    /// The most that was held since somebody looked.
+    peak: AtomicUsize,
     refused: AtomicU64,
 }
 
@@ -76,7 +78,7 @@ pub(crate) struct ClientMetrics {
 }
 
 impl ClientMetrics {
-    pub(crate) fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -119,7 +121,8 @@ impl ClientMemory {
     /// Memory of so many bytes.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(Shared { bytes_max, held: AtomicUsize::new(0), refused: AtomicU64::new(0) }))
+        let (held, peak, refused) = Default::default();
+        Self(Arc::new(Shared { bytes_max, held, peak, refused }))
     }
 
     /// Holds nothing yet.
@@ -154,6 +157,12 @@ impl ClientMemory {
         self.0.held.load(Ordering::Relaxed)
     }
 
+    /// The most bytes that were in flight since this was last asked.
+    #[must_use]
+    pub fn take_peak(&self) -> usize {
+        self.0.peak.swap(self.bytes(), Ordering::Relaxed).max(self.bytes())
+    }
+
     /// Bytes that may be in flight.
     #[must_use]
     pub fn bytes_max(&self) -> usize {
@@ -175,18 +184,20 @@ impl Held {
             return true;
         };
         let shared = &self.memory.0;
-        let is_room = more == 0
-            || shared
-                .held
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-                    held.checked_add(more).filter(|held| *held <= shared.bytes_max)
-                })
-                .is_ok();
-        match is_room {
-            true => self.bytes = bytes,
-            false => drop(shared.refused.fetch_add(1, Ordering::Relaxed)),
+        if more == 0 {
+            return true;
         }
-        is_room
+        let grown = shared.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            held.checked_add(more).filter(|held| *held <= shared.bytes_max)
+        });
+        match grown {
+            Ok(before) => {
+                shared.peak.fetch_max(before + more, Ordering::Relaxed);
+                self.bytes = bytes;
+            }
+            Err(_) => drop(shared.refused.fetch_add(1, Ordering::Relaxed)),
+        }
+        grown.is_ok()
     }
 
     /// Holds `bytes` from now on, room or not: for what is there already.
@@ -225,6 +236,16 @@ mod tests {
             assert_eq!(memory.bytes(), 0);
         }
         assert_eq!(memory.refused(), 2);
+    }
+
+    #[test]
+    fn peak_counts_from_one_look_to_the_next() {
+        let memory = ClientMemory::new(100);
+        drop(memory.hold(70));
+        let held = memory.hold(20);
+        assert_eq!((memory.take_peak(), memory.take_peak()), (70, 20));
+        drop(held);
+        assert_eq!((memory.take_peak(), memory.take_peak()), (20, 0));
     }
 
     #[test]

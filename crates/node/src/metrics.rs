@@ -142,7 +142,7 @@ impl Metrics {
         let peers_connected = gauge("peers_connected", "Peers this node can reach now");
         let room = RoomMetrics::register(&mut registry);
         let gossip = GossipMetrics::register(&mut registry);
-        let clients = ClientMetrics::register(&mut registry);
+        let clients = ClientMetrics::new(&mut registry);
         let clocks = ClockMetrics::register(&mut registry);
         let refusals = Refusals::register(&mut registry);
         Self {

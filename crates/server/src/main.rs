@@ -10,6 +10,7 @@ mod byte_size;
 mod cli;
 mod client;
 mod demo;
+mod give_back;
 mod machine_memory;
 mod open_files;
 mod output;

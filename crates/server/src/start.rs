@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
+use crate::give_back;
 use crate::open_files::{self, Connections};
 use crate::output::{note, say};
 use crate::settings::{Origin, Settings};
@@ -112,6 +113,7 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
         return started.map(drop).map_err(Into::into);
     };
     let (stopping, is_stopping) = watch::channel(false);
+    let giving_back = tokio::spawn(give_back::run(node.client_memory().clone()));
     let redis = tokio::spawn(slipring_gateway::resp::serve(ports.redis, node.clone(), is_stopping.clone()));
     let hosts = Hosts::new(ports.http.local_addr()?.ip(), &node.addresses().peer, settings.http_hosts()?);
     let http = tokio::spawn(slipring_gateway::http::serve(ports.http, node.clone(), hosts, is_stopping));
@@ -137,6 +139,7 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     }
     redis.abort();
     http.abort();
+    giving_back.abort();
     reason.map_or(Ok(()), |reason| ended(reason, node.has_left()))
 }
 

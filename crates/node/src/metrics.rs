@@ -83,8 +83,8 @@ impl Metrics {
         let partitions = gauge("layout_partitions", "How many partitions the ring is cut into");
         let peers_connected = gauge("peers_connected", "Peers this node can reach now");
         let gossip = GossipMetrics::register(&mut registry);
-        let clocks = ClockMetrics::register(&mut registry);
         Self {
+            clocks: ClockMetrics::register(&mut registry),
             registry,
             answered_alone,
             coordinated,
@@ -111,7 +111,6 @@ impl Metrics {
             partitions,
             peers_connected,
             gossip,
-            clocks,
         }
     }
 

@@ -140,12 +140,12 @@ impl Metrics {
         let epoch = gauge("layout_epoch", "The layout this node works with");
         let partitions = gauge("layout_partitions", "How many partitions the ring is cut into");
         let peers_connected = gauge("peers_connected", "Peers this node can reach now");
-        let room = RoomMetrics::register(&mut registry);
-        let gossip = GossipMetrics::register(&mut registry);
-        let clients = ClientMetrics::new(&mut registry);
-        let clocks = ClockMetrics::register(&mut registry);
-        let refusals = Refusals::register(&mut registry);
         Self {
+            room: RoomMetrics::register(&mut registry),
+            gossip: GossipMetrics::register(&mut registry),
+            clients: ClientMetrics::new(&mut registry),
+            clocks: ClockMetrics::register(&mut registry),
+            refusals: Refusals::register(&mut registry),
             registry,
             answered_alone,
             coordinated,
@@ -172,11 +172,6 @@ impl Metrics {
             epoch,
             partitions,
             peers_connected,
-            room,
-            gossip,
-            clients,
-            clocks,
-            refusals,
         }
     }
 

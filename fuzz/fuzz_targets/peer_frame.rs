@@ -32,7 +32,7 @@ fn examples() -> Vec<Bytes> {
         Reply::Cell(Some(cell.clone())),
         Reply::Digest(None),
         Reply::Keys { keys: vec![key.clone()], next: None },
-        Reply::Digests { missing: vec![key.clone()], cells: vec![(key, cell)] },
+        Reply::Digests { missing: vec![key.clone()], cells: vec![(key, cell)], next: None },
         Reply::Failed { kind: ErrorKind::Overloaded, message: "later".to_owned() },
     ];
     let requests = requests.map(|request| Message::Request { id: 1, request });

@@ -38,7 +38,7 @@ fn examples() -> Vec<Bytes> {
         Reply::Cell(Some(cell.clone())),
         Reply::Digest(None),
         Reply::Keys { keys: vec![key.clone()], next: None },
-        Reply::Digests { missing: vec![key.clone()], cells: vec![(key, cell)] },
+        Reply::Digests { missing: vec![key.clone()], cells: vec![(key, cell)], next: None },
         Reply::Members { epoch: 7, nodes: vec![(NodeId([1; 32]), "127.0.0.1:7946".to_owned())] },
         Reply::Failed { kind: ErrorKind::Overloaded, message: "later".to_owned() },
     ];

@@ -10,6 +10,7 @@ use slipring_ring::NodeState;
 use slipring_wire::{Reply, Request};
 
 use crate::bucket::Refusal;
+use crate::budget::Class;
 use crate::core::Core;
 use crate::failure::{failed, unavailable};
 use crate::later_start::Shown;
@@ -112,7 +113,9 @@ impl Core {
 
     /// Does a piece of background work for a peer, unless its turn comes when nobody waits any more.
     async fn in_its_turn(&self, piece: impl FnOnce() -> Result<Reply, Error>) -> Result<Reply, Error> {
-        match tokio::time::timeout(self.settings.request_timeout() * 4, self.budget.run(piece)).await {
+        match tokio::time::timeout(self.settings.request_timeout() * 4, self.budget.run(Class::Asked, piece))
+            .await
+        {
             Ok(reply) => reply,
             Err(_late) => Err(unavailable("other background work came first; ask again")),
         }

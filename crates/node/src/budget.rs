@@ -1,8 +1,12 @@
-//! The budget of background work: moving data, repair, scrub and expiry have one turn among them, and while clients
-//! are served each short piece of work is followed by a rest, so that together they take a set share of the
-//! machine's processors, though never more than one of them.
+//! The budget of background work: while clients are served each short piece of work is followed by a rest, so that all
+//! together takes a set share of the machine's processors, though never more than one of them.
 //!
-//! The rest is measured in the piece's own time, so work that others slow down rests longer by itself.
+//! There are two lanes, each with one turn. What brings back copies that are missing or behind has its own: its rests
+//! have a limit that falls the longer it goes on, so it ends however busy clients are. Routine upkeep has the other, and
+//! gives way while this node recovers: then it rests as long as it ever does.
+//!
+//! A rest is measured in the piece's own time, so work that others slow down rests longer by itself; the limits keep
+//! that from stopping it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,21 +20,49 @@ pub(crate) const PIECE_RECORDS: usize = 32;
 const QUIET_AFTER: Duration = Duration::from_millis(250);
 /// Shorter rests are put together: timers are no finer.
 const LEAST_REST: Duration = Duration::from_millis(1);
-/// What is owed beyond this is forgiven: one slow piece must not stop all.
+/// What upkeep owes beyond this is forgiven: one slow piece must not stop all.
 const LONGEST_REST: Duration = Duration::from_millis(250);
+/// The longest rest of a recovery that has just begun, halved as often as it has gone on for the time below, down to the
+/// least: at least 50 pieces a second, and at most 400 by right.
+const RECOVERY_REST: (Duration, Duration) = (Duration::from_millis(20), Duration::from_micros(2_500));
+const HALVED_AFTER: Duration = Duration::from_secs(5);
+/// The longest rest after a piece that a peer waits for.
+const ASKED_REST: Duration = Duration::from_millis(10);
+/// A recovery that rested for so long has ended.
+const OVER_AFTER: Duration = Duration::from_secs(1);
 
-/// Who has the turn, and what it owes.
+/// What a piece of background work is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// This node gets back copies that it lacks, or that are behind.
+    Recovery,
+    /// A peer waits for it, perhaps to recover.
+    Asked,
+    /// What can wait: scrub, periodic exchanges, expiry, planned moves, removing what has moved away.
+    Upkeep,
+}
+
+/// Who has the turns, and what each lane owes.
 pub(crate) struct Budget {
     /// Percent of one processor, 1 to 100.
     share: u32,
-    turn: Mutex<Account>,
+    urgent: Mutex<Account>,
+    upkeep: Mutex<Account>,
     has_served: AtomicBool,
+    seen: parking_lot::Mutex<Seen>,
+}
+
+/// What both lanes know.
+#[derive(Default)]
+struct Seen {
+    last_served: Option<Instant>,
+    /// The recovery of this node that goes on: when it began and when its last piece ended.
+    recovery: Option<(Instant, Instant)>,
 }
 
 #[derive(Default)]
 struct Account {
     owed: Duration,
-    last_served: Option<Instant>,
 }
 
 impl Budget {
@@ -42,10 +74,17 @@ impl Budget {
     fn new(share: u32, processors: usize) -> Self {
         let processors = u32::try_from(processors).unwrap_or(u32::MAX);
         let share = share.saturating_mul(processors).clamp(1, 100);
-        Self { share, turn: Mutex::default(), has_served: AtomicBool::new(false) }
+        let (urgent, upkeep) = (Mutex::default(), Mutex::default());
+        Self {
+            share,
+            urgent,
+            upkeep,
+            has_served: AtomicBool::new(false),
+            seen: parking_lot::Mutex::default(),
+        }
     }
 
-    /// How long work of this time takes while clients are served all along.
+    /// How long work of this time takes at most while clients are served all along.
     pub(crate) fn stretched(&self, work: Duration) -> Duration {
         work * 100 / self.share
     }
@@ -59,32 +98,67 @@ impl Budget {
     }
 
     /// Does one short piece of work when it is its turn, and rests if clients are being served.
-    pub(crate) async fn run<R>(&self, piece: impl FnOnce() -> R) -> R {
-        let mut account = self.turn.lock().await;
+    pub(crate) async fn run<R>(&self, class: Class, piece: impl FnOnce() -> R) -> R {
+        let lane = if class == Class::Upkeep { &self.upkeep } else { &self.urgent };
+        let mut account = lane.lock().await;
         let began = Instant::now();
         let result = piece();
-        if let Some(rest) = account.rest(self, began, Instant::now()) {
+        if let Some(rest) = self.rest(&mut account, class, (began, Instant::now())) {
             tokio::time::sleep(rest).await;
         } else {
             tokio::task::yield_now().await;
         }
         result
     }
-}
 
-impl Account {
-    /// How long to rest after a piece.
-    fn rest(&mut self, budget: &Budget, began: Instant, ended: Instant) -> Option<Duration> {
-        if budget.has_served.swap(false, Ordering::Relaxed) {
-            self.last_served = Some(ended);
+    /// How long to rest after a piece that began and ended then.
+    fn rest(
+        &self,
+        account: &mut Account,
+        class: Class,
+        (began, ended): (Instant, Instant),
+    ) -> Option<Duration> {
+        let mut seen = self.seen.lock();
+        if self.has_served.swap(false, Ordering::Relaxed) {
+            seen.last_served = Some(ended);
         }
-        if self.last_served.is_none_or(|served| ended - served >= QUIET_AFTER) {
-            self.owed = Duration::ZERO;
+        if class == Class::Recovery {
+            seen.recovers((began, ended));
+        }
+        if seen.last_served.is_none_or(|served| ended - served >= QUIET_AFTER) {
+            account.owed = Duration::ZERO;
             return None;
         }
-        self.owed += (ended - began) * (100 - budget.share) / budget.share;
-        let is_due = self.owed >= LEAST_REST;
-        is_due.then(|| std::mem::take(&mut self.owed).min(LONGEST_REST))
+        account.owed += (ended - began) * (100 - self.share) / self.share;
+        let longest = match class {
+            Class::Recovery => seen.longest_rest(ended),
+            Class::Asked => ASKED_REST,
+            Class::Upkeep => LONGEST_REST,
+        };
+        if class == Class::Upkeep && seen.is_recovering(ended) {
+            account.owed = longest;
+        }
+        let is_due = account.owed >= LEAST_REST;
+        is_due.then(|| std::mem::take(&mut account.owed).min(longest))
+    }
+}
+
+impl Seen {
+    /// A piece of a recovery began and ended then.
+    fn recovers(&mut self, (began, ended): (Instant, Instant)) {
+        let since = self.recovery.filter(|(_, last)| began.saturating_duration_since(*last) < OVER_AFTER);
+        self.recovery = Some((since.map_or(began, |(since, _)| since), ended));
+    }
+
+    fn is_recovering(&self, now: Instant) -> bool {
+        self.recovery.is_some_and(|(_, last)| now.saturating_duration_since(last) < OVER_AFTER)
+    }
+
+    fn longest_rest(&self, now: Instant) -> Duration {
+        let waited = self.recovery.map_or(Duration::ZERO, |(since, _)| now.saturating_duration_since(since));
+        let halvings = u32::try_from(waited.as_secs() / HALVED_AFTER.as_secs()).unwrap_or(u32::MAX);
+        let (first, least) = RECOVERY_REST;
+        first.checked_div(1_u32.checked_shl(halvings).unwrap_or(u32::MAX)).unwrap_or(least).max(least)
     }
 }
 
@@ -93,9 +167,10 @@ mod tests {
     use super::*;
 
     const PIECE: Duration = Duration::from_micros(600);
+    const CLASSES: [Class; 3] = [Class::Recovery, Class::Asked, Class::Upkeep];
 
     fn rests(budget: &Budget, account: &mut Account, at: Instant) -> Option<Duration> {
-        account.rest(budget, at, at + PIECE)
+        budget.rest(account, Class::Upkeep, (at, at + PIECE))
     }
 
     #[test]
@@ -107,7 +182,10 @@ mod tests {
         assert_eq!(rests(&budget, &mut account, now), Some(PIECE * 4));
         let soon = now + QUIET_AFTER / 2;
         assert_eq!(rests(&budget, &mut account, soon), Some(PIECE * 4), "they may come back at once");
-        assert_eq!(rests(&budget, &mut account, now + QUIET_AFTER + PIECE), None);
+        for class in CLASSES {
+            let late = now + QUIET_AFTER + PIECE;
+            assert_eq!(budget.rest(&mut account, class, (late, late + PIECE)), None);
+        }
     }
 
     #[test]
@@ -121,8 +199,48 @@ mod tests {
         assert_eq!(rests(&budget, &mut account, now), Some(each * 3));
         let slow = Budget::new(1, 1);
         slow.serves();
-        let mut owing = Account::default();
-        assert_eq!(owing.rest(&slow, now, now + QUIET_AFTER), Some(LONGEST_REST));
+        let longest =
+            CLASSES.map(|class| slow.rest(&mut Account::default(), class, (now, now + QUIET_AFTER)));
+        assert_eq!(longest, [RECOVERY_REST.0, ASKED_REST, LONGEST_REST].map(Some));
+    }
+
+    #[test]
+    fn a_recovery_rests_the_less_the_longer_it_goes_on() {
+        let (budget, mut account) = (Budget::new(1, 1), Account::default());
+        let (began, slow) = (Instant::now(), Duration::from_millis(50));
+        let mut at = |ms: u64| {
+            budget.serves();
+            let now = began + Duration::from_millis(ms);
+            budget.rest(&mut account, Class::Recovery, (now, now + slow)).map(|rest| rest.as_micros())
+        };
+        let mut limits = Vec::new();
+        for ms in (0..40_000).step_by(500) {
+            let limit = at(ms);
+            if limits.last() != Some(&limit) {
+                limits.push(limit);
+            }
+        }
+        assert_eq!(limits, [Some(20_000), Some(10_000), Some(5_000), Some(2_500)]);
+        assert_eq!(at(40_400), Some(2_500), "it goes on");
+        assert_eq!(at(41_460), Some(20_000), "it begins again after a second without a piece");
+    }
+
+    #[test]
+    fn upkeep_gives_way_to_a_recovery_of_this_node_alone() {
+        let budget = Budget::new(50, 1);
+        let now = Instant::now();
+        let upkeep = |now| {
+            budget.serves();
+            rests(&budget, &mut Account::default(), now)
+        };
+        budget.serves();
+        budget.rest(&mut Account::default(), Class::Asked, (now, now + PIECE));
+        assert_eq!(upkeep(now), None, "it is owed less than the least rest");
+        budget.serves();
+        budget.rest(&mut Account::default(), Class::Recovery, (now, now + PIECE));
+        assert_eq!(upkeep(now), Some(LONGEST_REST));
+        assert_eq!(upkeep(now + OVER_AFTER - PIECE), Some(LONGEST_REST));
+        assert_eq!(upkeep(now + OVER_AFTER), None, "it is over");
     }
 
     #[test]
@@ -133,19 +251,29 @@ mod tests {
         assert_eq!(Budget::new(1, 2).stretched(Duration::from_secs(9)), Duration::from_secs(450));
     }
 
-    #[tokio::test]
-    async fn pieces_take_turns() {
+    #[tokio::test(start_paused = true)]
+    async fn pieces_take_turns_and_a_recovery_waits_for_no_upkeep() {
         let budget = Budget::new(50, 1);
         let order = parking_lot::Mutex::new(Vec::new());
-        let work = |name: &'static str| {
+        let work = |class: Class, name: &'static str| {
             let (budget, order) = (&budget, &order);
             async move {
                 for _ in 0..2 {
-                    budget.run(|| order.lock().push(name)).await;
+                    budget.serves();
+                    budget.run(class, || order.lock().push(name)).await;
                 }
             }
         };
-        tokio::join!(work("move"), work("repair"));
-        assert_eq!(*order.lock(), ["move", "repair", "move", "repair"]);
+        let (upkeep, recovery) = (Class::Upkeep, Class::Recovery);
+        tokio::join!(
+            work(upkeep, "scrub"),
+            work(upkeep, "sweep"),
+            work(recovery, "page"),
+            work(recovery, "root")
+        );
+        // The recovery begins after the first piece of upkeep, and ends during the rest after the second.
+        let order = order.lock();
+        let recovery_pieces = order.iter().take(6).filter(|name| ["page", "root"].contains(name)).count();
+        assert_eq!((order.len(), recovery_pieces), (8, 4), "{order:?}");
     }
 }

@@ -1,7 +1,9 @@
 //! Exchanges between replicas: the safety net beneath acknowledgements, read repair and hints.
 //!
 //! Of two replicas the one with the lower id asks. It compares the roots of the partitions they share and,
-//! where they differ, pages of keys and digests, until both hold the same.
+//! where they differ, pages of keys and digests, each once: then both hold all that either held before it was compared.
+//! What is written during the exchange is brought by its own write, or by the next exchange; waiting until a page is
+//! equal would never end where clients write faster than the two compare.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::answer::no_bucket;
 use crate::bucket::Refusal;
-use crate::budget::PIECE_RECORDS;
+use crate::budget::{Class, PIECE_RECORDS};
 use crate::core::Core;
 use crate::failure::unavailable;
 use crate::heal::is_damage;
@@ -26,11 +28,8 @@ const ROOTS_PER_REQUEST: usize = 64;
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Keys of the asker that one page compares.
 pub(crate) const PAGE_KEYS: usize = 128;
-/// Records of the asked that one page compares: more, so that a page is never equal as far as it reaches while the
-/// asker lacks what comes behind.
+/// Records of the asked that one page compares: more, so that one answer brings what the asker lacks.
 const ANSWER_RECORDS: usize = 2 * PAGE_KEYS;
-/// Rounds that one page may take: each brings a cell at least.
-const ROUNDS_MAX: usize = 4 * ANSWER_RECORDS;
 
 impl Core {
     /// Exchanges with every connected peer once an interval.
@@ -49,7 +48,8 @@ impl Core {
                     // Who is only to hold it takes it over page by page; cell by cell would be the same work again.
                     let is_shared = |place: &Place| place.is_held_by_both(self.me, *peer);
                     // What could not be compared is left to the next round.
-                    if let Err(error) = self.exchange(&view, *peer, bucket, is_shared).await {
+                    if let Err(error) = self.exchange(&view, (*peer, Class::Upkeep), bucket, is_shared).await
+                    {
                         tracing::warn!(peer = %peer.short(), %error, "an exchange broke off");
                     }
                 }
@@ -61,7 +61,7 @@ impl Core {
     pub(crate) async fn exchange(
         &self,
         view: &View,
-        peer: NodeId,
+        (peer, class): (NodeId, Class),
         bucket: &BucketView,
         is_shared: impl Fn(&Place) -> bool + Send,
     ) -> Result<bool, Error> {
@@ -75,7 +75,7 @@ impl Core {
                     is_complete = false;
                     continue;
                 }
-                match bucket.bucket.root(PartitionId(*partition), &self.budget).await {
+                match bucket.bucket.root(PartitionId(*partition), (&self.budget, class)).await {
                     Ok(root) => roots.push((*partition, Bytes::copy_from_slice(&root.to_be_bytes()))),
                     Err(error) => {
                         tracing::warn!(partition, %error, "a partition cannot be read for an exchange");
@@ -90,7 +90,8 @@ impl Core {
                 return Ok(false);
             };
             for partition in differing.into_iter().filter(|partition| some.contains(partition)) {
-                is_complete &= self.exchange_partition(view, peer, bucket, PartitionId(partition)).await?;
+                is_complete &=
+                    self.exchange_partition(view, (peer, class), bucket, PartitionId(partition)).await?;
             }
         }
         Ok(is_complete)
@@ -99,37 +100,35 @@ impl Core {
     async fn exchange_partition(
         &self,
         view: &View,
-        peer: NodeId,
+        (peer, class): (NodeId, Class),
         bucket: &BucketView,
         partition: PartitionId,
     ) -> Result<bool, Error> {
         // Not what is known by now: the partition may have moved away.
         let (bits, epoch) = (view.bits, view.epoch());
         let (mut from, end) = (partition.start(bits), partition.end(bits));
-        let mut rounds = 0;
-        while rounds < ROUNDS_MAX {
-            rounds += 1;
-            let (page, next) = self.budget.run(|| bucket.bucket.page(from..=end, PAGE_KEYS)).await?;
+        loop {
+            let (page, next) = self.budget.run(class, || bucket.bucket.page(from..=end, PAGE_KEYS)).await?;
             let to = next.map_or(end, |next| Position(next.0 - 1));
             let entries = page.into_iter().map(|entry| (entry.key, entry.digest)).collect();
             let request = Request::Digests { bucket: bucket.bucket.id, from, to, entries };
-            let Some(Reply::Digests { missing, cells }) =
+            let Some(Reply::Digests { missing, cells, next: more }) =
                 self.ask(peer, request, self.settings.request_timeout() * 4).await
             else {
                 return Ok(false);
             };
             self.metrics.exchanged.inc_by((missing.len() + cells.len()) as u64);
-            let mut is_page_settled = true;
             for some in cells.chunks(PIECE_RECORDS) {
-                let merge = |(key, cell): &(Bytes, Bytes)| {
-                    match bucket.bucket.merge(Position::of(key), key, cell, epoch) {
-                        Ok(()) => is_page_settled = false,
-                        Err(Refusal::Failed(error)) if is_damage(&error) => {}
-                        Err(error) => return Err(error),
-                    }
-                    Ok(())
+                let merge = |(key, cell): &(Bytes, Bytes)| match bucket.bucket.merge(
+                    Position::of(key),
+                    key,
+                    cell,
+                    epoch,
+                ) {
+                    Err(Refusal::Failed(error)) if is_damage(&error) => Ok(()),
+                    merged => merged,
                 };
-                self.budget.run(|| some.iter().try_for_each(merge)).await?;
+                self.budget.run(class, || some.iter().try_for_each(merge)).await?;
                 self.syncer.mark_dirty();
             }
             for key in missing {
@@ -137,13 +136,11 @@ impl Core {
                     return Ok(false);
                 }
             }
-            match next {
-                _ if !is_page_settled => {}
-                Some(next) => (from, rounds) = (next, 0),
+            match more.filter(|more| from < *more && *more <= to).or(next) {
+                Some(next) => from = next,
                 None => return Ok(true),
             }
         }
-        Ok(false)
     }
 
     /// Sends this node's cell of a key; `false` when the peer did not take it.
@@ -190,7 +187,12 @@ impl Core {
             let is_equal = if !is_held || bucket.bucket.is_closed(PartitionId(*partition)) {
                 false
             } else {
-                match timeout_at(until, bucket.bucket.root(PartitionId(*partition), &self.budget)).await {
+                match timeout_at(
+                    until,
+                    bucket.bucket.root(PartitionId(*partition), (&self.budget, Class::Asked)),
+                )
+                .await
+                {
                     Ok(Ok(ours)) => ours.to_be_bytes()[..] == root[..],
                     Err(_late) => false,
                     Ok(Err(error)) => {
@@ -221,7 +223,7 @@ impl Core {
             return Err(unavailable("this node holds no such part of a partition"));
         }
         let found = self.compare_with(bucket, from, to, entries)?;
-        Ok(Reply::Digests { missing: found.wanted, cells: found.cells })
+        Ok(Reply::Digests { missing: found.wanted, cells: found.cells, next: found.next })
     }
 
     /// Compares a page of a peer's with this node's, as far as one answer reaches.

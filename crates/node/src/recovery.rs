@@ -18,6 +18,7 @@ use slipring_model::{Mutant, NodeId, limits};
 use slipring_ring::Replica;
 use tokio::sync::Notify;
 
+use crate::budget::Class;
 use crate::core::Core;
 use crate::view::View;
 
@@ -131,7 +132,10 @@ impl Core {
     /// Compares everything shared with a peer; `false` when not everything could be.
     async fn compare_with_peer(&self, view: &View, peer: NodeId) -> bool {
         for bucket in view.buckets() {
-            match self.exchange(view, peer, bucket, |place| place.is_held_by_both(self.me, peer)).await {
+            match self
+                .exchange(view, (peer, Class::Recovery), bucket, |place| place.is_held_by_both(self.me, peer))
+                .await
+            {
                 Ok(true) => {}
                 Ok(false) => return false,
                 Err(error) => {

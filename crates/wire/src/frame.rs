@@ -190,7 +190,7 @@ impl Message {
                 | Reply::Introduced(bytes)
                 | Reply::Status(bytes) => bytes.len(),
                 Reply::Keys { keys, .. } => keys.iter().map(|key| key.len() + 4).sum(),
-                Reply::Digests { missing, cells } => {
+                Reply::Digests { missing, cells, .. } => {
                     let cells = cells.iter().map(|(key, cell)| key.len() + cell.len() + 8);
                     missing.iter().map(|key| key.len() + 4).chain(cells).sum()
                 }

@@ -217,6 +217,8 @@ pub enum Reply {
         missing: Vec<Bytes>,
         /// Keys and cells the asker lacks, or has otherwise.
         cells: Vec<(Bytes, Bytes)>,
+        /// Where to go on, if not all of the page was compared.
+        next: Option<Position>,
     },
     /// An answer of the layout group, opaque here.
     Layout(Bytes),

@@ -63,7 +63,7 @@ mod tests {
 
     use super::super::{Locus, Refusal};
     use super::*;
-    use crate::budget::Budget;
+    use crate::budget::{Budget, Class};
 
     const ACTOR: Actor = Actor { assignment: 1, incarnation: 1 };
     const QUARTERS: [u64; 4] = [0, 1 << 62, 2 << 62, 3 << 62];
@@ -91,7 +91,7 @@ mod tests {
     }
 
     fn root(bucket: &Bucket) -> Result<u128, Error> {
-        block_on(bucket.root(PartitionId(0), &Budget::of_this_machine(100)))
+        block_on(bucket.root(PartitionId(0), (&Budget::of_this_machine(100), Class::Upkeep)))
     }
 
     fn sweep(bucket: &Bucket, partition: u16, is_alone: bool) -> Result<u64, Error> {

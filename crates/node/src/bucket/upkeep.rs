@@ -8,7 +8,7 @@ use slipring_service::Cell;
 use slipring_storage::Write;
 
 use super::{Bucket, is_mortal};
-use crate::budget::{Budget, PIECE_RECORDS};
+use crate::budget::{Budget, Class, PIECE_RECORDS};
 use crate::failure::{stored, unavailable};
 
 /// What one page held that may expire.
@@ -23,7 +23,11 @@ struct Mortals {
 
 impl Bucket {
     /// The sum over all cells of a partition; equal on replicas that hold the same.
-    pub(crate) async fn root(&self, partition: PartitionId, budget: &Budget) -> Result<u128, Error> {
+    pub(crate) async fn root(
+        &self,
+        partition: PartitionId,
+        (budget, class): (&Budget, Class),
+    ) -> Result<u128, Error> {
         let version = {
             let guard = self.partition(partition.start(self.bits));
             if guard.is_over {
@@ -37,7 +41,7 @@ impl Bucket {
         let (mut root, mut from) = (0_u128, Some(partition.start(self.bits)));
         while let Some(start) = from {
             let range = start..=partition.end(self.bits);
-            let (page, next) = budget.run(|| self.page(range, PIECE_RECORDS)).await?;
+            let (page, next) = budget.run(class, || self.page(range, PIECE_RECORDS)).await?;
             root = page.iter().fold(root, |sum, entry| sum.wrapping_add(root_of(&entry.key, entry.digest)));
             from = next;
         }
@@ -52,7 +56,7 @@ impl Bucket {
     pub(crate) async fn scrub(&self, partition: PartitionId, budget: &Budget) -> Result<(), Error> {
         let (mut next, end) = (Some(partition.start(self.bits)), partition.end(self.bits));
         while let Some(from) = next {
-            next = budget.run(|| self.page(from..=end, PIECE_RECORDS)).await?.1;
+            next = budget.run(Class::Upkeep, || self.page(from..=end, PIECE_RECORDS)).await?.1;
         }
         Ok(())
     }
@@ -75,7 +79,7 @@ impl Bucket {
         let (mut count, mut has_mortals) = (0, false);
         let (mut next, end) = (Some(partition.start(self.bits)), partition.end(self.bits));
         while let Some(from) = next {
-            let page = budget.run(|| self.sweep_page(from, end, (now_ms, is_alone()))).await?;
+            let page = budget.run(Class::Upkeep, || self.sweep_page(from, end, (now_ms, is_alone()))).await?;
             count += page.expired.len() as u64;
             has_mortals |= page.has_any;
             next = page.next;

@@ -15,7 +15,7 @@ use slipring_wire::{Reply, Request};
 use tokio::sync::oneshot;
 
 use crate::bucket::Refusal;
-use crate::budget::PIECE_RECORDS;
+use crate::budget::{Class, PIECE_RECORDS};
 use crate::core::Core;
 use crate::exchange::PAGE_KEYS;
 use crate::failure::unavailable;
@@ -79,6 +79,7 @@ impl Core {
     }
 
     async fn take_over(&self, view: &Arc<View>, id: MoveId, holders: &Holders) -> Result<(), Error> {
+        let class = class_of(view, holders);
         let is_current = || self.view().is_some_and(|now| is_under_way(&now, view, id));
         for bucket in of_table(view, id.table) {
             if bucket.bucket.is_closed(PartitionId(id.partition)) {
@@ -95,7 +96,7 @@ impl Core {
                 }
                 let is_told = self.is_reachable(source)
                     && !is_given_up(view, source)
-                    && self.take_from(view, source, bucket, PartitionId(id.partition)).await?;
+                    && self.take_from(view, (source, class), bucket, PartitionId(id.partition)).await?;
                 told += usize::from(is_told);
             }
             if told < needed {
@@ -122,19 +123,19 @@ impl Core {
     async fn take_from(
         &self,
         view: &View,
-        source: NodeId,
+        (source, class): (NodeId, Class),
         bucket: &BucketView,
         partition: PartitionId,
     ) -> Result<bool, Error> {
         let (mut from, end) = (partition.start(view.bits), partition.end(view.bits));
         loop {
-            let (page, next) = self.budget.run(|| bucket.bucket.page(from..=end, PAGE_KEYS)).await?;
+            let (page, next) = self.budget.run(class, || bucket.bucket.page(from..=end, PAGE_KEYS)).await?;
             let to = next.map_or(end, |next| Position(next.0 - 1));
             let entries = page.into_iter().map(|entry| (entry.key, entry.digest)).collect();
             let request = Request::Pull { bucket: bucket.bucket.id, epoch: view.epoch(), from, to, entries };
             let reply = self.ask(source, request, self.settings.request_timeout() * 4).await;
             let Some(Reply::Page { cells, next: more }) = reply else { return Ok(false) };
-            if !self.merge_all(view, bucket, cells).await? {
+            if !self.merge_all(view, bucket, cells, class).await? {
                 return Ok(false);
             }
             match more.filter(|more| from < *more && *more <= to).or(next) {
@@ -150,6 +151,7 @@ impl Core {
         view: &View,
         bucket: &BucketView,
         cells: Vec<(Bytes, Bytes)>,
+        class: Class,
     ) -> Result<bool, Error> {
         for some in cells.chunks(PIECE_RECORDS) {
             let bytes: usize = some.iter().map(|(key, cell)| key.len() + cell.len()).sum();
@@ -158,7 +160,7 @@ impl Core {
             let merge = |(key, cell): &(Bytes, Bytes)| {
                 bucket.bucket.merge(Position::of(key), key, cell, view.epoch())
             };
-            match self.budget.run(|| some.iter().try_for_each(merge)).await {
+            match self.budget.run(class, || some.iter().try_for_each(merge)).await {
                 Ok(()) => self.syncer.mark_dirty(),
                 Err(Refusal::Stale) => return Ok(false),
                 Err(Refusal::Failed(error)) => return Err(error),
@@ -179,6 +181,12 @@ impl Core {
 fn is_given_up(view: &View, node: NodeId) -> bool {
     let entry = view.layout.nodes().get(&node);
     entry.is_none_or(|entry| entry.role.state == NodeState::Lost)
+}
+
+/// A move that brings back copies, or makes more of them, is no upkeep: fewer deaths can be borne until it is over.
+fn class_of(view: &View, holders: &Holders) -> Class {
+    let left = holders.replicas.iter().filter(|replica| !is_given_up(view, replica.node)).count();
+    if left < holders.target().len() { Class::Recovery } else { Class::Upkeep }
 }
 
 /// The moves that `me` is one of the next replicas of.
@@ -250,6 +258,29 @@ mod tests {
         let given_up = [1, 2, 9].map(|byte| is_given_up(&view, node(byte)));
         assert_eq!(given_up, [false, true, true], "who is no member has nothing to tell either");
         assert_eq!(sources(&view, node(4), &acks(3, 3, 1), &holders(&[1, 2, 3])), (0, 2));
+    }
+
+    #[test]
+    fn what_brings_copies_back_comes_before_what_only_moves_them() {
+        let classes = |layout: &Layout| {
+            let view = view_of(layout, 1);
+            let all = layout.moves().map(|(_, holders)| class_of(&view, holders) == Class::Recovery);
+            all.collect::<BTreeSet<bool>>()
+        };
+        let mut drained = settled(5);
+        give_state(&mut drained, 1, NodeState::Drained);
+        assert_eq!(classes(&drained), BTreeSet::from([false]));
+        let mut lost = settled(5);
+        give_state(&mut lost, 1, NodeState::Lost);
+        let view = view_of(&lost, 1);
+        for (id, holders) in lost.moves() {
+            let has_lost = holders.replicas.iter().any(|replica| replica.node == node(1));
+            assert_eq!(class_of(&view, holders) == Class::Recovery, has_lost, "{id:?}");
+        }
+        assert!(classes(&lost).contains(&true));
+        let mut grown = settled(2);
+        join(&mut grown, 3);
+        assert!(classes(&grown).contains(&true), "a third copy is made");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use slipring_model::Error;
 use slipring_ring::TableId;
 
+use crate::budget::Class;
 use crate::core::Core;
 use crate::failure::stored;
 use crate::view::{BucketView, View};
@@ -72,7 +73,7 @@ impl Core {
                 let mut next = Some(leftover.partition.start(view.bits));
                 while let Some(from) = next {
                     let wipe = || bucket.bucket.wipe_some(leftover.partition, from, is_wanted);
-                    next = self.budget.run(wipe).await?;
+                    next = self.budget.run(Class::Upkeep, wipe).await?;
                 }
             }
         }

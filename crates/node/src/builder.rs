@@ -354,14 +354,18 @@ impl Builder {
         if let Some(datagrams) = datagrams.filter(|_| started.is_ok()) {
             tasks.extend(core.spawn_gossip(Means { datagrams, seed: gossip_seed }));
         }
-        let node = Node::new(core, tasks);
-        match started {
-            Ok(()) => Ok(node),
-            Err(error) => {
-                // The reason for not starting is worth more to the caller than how the half-started node ended.
-                let _ = node.shutdown().await;
-                Err(error)
-            }
+        unless_failed(Node::new(core, tasks), started).await
+    }
+}
+
+/// The node, if it has started; ends it otherwise.
+async fn unless_failed(node: Node, started: Result<(), StartError>) -> Result<Node, StartError> {
+    match started {
+        Ok(()) => Ok(node),
+        Err(error) => {
+            // The reason for not starting is worth more to the caller than how the half-started node ended.
+            let _ = node.shutdown().await;
+            Err(error)
         }
     }
 }

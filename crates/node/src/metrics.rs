@@ -135,12 +135,12 @@ impl Metrics {
             registry.register(name, help, gauge.clone());
             gauge
         };
-        let in_flight = gauge("requests_in_flight", "Requests under way between nodes");
-        let hints_waiting = gauge("hints_waiting", "Hints kept for absent replicas now");
-        let epoch = gauge("layout_epoch", "The layout this node works with");
-        let partitions = gauge("layout_partitions", "How many partitions the ring is cut into");
-        let peers_connected = gauge("peers_connected", "Peers this node can reach now");
         Self {
+            in_flight: gauge("requests_in_flight", "Requests under way between nodes"),
+            hints_waiting: gauge("hints_waiting", "Hints kept for absent replicas now"),
+            epoch: gauge("layout_epoch", "The layout this node works with"),
+            partitions: gauge("layout_partitions", "How many partitions the ring is cut into"),
+            peers_connected: gauge("peers_connected", "Peers this node can reach now"),
             room: RoomMetrics::register(&mut registry),
             gossip: GossipMetrics::register(&mut registry),
             clients: ClientMetrics::new(&mut registry),
@@ -167,11 +167,6 @@ impl Metrics {
             partitions_taken_over,
             moved_cells,
             moved_bytes,
-            in_flight,
-            hints_waiting,
-            epoch,
-            partitions,
-            peers_connected,
         }
     }
 

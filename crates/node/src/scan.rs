@@ -12,6 +12,7 @@ use slipring_model::{BucketId, Error, NodeId, PartitionId, Position, limits};
 use slipring_wire::{Reply, Request};
 
 use crate::answer::{STILL_COUNTING, no_bucket};
+use crate::budget::Class;
 use crate::core::Core;
 use crate::failure::unavailable;
 use crate::requests::{Asker, ReplyTo};
@@ -203,7 +204,7 @@ impl Core {
 
     async fn count_bucket(&self, bucket: &BucketView) -> Result<(), Error> {
         for partition in (0..1_u16 << bucket.bucket.bits()).map(PartitionId) {
-            while self.budget.run(|| bucket.bucket.count_some(partition)).await? {}
+            while self.budget.run(Class::Upkeep, || bucket.bucket.count_some(partition)).await? {}
         }
         if bucket.bucket.finish_counting() {
             tracing::debug!(bucket = %bucket.bucket.name, "all keys are counted");

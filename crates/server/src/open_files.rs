@@ -65,7 +65,8 @@ mod tests {
         for limit in [198, 256, 1_024, 4_096, 65_536, 1_048_576, u64::MAX] {
             let Connections { redis, http, peers } =
                 share_out(limit, limits::CONNECTIONS_MAX).expect("enough");
-            let all = (store_files_max(limit) + OWN + limits::HTTP_RESERVE_CONNECTIONS + redis + http + peers) as u64;
+            let all = (store_files_max(limit) + OWN + limits::HTTP_RESERVE_CONNECTIONS + redis + http + peers)
+                as u64;
             assert!(all <= limit, "{limit}: {all}");
             assert!(redis >= CLIENTS_MIN && http >= CLIENTS_MIN && peers >= PEERS.0, "{limit}");
         }

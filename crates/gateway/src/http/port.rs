@@ -96,7 +96,11 @@ impl Port {
 fn server(is_reserve: bool) -> Builder<TokioExecutor> {
     let mut server = Builder::new(TokioExecutor::new());
     let mut http1 = server.http1();
-    http1.timer(TokioTimer::new()).header_read_timeout(None).keep_alive(!is_reserve).max_buf_size(HEAD_BYTES_MAX);
+    http1
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .keep_alive(!is_reserve)
+        .max_buf_size(HEAD_BYTES_MAX);
     let (silence, patience) = SILENCE;
     server
         .http2()

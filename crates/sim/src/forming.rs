@@ -118,8 +118,11 @@ impl World {
         self.run_until(FORMING_MS, |world| world.node(0).is_some())?;
         (1..3).for_each(|host| self.start(host));
         let is_settled = |world: &mut Self| {
-            let votes = |node: Node| node.layout_group().is_some_and(|group| group.voters.len() == 3);
-            (0..3).all(|host| world.is_whole(host) && world.node(host).is_some_and(votes))
+            let is_settled = |node: Node| {
+                let votes = node.layout_group().is_some_and(|group| group.voters.len() == 3);
+                votes && !node.layout().is_moving()
+            };
+            (0..3).all(|host| world.is_whole(host) && world.node(host).is_some_and(is_settled))
         };
         if !self.run_until(FORMING_MS, is_settled)? {
             return failed("the three do not form a cluster");

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use slipring_apps::KV;
 use slipring_apps::kv;
 use slipring_discovery::StaticSeeds;
-use slipring_model::{BucketId, ClusterId, ErrorKind, NodeId, Position, Signature, StorageId};
+use slipring_model::{BucketId, ClusterId, ErrorKind, NodeId, Position, Room, Signature, StorageId};
 use slipring_node::{CallOptions, Node, Settings};
 use slipring_ring::{Addresses, Change, Command, NodeChange, NodeState};
 use slipring_service::Service;
@@ -171,7 +171,8 @@ fn changes() -> Vec<Request> {
     let (read_acks, write_acks, deadline_ms) = (0, 0, 500);
     vec![
         Request::Store { bucket, epoch: u64::MAX, key: key.clone(), cell: Bytes::new() },
-        Request::Store { bucket, epoch: 1, key, cell: Bytes::new() },
+        Request::Store { bucket, epoch: 1, key: key.clone(), cell: Bytes::new() },
+        Request::Overwrite { bucket, epoch: 1, key, cell: Bytes::new() },
         Request::Execute { bucket, epoch: 1, read_acks, write_acks, deadline_ms, request },
     ]
 }
@@ -202,6 +203,8 @@ fn questions() -> Vec<Request> {
         Request::Goodbye,
         Request::Moves,
         Request::Members,
+        Request::Clock,
+        Request::Room { disk: Room::Ample, memory: Room::Ample },
     ]
 }
 
@@ -228,7 +231,7 @@ fn replies() -> Vec<Reply> {
         Reply::Keys { keys: vec![bytes.clone()], next: None },
         Reply::Count(9),
         Reply::Roots(vec![1]),
-        Reply::Digests { missing: vec![bytes.clone()], cells: Vec::new() },
+        Reply::Digests { missing: vec![bytes.clone()], cells: Vec::new(), next: None },
         Reply::Layout(bytes.clone()),
         Reply::Joined(bytes.clone()),
         Reply::Status(bytes.clone()),
@@ -237,7 +240,9 @@ fn replies() -> Vec<Reply> {
         Reply::Stale { epoch: u64::MAX },
         Reply::Page { cells: Vec::new(), next: None },
         Reply::TakenOver(vec![(0, 0, 0)]),
-        Reply::Introduced(bytes),
+        Reply::Introduced(bytes.clone()),
+        Reply::Clock { wall_us: u64::MAX },
+        Reply::Overtaken { cell: bytes },
         Reply::Members { epoch: u64::MAX, nodes: vec![(NodeId([9; 32]), "127.0.0.1:1".to_owned())] },
     ]
 }
@@ -250,8 +255,7 @@ fn unasked(node: &Node) -> impl Iterator<Item = Message> {
     ids.flat_map(move |id| {
         let count = if id == 0 { replies.len() } else { 2 };
         let start = id as usize % replies.len();
-        let chosen: Vec<Reply> =
-            (0..count).map(|step| replies[(start + step) % replies.len()].clone()).collect();
+        let chosen: Vec<Reply> = replies.iter().cycle().skip(start).take(count).cloned().collect();
         chosen.into_iter().map(move |reply| Message::Reply { id, reply })
     })
 }
@@ -290,17 +294,22 @@ impl Cluster {
             nodes.push(home.start(homes.first(), false).await);
             homes.push(home);
         }
-        let cluster = Self { id: nodes[0].layout().cluster(), homes, nodes };
+        let id = nodes.first().map(|node: &Node| node.layout().cluster()).unwrap_or_default();
+        let cluster = Self { id, homes, nodes };
         cluster.wait_until_whole(count).await;
         for index in 0..KEYS {
-            call(&cluster.nodes[0], set(&format!("key-{index}"), "true")).await;
+            call(cluster.first(), set(&format!("key-{index}"), "true")).await;
         }
         cluster
     }
 
+    fn first(&self) -> &Node {
+        self.nodes.first().expect("a cluster has nodes")
+    }
+
     async fn wait_until_whole(&self, count: usize) {
         wait_until("nothing lacks a copy", async || {
-            let status = self.nodes[0].status().await;
+            let status = self.first().status().await;
             status.is_ok_and(|status| status.nodes.len() == count && status.wholeness.is_whole)
         })
         .await;

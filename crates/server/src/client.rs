@@ -223,41 +223,7 @@ impl Client {
             table.add_row(row);
         }
         self.show(&answer, &table)?;
-        if !self.is_json {
-            let leader = status.layout_leader.map_or_else(|| "nobody".to_owned(), |leader| leader.short());
-            say!(
-                "cluster {}, layout {}, {} partitions, protocol {}, layout group of {} voters led by {leader}",
-                status.cluster.short(),
-                status.epoch,
-                status.partitions,
-                status.level,
-                status.layout_voters.len()
-            );
-            for node in status.nodes.iter().filter(|node| node.versions.newest > status.level) {
-                say!(
-                    "node {} speaks protocol {} already: upgrade the others",
-                    node.id.short(),
-                    node.versions.newest
-                );
-            }
-            tell_unheard(&status)?;
-            if let Some(rival) = &status.rival {
-                say!("this node answers no client: {rival}");
-            }
-            clocks::tell(&status)?;
-            safety::tell(&status.wholeness)?;
-            tell_full_memory(&status)?;
-            for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
-                say!(
-                    "bucket \"{}\" has {} of {} copies: {}",
-                    bucket.name,
-                    bucket.copies,
-                    bucket.policy.replicas,
-                    if status.moving > 0 { "data moves" } else { "add nodes" }
-                );
-            }
-        }
-        Ok(())
+        if self.is_json { Ok(()) } else { tell(&status) }
     }
 
     pub(crate) fn layout(&self) -> anyhow::Result<()> {
@@ -354,6 +320,39 @@ fn tell_full_memory(status: &Status) -> anyhow::Result<()> {
             let name = node.id.short();
             say!("node {name} takes no growth in memory: its buckets there hold {used} of {limit} MiB");
         }
+    }
+    Ok(())
+}
+
+/// What is said of the cluster below the table of its nodes.
+fn tell(status: &Status) -> anyhow::Result<()> {
+    let leader = status.layout_leader.map_or_else(|| "nobody".to_owned(), |leader| leader.short());
+    say!(
+        "cluster {}, layout {}, {} partitions, protocol {}, layout group of {} voters led by {leader}",
+        status.cluster.short(),
+        status.epoch,
+        status.partitions,
+        status.level,
+        status.layout_voters.len()
+    );
+    for node in status.nodes.iter().filter(|node| node.versions.newest > status.level) {
+        say!("node {} speaks protocol {} already: upgrade the others", node.id.short(), node.versions.newest);
+    }
+    tell_unheard(status)?;
+    if let Some(rival) = &status.rival {
+        say!("this node answers no client: {rival}");
+    }
+    clocks::tell(status)?;
+    safety::tell(&status.wholeness)?;
+    tell_full_memory(status)?;
+    for bucket in status.buckets.iter().filter(|bucket| bucket.copies < bucket.policy.replicas) {
+        say!(
+            "bucket \"{}\" has {} of {} copies: {}",
+            bucket.name,
+            bucket.copies,
+            bucket.policy.replicas,
+            if status.moving > 0 { "data moves" } else { "add nodes" }
+        );
     }
     Ok(())
 }

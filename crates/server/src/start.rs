@@ -12,7 +12,7 @@ use slipring_discovery::{Discovery, Sources};
 use slipring_gateway::http::Hosts;
 use slipring_node::{Node, StartError, TransportFactory, UdpDatagrams};
 use slipring_ring::{Addresses, NodeState};
-use slipring_storage::{DataDir, MemoryEngine, MetaStore};
+use slipring_storage::{DataDir, DiskEngine, MemoryEngine, MetaStore};
 use slipring_transport::GrpcTransport;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
@@ -74,22 +74,12 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     let keys = Some(directory.path());
     let seeds = Arc::new(Sources::read(&settings.join, keys).context("join")?);
     let boards = Sources::read_for_announcing(&settings.announce, keys).context("announce")?;
-    // In this order: a meta store without records is a directory that has lost them.
-    let (disk, meta) = (Arc::new(directory.disk()?), directory.meta()?);
-    directory.settle(&Node::storage_in(&meta)?.0)?;
-    disk.set_reserve(settings.disk_reserve.0);
-    let memory = Arc::new(MemoryEngine::new());
-    memory.set_limit(settings.bucket_memory_bytes());
+    let Stores { disk, memory, meta } = Stores::open(settings, &directory)?;
     say_where(settings, &seeds, &meta)?;
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let peer = ports.peer;
-    let listens = peer.local_addr()?;
-    let transport: TransportFactory = Box::new(move |identity, inbox| {
-        let settings =
-            slipring_transport::Settings { connections_max: connections.peers, ..Default::default() };
-        Ok(Arc::new(GrpcTransport::start(settings, peer, identity, inbox)))
-    });
+    let listens = ports.peer.local_addr()?;
+    let transport = transport(ports.peer, connections.peers);
     let builder = Node::builder(settings.node()?, meta, disk, addresses, transport)
         .memory(memory)
         .datagrams(Arc::new(UdpDatagrams::new(ports.gossip)?))
@@ -141,6 +131,33 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     http.abort();
     giving_back.abort();
     reason.map_or(Ok(()), |reason| ended(reason, node.has_left()))
+}
+
+/// What a node keeps.
+struct Stores {
+    disk: Arc<DiskEngine>,
+    memory: Arc<MemoryEngine>,
+    meta: MetaStore,
+}
+
+impl Stores {
+    fn open(settings: &Settings, directory: &DataDir) -> anyhow::Result<Self> {
+        // In this order: a meta store without records is a directory that has lost them.
+        let (disk, meta) = (Arc::new(directory.disk()?), directory.meta()?);
+        directory.settle(&Node::storage_in(&meta)?.0)?;
+        disk.set_reserve(settings.disk_reserve.0);
+        let memory = Arc::new(MemoryEngine::new());
+        memory.set_limit(settings.bucket_memory_bytes());
+        Ok(Self { disk, memory, meta })
+    }
+}
+
+/// The port for peers, with so many places.
+fn transport(port: TcpListener, connections_max: usize) -> TransportFactory {
+    Box::new(move |identity, inbox| {
+        let settings = slipring_transport::Settings { connections_max, ..Default::default() };
+        Ok(Arc::new(GrpcTransport::start(settings, port, identity, inbox)))
+    })
 }
 
 /// Tells why the node has ended by itself.

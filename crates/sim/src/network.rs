@@ -44,7 +44,7 @@ pub(crate) enum Delivery {
     Connected(Hello),
     Disconnected(NodeId),
     Frame { from: NodeId, bytes: Bytes },
-    Question { asker: Hello, answerer: Hello, request: Request, reply: oneshot::Sender<(Hello, Reply)> },
+    Question { asker: Box<Hello>, answerer: Hello, request: Request, reply: oneshot::Sender<(Hello, Reply)> },
 }
 
 /// The network of a run.
@@ -384,6 +384,7 @@ impl State {
             let port = self.port(to);
             if let Some(life) = port.life.as_ref().filter(|_| is_open) {
                 let answerer = life.hello.clone();
+                let asker = Box::new(asker);
                 port.deliveries.push(Delivery::Question { asker, answerer, request, reply });
             }
         }

@@ -87,19 +87,7 @@ impl World {
             Fault::Reset { a, b } => self.network.reset(a, b),
             Fault::Pause { host, for_ms } => self.pause(host, now + for_ms, "pauses"),
             Fault::Sleep { host, for_ms } => self.pause(host, now + for_ms, "sleeps for hours"),
-            Fault::Skew { host, by_ms } => {
-                self.host(host).clock.set_skew(by_ms);
-                self.journal.count("clock jumps", 1);
-            }
-            Fault::Jump { host, by_ms, for_ms } => {
-                self.host(host).clock.set_jump(by_ms);
-                self.journal.count("clock jumps and back", 1);
-                self.decide(now + for_ms, Event::JumpBack { host });
-            }
-            Fault::Drift { host, ms_per_s } => {
-                self.host(host).clock.set_drift(ms_per_s);
-                self.journal.count("clock drifts", 1);
-            }
+            Fault::Skew { .. } | Fault::Jump { .. } | Fault::Drift { .. } => self.set_clock(now, fault),
             Fault::Flap { from, to, every_ms, for_ms } => {
                 self.journal.count("ways flapping", 1);
                 self.decide(now, Event::Flip { from, to, is_open: true, every_ms, until: now + for_ms });
@@ -134,6 +122,25 @@ impl World {
             | Fault::Revert
             | Fault::Split
             | Fault::Respread { .. } => self.reshape(now, fault),
+        }
+    }
+
+    fn set_clock(&mut self, now: u64, fault: Fault) {
+        match fault {
+            Fault::Skew { host, by_ms } => {
+                self.host(host).clock.set_skew(by_ms);
+                self.journal.count("clock jumps", 1);
+            }
+            Fault::Jump { host, by_ms, for_ms } => {
+                self.host(host).clock.set_jump(by_ms);
+                self.journal.count("clock jumps and back", 1);
+                self.decide(now + for_ms, Event::JumpBack { host });
+            }
+            Fault::Drift { host, ms_per_s } => {
+                self.host(host).clock.set_drift(ms_per_s);
+                self.journal.count("clock drifts", 1);
+            }
+            _ => {}
         }
     }
 

@@ -206,8 +206,9 @@ def test_a_registry_takes_what_is_an_entry_and_only_so_many(nodes):
     node = nodes().start()
     connection = http.client.HTTPConnection(node.http)
 
-    def put(name, body):
-        connection.request("PUT", f"/v1/registry/{name}", body if isinstance(body, bytes) else json.dumps(body))
+    def put(name, body, kind="application/json"):
+        body = body if isinstance(body, bytes) else json.dumps(body)
+        connection.request("PUT", f"/v1/registry/{name}", body, {"Content-Type": kind})
         answer = connection.getresponse()
         return answer.status, answer.read()
 
@@ -216,6 +217,7 @@ def test_a_registry_takes_what_is_an_entry_and_only_so_many(nodes):
              {**good, "ttl_ms": 0}, {**good, "ttl_ms": 2**64}, {**good, "ttl_ms": 300_001}, {**good, "ttl_ms": -1}]
     for body in wrong:
         assert put("ring", body)[0] == 400, body
+    assert put("ring", good, "text/plain")[0] == 415
     assert put("UPPER", good)[0] == 400 and put("a" * 65, good)[0] == 400
     assert put("ring", b" " * 4096)[0] == 413
     assert listed(node, "ring") == []

@@ -159,7 +159,7 @@ def test_a_member_of_one_cluster_is_refused_by_another(nodes):
     founder.redis = founder.http = other.redis = other.http = None
     other.start()
     member.launch()
-    wait_until("the stranger refuses the member", lambda: "belongs to cluster" in other.log.read_text())
+    wait_until("the member is told why", lambda: "belongs to cluster" in member.log.read_text())
     assert len(status(other)["nodes"]) == 1
     founder.start()
     the_one_cluster([founder, member])

@@ -100,7 +100,7 @@ def test_connection_beyond_the_maximum_is_told_and_closed(tmp_path):
         node.kill()
 
 
-@pytest.mark.parametrize("files, starts", [(197, False), (198, True)])
+@pytest.mark.parametrize("files, starts", [(200, False), (201, True)])
 def test_start_needs_a_least_number_of_files(tmp_path, with_few_files, files, starts):
     with_few_files(files)
     node = Node(tmp_path, 0, extra=SOONER)
@@ -113,7 +113,7 @@ def test_start_needs_a_least_number_of_files(tmp_path, with_few_files, files, st
             assert redis.Redis(port=node.redis_port).ping()
         else:
             assert node.process.wait(timeout=PATIENCE) != 0
-            assert "may have 197 files open and a node needs 198 at least" in node.tail()
+            assert "may have 200 files open and a node needs 201 at least" in node.tail()
     finally:
         node.kill()
 

@@ -35,8 +35,6 @@ pub enum Mutant {
     RetryUnknownWrite,
     /// What another replica sends is stamped as if it had been written on arrival.
     RestampOnReplay,
-    /// Of concurrent values the oldest wins.
-    OldestWins,
     /// Merging adds up what two replicas know of the same increments.
     AddOnMerge,
     /// A record that fails its check is served all the same.
@@ -89,7 +87,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 37] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -103,7 +101,6 @@ impl Mutant {
         Self::TimeOutIsFailure,
         Self::RetryUnknownWrite,
         Self::RestampOnReplay,
-        Self::OldestWins,
         Self::AddOnMerge,
         Self::ServeDamaged,
         Self::SyncNothing,

@@ -86,6 +86,8 @@ pub(crate) struct Locus<'a> {
     pub(crate) is_alone: bool,
     /// What so many other replicas as the write needs have room for.
     pub(crate) others: Room,
+    /// What this node's own clock says, for the stamps of concurrent writes.
+    pub(crate) wall_ms: u64,
 }
 
 /// What an execution came to.
@@ -376,7 +378,7 @@ impl Partition {
         let response = run(context, &mut cells);
         let Some(change) = cells.into_change() else { return Ok((response, None)) };
         let was_live = !cell.is_bare();
-        let stamp = Timestamp::next(context.now_ms, self.last_stamp, cell.last_stamp());
+        let stamp = Timestamp::next(locus.wall_ms, self.last_stamp, cell.last_stamp());
         self.counter += 1;
         self.last_stamp = stamp;
         let dot = Dot { actor: locus.actor, counter: self.counter };

@@ -304,6 +304,7 @@ impl Core {
             actor: self.actor(assignment),
             is_alone: place.alone().is_some(),
             others: self.room_of_others(policy.engine, &place.write_quorums(work.write_acks)),
+            wall_ms: self.clock.wall_ms(),
         };
         let executed = self.handler(bucket).map_err(Refusal::Failed).and_then(|handler| {
             let request = work.request.clone();

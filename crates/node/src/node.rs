@@ -148,8 +148,14 @@ impl Node {
     ) -> Result<S::Response, Refusal> {
         let core = &self.core;
         let key = request.as_ref().map(|request| service.key(request).clone()).unwrap_or_default();
-        let locus =
-            Locus { position, key: &key, actor: core.actor(assignment), is_alone: true, others: Room::Ample };
+        let locus = Locus {
+            position,
+            key: &key,
+            actor: core.actor(assignment),
+            is_alone: true,
+            others: Room::Ample,
+            wall_ms: core.clock.wall_ms(),
+        };
         let context = core.context(&bucket.bucket.policy);
         let executed = bucket.bucket.execute(&locus, context, view.epoch(), |context, cells| {
             let request = request.take().expect("the request is run once");

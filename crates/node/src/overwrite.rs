@@ -108,7 +108,14 @@ impl Core {
         let actor = self.actor(assignment);
         let policy = &bucket.bucket.policy;
         let others = self.room_of_others(policy.engine, &place.write_quorums(entry.write_acks));
-        let locus = Locus { position, key: &entry.key, actor, is_alone: false, others };
+        let locus = Locus {
+            position,
+            key: &entry.key,
+            actor,
+            is_alone: false,
+            others,
+            wall_ms: self.clock.wall_ms(),
+        };
         let handler = self.handler(bucket)?;
         let context = self.context(policy);
         let executed = bucket.bucket.execute(&locus, context, view.epoch(), |context, cells| {

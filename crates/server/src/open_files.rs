@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn parts_of_store_peers_and_clients_fit_together() {
-        for limit in [198, 256, 1_024, 4_096, 65_536, 1_048_576, u64::MAX] {
+        for limit in [201, 256, 1_024, 4_096, 65_536, 1_048_576, u64::MAX] {
             let Connections { redis, http, peers } =
                 share_out(limit, limits::CONNECTIONS_MAX).expect("enough");
             let all = (store_files_max(limit) + OWN + limits::HTTP_RESERVE_CONNECTIONS + redis + http + peers)
@@ -76,12 +76,12 @@ mod tests {
 
     #[test]
     fn too_few_files_are_refused_with_the_number_that_is_enough() {
-        let refusal = share_out(197, 10_000).expect_err("too few").to_string();
+        let refusal = share_out(200, 10_000).expect_err("too few").to_string();
         assert!(
-            refusal.contains("may have 197 files") && refusal.contains("needs 198 at least"),
+            refusal.contains("may have 200 files") && refusal.contains("needs 201 at least"),
             "{refusal}"
         );
-        assert!(share_out(198, 10_000).is_ok() && share_out(0, 10_000).is_err());
+        assert!(share_out(201, 10_000).is_ok() && share_out(0, 10_000).is_err());
     }
 
     #[test]

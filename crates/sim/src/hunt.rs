@@ -16,7 +16,7 @@ pub struct Hunt {
 }
 
 /// Every mutant.
-pub const HUNTS: [Hunt; 38] = [
+pub const HUNTS: [Hunt; 37] = [
     hunt(Mutant::AckBeforeStored, 10, None),
     hunt(Mutant::AckBeforeSync, 10, Some(include_str!("../plans/blackout.json"))),
     hunt(Mutant::CountHintAsAck, 20, Some(include_str!("../plans/isolations.json"))),
@@ -25,11 +25,10 @@ pub const HUNTS: [Hunt; 38] = [
     hunt(Mutant::SkipExchange, 10, None),
     hunt(Mutant::ReuseDots, 10, None),
     hunt(Mutant::DropTombstone, 60, None),
-    hunt(Mutant::DropExpired, 20, None),
+    hunt(Mutant::DropExpired, 40, Some(include_str!("../plans/expires_while_one_is_away.json"))),
     hunt(Mutant::TimeOutIsFailure, 20, None),
     hunt(Mutant::RetryUnknownWrite, 60, None),
     hunt(Mutant::RestampOnReplay, 10, None),
-    hunt(Mutant::OldestWins, 40, None),
     hunt(Mutant::AddOnMerge, 10, None),
     hunt(Mutant::SyncNothing, 10, None),
     hunt(Mutant::ServeDamaged, 10, Some(include_str!("../plans/bit_rot.json"))),
@@ -54,7 +53,7 @@ pub const HUNTS: [Hunt; 38] = [
     hunt(Mutant::JudgeByOwnClock, 10, Some(include_str!("../plans/clock_jumps.json"))),
     hunt(Mutant::TrustUnaskedReply, 10, Some(include_str!("../plans/strangers.json"))),
     hunt(Mutant::DecideOnStaleCopy, 200, Some(include_str!("../plans/disks_fail_after_cuts.json"))),
-    hunt(Mutant::IgnoreOvertaken, 10, Some(include_str!("../plans/wrong_clocks.json"))),
+    hunt(Mutant::IgnoreOvertaken, 20, Some(include_str!("../plans/wrong_clocks.json"))),
 ];
 
 const fn hunt(mutant: Mutant, seeds: u64, plan: Option<&'static str>) -> Hunt {

@@ -132,10 +132,11 @@ async fn wire_to(target: String) -> Wire {
                 let forth = async {
                     let mut buffer = vec![0; 4096];
                     while let Ok(bytes @ 1..) = near_in.read(&mut buffer).await {
+                        let read = buffer.get(..bytes).unwrap_or_default();
                         if let Some(kept) = kept.lock().get_mut(number) {
-                            kept.extend_from_slice(&buffer[..bytes]);
+                            kept.extend_from_slice(read);
                         }
-                        if far_out.write_all(&buffer[..bytes]).await.is_err() {
+                        if far_out.write_all(read).await.is_err() {
                             break;
                         }
                     }

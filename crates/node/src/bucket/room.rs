@@ -128,7 +128,7 @@ mod tests {
     ) -> Result<Option<Vec<u8>>, ErrorKind> {
         let actor = Actor { assignment: 1, incarnation: 1 };
         let position = Position(u64::from(*key.first().expect("a key")) << 40);
-        let locus = Locus { position, key, actor, is_alone: false, others };
+        let locus = Locus { position, key, actor, is_alone: false, others, wall_ms: 5 };
         let context = Context { now_ms: 5, random: 0, default_ttl_ms: None, keeps_siblings: false };
         match bucket.execute(&locus, context, 1, |_, cells| change(cells)) {
             Ok(executed) => Ok(executed.cell.map(|cell| cell.to_vec())),

@@ -76,8 +76,14 @@ mod tests {
 
     /// Writes a key that expires at once; its dot.
     fn write(bucket: &Bucket, at: u64) -> Result<Dot, Refusal> {
-        let locus =
-            Locus { position: Position(at), key: b"k", actor: ACTOR, is_alone: false, others: Room::Ample };
+        let locus = Locus {
+            position: Position(at),
+            key: b"k",
+            actor: ACTOR,
+            is_alone: false,
+            others: Room::Ample,
+            wall_ms: 5,
+        };
         let context = Context { now_ms: 5, random: 0, default_ttl_ms: None, keeps_siblings: false };
         let executed = bucket.execute(&locus, context, 1, |_, cells| {
             cells.put("v", Some(6));

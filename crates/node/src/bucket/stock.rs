@@ -150,7 +150,7 @@ mod tests {
     fn run(bucket: &Bucket, number: u64, change: impl FnOnce(&mut Cells<'_>)) {
         let actor = Actor { assignment: 1, incarnation: 1 };
         let position = Position(number << 54);
-        let locus = Locus { position, key: b"k", actor, is_alone: false, others: Room::Ample };
+        let locus = Locus { position, key: b"k", actor, is_alone: false, others: Room::Ample, wall_ms: 5 };
         let context = Context { now_ms: 5, random: 0, default_ttl_ms: None, keeps_siblings: false };
         bucket.execute(&locus, context, 1, |_, cells| change(cells)).expect("there is room");
     }

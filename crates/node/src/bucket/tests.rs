@@ -28,7 +28,7 @@ fn theirs(counter: u64, stamp: Timestamp) -> Vec<u8> {
 
 /// Writes a key here when the clock says 5 ms; its stamp.
 fn write(bucket: &Bucket, key: &[u8]) -> Timestamp {
-    let locus = Locus { position: AT, key, actor: HERE, is_alone: false, others: Room::Ample };
+    let locus = Locus { position: AT, key, actor: HERE, is_alone: false, others: Room::Ample, wall_ms: 5 };
     let context = Context { now_ms: 5, random: 0, default_ttl_ms: None, keeps_siblings: false };
     let executed = bucket.execute(&locus, context, 1, |_, cells| cells.put("ours", None)).expect("written");
     assert!(executed.overwrite.is_some_and(|dot| dot.actor == HERE));

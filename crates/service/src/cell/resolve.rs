@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use slipring_model::{Dot, Mutant};
+use slipring_model::Dot;
 
 use super::{Cell, Content, Sibling};
 
@@ -63,9 +63,6 @@ impl Cell<'_> {
     fn base(&self) -> Option<&Sibling<'_>> {
         let is_base = |sibling: &&Sibling<'_>| !matches!(sibling.content, Content::Sum(_));
         let bases = self.siblings.iter().filter(is_base);
-        if Mutant::OldestWins.is_planted() {
-            return bases.min_by_key(|sibling| (sibling.stamp, sibling.dot));
-        }
         bases.max_by_key(|sibling| (sibling.stamp, sibling.dot))
     }
 

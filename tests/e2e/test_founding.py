@@ -222,7 +222,7 @@ def test_a_cluster_of_two_is_not_silenced_by_another(nodes):  # noqa: F811
     other.extra, first.extra = first.extra, other.extra
     other.redis = other.http = None
     other.start()
-    wait_until("the member dials it", lambda: "belongs to cluster" in said(other))
+    wait_until("the member dials it and is told why it is refused", lambda: "belongs to cluster" in said(member))
     wait_until("it serves its own", lambda: connect(other).set("k", "v"))
     assert len(status(friend)["nodes"]) == 2
     assert member.process.poll() is None

@@ -153,7 +153,7 @@ def test_a_full_disk_refuses_writes_and_serves_reads(start, disk, durability):
         return status >= 300 and (status, body)
 
     status, body = wait_until("the disk's failure is seen", refusal)
-    assert status == 429 and b"full" in body and b"nothing was done" in body, (status, body)
+    assert status == 503 and b"full" in body and b"nothing was done" in body, (status, body)
     client = redis.Redis(port=node.redis_port)
     with pytest.raises(redis.ResponseError, match="OVERLOADED .*full"):
         client.set("late", "late")

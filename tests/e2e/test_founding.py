@@ -80,7 +80,7 @@ LOSSES = {
     "no records": (lambda node, _: shutil.rmtree(node.data / "data"), "its records are gone"),
     "no records and no meta store, but a file": (
         lambda node, _: (shutil.rmtree(node.data), node.data.mkdir(), (node.data / "notes.txt").write_text("mine")),
-        "holds notes.txt and no identity of a node",
+        "/notes.txt is there and no identity of a node",
     ),
     "no records and an empty meta store": (
         lambda node, _: (shutil.rmtree(node.data / "data"), truncate(node.data / META, 0)), "no identity of a node",

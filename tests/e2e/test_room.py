@@ -84,16 +84,20 @@ def test_full_cluster_reads_deletes_and_writes_again_once_there_is_room(small):
     memory.set("cached", "before")
     taken = fill_by_writes(small.nodes[0], 400_000, random.Random(1))
     assert len(taken) > 20
-    wait_until("every node knows that its disk has little room", lambda: all(room(node) for node in small.nodes))
+    # The third replica may have room yet: it alone is no quorum.
+    full = lambda: [node for node in small.nodes if room(node)]
+    wait_until("two nodes know that their disks have little room", lambda: len(full()) >= 2)
     for node in small.nodes:
         assert refusal(lambda: client(node).set("more", b"x" * 100_000)) == "OVERLOADED"
         assert all(client(node).get(key) == value for key, value in random.Random(2).sample(sorted(taken.items()), 10))
+    for node in full():
         status, body, _ = http(node, "GET", "/readyz")
         assert status == 200 and body.startswith(b"ready for reads only: the disk has little room"), body
         assert client(node).info("persistence")["disk_takes_writes"] == 0
-    own = small.status()["nodes"][0]["own"]
-    assert own["disk"]["room"] == "scarce" and own["disk"]["free"] < own["disk"]["reserve"] == 16 * MIB
-    assert not slipring("ok-to-stop", node=small.nodes[0], check=False).returncode == 0
+    disks = [node["own"]["disk"] for node in small.status()["nodes"]]
+    scarce = [disk for disk in disks if disk["room"] == "scarce"]
+    assert len(scarce) >= 2 and all(disk["reserve"] == 16 * MIB for disk in scarce), disks
+    assert slipring("ok-to-stop", node=small.nodes[0], check=False).returncode != 0
     memory.set("cached", "after")
     assert client(small.nodes[2], 1).get("cached") == b"after"
     for node, key in zip(small.nodes, sorted(taken)):

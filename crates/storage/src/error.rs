@@ -22,7 +22,10 @@ pub enum Error {
     },
     /// Something is in the data directory, and no identity of a node: it was lost, or no node was ever here.
     #[error(
-        "{place} holds {found} and no identity of a node (meta.redb is missing or empty), so this node cannot tell which          cluster its data belongs to; if a node was here, move the directory away, start with an empty one and --join          MEMBER --spare, then `slipring replace OLD_ID --by NEW_ID`; only a node that is alone may restore it from a          backup; if none was, name an empty directory with --data"
+        "{place}/{found} is there and no identity of a node (meta.redb is missing or empty), so this node cannot tell which \
+         cluster its data belongs to; if a node was here, move the directory away, start with an empty one and --join \
+         MEMBER --spare, then `slipring replace OLD_ID --by NEW_ID`; only a node that is alone may restore it from a \
+         backup; if none was, name an empty directory with --data"
     )]
     NoIdentity {
         /// The data directory.
@@ -32,7 +35,8 @@ pub enum Error {
     },
     /// The records are not those of the node whose identity is beside them.
     #[error(
-        "the records in {place} belong to another node than its meta.redb; put the right two together again, or move the          directory away and join as a new node with an empty one"
+        "the records in {place} belong to another node than its meta.redb; put the right two together again, or move the \
+         directory away and join as a new node with an empty one"
     )]
     ForeignRecords {
         /// The data directory.

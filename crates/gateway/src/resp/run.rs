@@ -150,9 +150,11 @@ impl Session {
     pub(crate) async fn run(&mut self, spec: Option<&Spec>, command: &Command) {
         let before = (self.writer.out.len(), self.waiting.len());
         self.dispatch(spec, command).await;
+        // Before others are let through: until then the reply does not count.
         if !self.has_room() {
             self.take_back(before, spec.is_some_and(|spec| spec.is_write));
         }
+        self.stretch.step().await;
     }
 
     /// Replaces the reply to the last command, for which there is no room, by an error.
@@ -194,7 +196,6 @@ impl Session {
                 Handler::Wait(run) => run(self, command).await,
             },
         }
-        self.stretch.step().await;
     }
 
     /// Runs `reply`, keeping what it writes behind what is pending.

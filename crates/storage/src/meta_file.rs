@@ -1,14 +1,19 @@
 //! The meta store's file: what finds the disk full is tried again on the room of the ballast.
 
-use std::fs::{OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
 use crate::Error;
 use crate::ballast::Ballast;
+
+/// How often a lock is asked for, and the rest between.
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_REST: Duration = Duration::from_millis(10);
 
 /// A file of this process alone.
 #[derive(Debug)]
@@ -22,11 +27,10 @@ impl MetaFile {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(|error| Error::io(path, &error))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse { place: path.display().to_string() }),
-            Err(TryLockError::Error(error)) => return Err(Error::io(path, &error)),
-        }
+        lock(&file).map_err(|error| match error {
+            TryLockError::WouldBlock => Error::InUse { place: path.display().to_string() },
+            TryLockError::Error(error) => Error::io(path, &error),
+        })?;
         let file = FileBackend::new(file)
             .map_err(|error| Error::Io { place: path.display().to_string(), detail: error.to_string() })?;
         Ok(Self { file, ballast: Ballast::of(path.parent().unwrap_or(Path::new("."))) })
@@ -38,6 +42,17 @@ impl MetaFile {
             written => written,
         }
     }
+}
+
+/// Locks a file. A process that this one is just starting holds its locks for a moment, so one refusal is not the last.
+fn lock(file: &File) -> Result<(), TryLockError> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_REST),
+            locked => return locked,
+        }
+    }
+    file.try_lock()
 }
 
 impl StorageBackend for MetaFile {

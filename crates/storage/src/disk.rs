@@ -267,8 +267,8 @@ impl Engine for DiskEngine {
         self.change(|| self.force())
     }
 
-    fn batches(&self) -> u64 {
-        self.batches.load(Ordering::Acquire)
+    fn batches(&self) -> Option<u64> {
+        self.stopped.load().is_none().then(|| self.batches.load(Ordering::Acquire))
     }
 
     fn room(&self, growth: u64) -> Room {

@@ -72,9 +72,10 @@ pub trait Engine: Send + Sync + 'static {
         self.room(growth)
     }
 
-    /// A number that each change raises and that a clean end keeps; 0 where nothing is kept.
-    fn batches(&self) -> u64 {
-        0
+    /// A number that each change raises and that a clean end keeps; 0 where nothing is kept. Nothing after a change
+    /// has failed: it may be there all the same.
+    fn batches(&self) -> Option<u64> {
+        Some(0)
     }
 
     /// How much is in use and left.

@@ -204,6 +204,10 @@ impl Engine for FaultyEngine {
         Ok(())
     }
 
+    fn batches(&self) -> Option<u64> {
+        self.0.cut_short.lock().is_none().then_some(0)
+    }
+
     fn room(&self, _growth: u64) -> Room {
         if self.0.cut_short.lock().is_some() {
             return Room::Spent;

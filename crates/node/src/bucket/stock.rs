@@ -54,12 +54,10 @@ impl Bucket {
         Ok(next.is_some())
     }
 
-    /// The count, for the next start; nothing while it is not known.
+    /// The count, for the next start; nothing while it, or what the engine holds, is not known.
     pub(crate) fn stock(&self) -> Option<Vec<u8>> {
-        if !self.is_counted() {
-            return None;
-        }
-        let mut bytes = [self.engine.batches().to_le_bytes().as_slice(), &[self.bits]].concat();
+        let batches = self.engine.batches().filter(|_| self.is_counted())?;
+        let mut bytes = [batches.to_le_bytes().as_slice(), &[self.bits]].concat();
         bytes.extend(self.partitions.iter().map(|part| u8::from(part.lock().is_mortal)));
         bytes.extend(self.live.numbers().flat_map(u32::to_le_bytes));
         Some(bytes)
@@ -71,7 +69,7 @@ impl Bucket {
         let Some(([bits], rest)) = rest.split_first_chunk::<1>() else { return false };
         let Some((mortals, numbers)) = rest.split_at_checked(self.partitions.len()) else { return false };
         let (numbers, odd) = numbers.as_chunks::<4>();
-        let is_of_this = u64::from_le_bytes(*batches) == self.engine.batches() && *bits == self.bits;
+        let is_of_this = Some(u64::from_le_bytes(*batches)) == self.engine.batches() && *bits == self.bits;
         if !is_of_this || numbers.len() != usize::from(SLOT_COUNT) || !odd.is_empty() {
             return false;
         }
@@ -134,9 +132,10 @@ mod tests {
 
     use slipring_model::{Actor, BucketId, BucketPolicy, Room};
     use slipring_service::{Cells, Context};
-    use slipring_storage::{Engine, MemoryEngine};
+    use slipring_storage::faults::FaultyEngine;
+    use slipring_storage::{Engine, Error, MemoryEngine};
 
-    use super::super::Locus;
+    use super::super::{Locus, Refusal};
     use super::*;
 
     const KEYS: u64 = 3 * PIECE_RECORDS as u64;
@@ -148,11 +147,15 @@ mod tests {
     }
 
     fn run(bucket: &Bucket, number: u64, change: impl FnOnce(&mut Cells<'_>)) {
+        try_run(bucket, number, change).expect("there is room");
+    }
+
+    fn try_run(bucket: &Bucket, number: u64, change: impl FnOnce(&mut Cells<'_>)) -> Result<(), Refusal> {
         let actor = Actor { assignment: 1, incarnation: 1 };
         let position = Position(number << 54);
         let locus = Locus { position, key: b"k", actor, is_alone: false, others: Room::Ample, wall_ms: 5 };
         let context = Context { now_ms: 5, random: 0, default_ttl_ms: None, keeps_siblings: false };
-        bucket.execute(&locus, context, 1, |_, cells| change(cells)).expect("there is room");
+        bucket.execute(&locus, context, 1, |_, cells| change(cells)).map(drop)
     }
 
     fn put(bucket: &Bucket, number: u64) {
@@ -229,6 +232,19 @@ mod tests {
         assert_eq!(live(&next), KEYS);
         run(&next, 7, |cells| cells.remove());
         assert_eq!(live(&next), KEYS - 1);
+    }
+
+    #[test]
+    fn no_count_is_left_after_a_write_that_failed() {
+        let engine = FaultyEngine::new();
+        let bucket = open(&(Arc::new(engine.clone()) as Arc<dyn Engine>));
+        put(&bucket, 0);
+        assert!(bucket.stock().is_some());
+        engine.fail_with(Some(Error::Full { place: "here".to_owned() }));
+        assert!(try_run(&bucket, 1, |cells| cells.put("v", None)).is_err());
+        assert_eq!(bucket.stock(), None, "the write may be there");
+        engine.fail_with(None);
+        assert!(engine.look().expect("it has room") && bucket.stock().is_some());
     }
 
     #[test]

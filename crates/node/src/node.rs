@@ -9,7 +9,6 @@ use slipring_model::bucket::Durability;
 use slipring_model::{BucketId, ClusterId, Error, ErrorKind, NodeId, Position, Room, Space, limits};
 use slipring_ring::{Addresses, Applied, Changes, Command, Layout};
 use slipring_service::{Access, Service};
-use slipring_storage::Error as StorageError;
 use slipring_wire::Request;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -479,7 +478,7 @@ impl Node {
         }
         self.core.leave_stock();
         match self.core.disk.sync() {
-            Err(error @ (StorageError::Full { .. } | StorageError::NoRoom { .. })) => {
+            Err(error) if error.passes() => {
                 tracing::warn!(%error, "the last writes are with the system, and not forced to disk");
                 Ok(())
             }

@@ -100,7 +100,7 @@ pub enum Fault {
         /// How far ahead; behind when negative.
         by_ms: i64,
     },
-    /// A host's wall clock jumps far ahead, and back after a while. No checker excuses anything for it: the other clocks
+    /// A host's wall clock jumps far ahead, or behind when negative, and returns after a while. No checker excuses anything for it: the other clocks
     /// are a majority.
     Jump {
         /// Which.
@@ -343,7 +343,8 @@ impl Plan {
         }
         let host = rng.usize(..hosts);
         for _ in 0..rng.usize(1..4) {
-            let by_ms = if rng.bool() { 7_200_000 } else { rng.i64(6_000..60_000) };
+            let far_ms = if rng.bool() { 7_200_000 } else { rng.i64(6_000..60_000) };
+            let by_ms = if rng.bool() { far_ms } else { -far_ms };
             let fault = Fault::Jump { host, by_ms, for_ms: rng.u64(500..5_000) };
             self.faults.push((rng.u64(..storm_ms), fault));
         }

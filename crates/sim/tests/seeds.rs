@@ -141,6 +141,15 @@ fn what_is_given_back_while_it_is_wiped_and_away_again_is_wiped() {
 }
 
 #[test]
+fn a_node_with_a_wrong_clock_behind_a_slow_way_ends_no_value_early() {
+    // Found by seed 437: half the way from another clock was more than the time that was left.
+    let plan =
+        serde_json::from_str(include_str!("../plans/clock_jumps_behind_a_slow_way.json")).expect("a plan");
+    let report = run(437, &Options { plan: Some(plan), ..Options::default() });
+    assert_eq!(report.verdict, Ok(()), "{report}");
+}
+
+#[test]
 fn strangers_that_speak_the_protocol_change_nothing() {
     let counts = kept(include_str!("../plans/strangers.json"), 3, 0..4);
     assert!(counts.get("messages of strangers").is_some_and(|times| *times > 1_000), "{counts:?}");

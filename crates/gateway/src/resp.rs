@@ -17,6 +17,7 @@ mod run;
 mod stretch;
 mod strings;
 mod table;
+mod transaction;
 mod write;
 
 use slipring_resp::Command;

@@ -94,11 +94,16 @@ impl<F: FnMut() -> bool> Loss<'_, F> {
     fn restore(&mut self, id: &str, seen: Option<&Path>, target: &Path) {
         let was = self.synced_names(id);
         let is = seen.map_or_else(|| was.clone(), seen_names);
-        for name in was.keys().chain(is.keys().filter(|name| !was.contains_key(*name))) {
+        let mut names: Vec<&String> =
+            was.keys().chain(is.keys().filter(|name| !was.contains_key(*name))).collect();
+        names.sort_by_key(|name| age(name));
+        let mut removals_arrive = true;
+        for name in names {
             let (old, new) = (was.get(name), is.get(name));
-            let Some((kind, id)) = (if old == new || !(self.is_there)() { old } else { new }) else {
-                continue;
-            };
+            let is_removal = old.is_some() && new.is_none();
+            let arrived = old != new && (self.is_there)() && (removals_arrive || !is_removal);
+            removals_arrive &= arrived || !is_removal;
+            let Some((kind, id)) = (if arrived { new } else { old }) else { continue };
             let path = target.join(name);
             if kind == "folder" {
                 std::fs::create_dir(&path).expect("made");
@@ -167,6 +172,12 @@ impl Writer {
     pub(crate) fn ends_well(mut self) -> bool {
         self.process.wait().expect("gone").success()
     }
+}
+
+/// Sorts journals by their numbers: the store removes the oldest first, and the file systems of Linux write the removals
+/// of one folder in the order in which they were made.
+fn age(name: &str) -> Option<u64> {
+    Path::new(name).file_stem()?.to_str()?.parse().ok()
 }
 
 fn seen_names(folder: &Path) -> Names {

@@ -174,12 +174,21 @@ fn lose_the_power(disk: &Disk, last: Promised, luck: f64) -> Disk {
     left
 }
 
+/// Seeds this test's own draws, and prints the seed; `SLIPRING_TEST_SEED` gives one. When the process dies is not drawn alone.
+fn seed_draws() {
+    let asked = std::env::var("SLIPRING_TEST_SEED").map(|asked| asked.parse().expect("a number"));
+    let seed = asked.unwrap_or_else(|_| fastrand::u64(..));
+    fastrand::seed(seed);
+    println!("SLIPRING_TEST_SEED={seed}");
+}
+
 fn losses() -> usize {
     std::env::var("SLIPRING_TEST_LOSSES").map_or(LOSSES, |asked| asked.parse().expect("a number"))
 }
 
 #[test]
 fn what_was_synced_survives_every_loss_of_power() {
+    seed_draws();
     let (mut disk, mut last) = (Disk::new(), Promised::default());
     for loss in 0..losses() {
         last = kill_a_writer(&disk, last, 1_000, &[]);
@@ -204,6 +213,7 @@ fn until_a_step(disk: &Disk, before: Promised, (near, steps): (&str, Range<u32>)
 
 #[test]
 fn what_was_synced_survives_a_loss_between_any_two_steps() {
+    seed_draws();
     let (mut disk, mut last) = (Disk::new(), Promised::default());
     for loss in 0..losses() {
         last = until_a_step(&disk, last, ("", 0..600), false);
@@ -214,6 +224,7 @@ fn what_was_synced_survives_a_loss_between_any_two_steps() {
 
 #[test]
 fn a_start_relies_on_no_name_that_is_not_synced() {
+    seed_draws();
     let mut disk = Disk::new();
     let mut writer = disk.run("writes_until_the_power_fails", &[]);
     let mut last = promised(&writer.next("safe:").expect("some were promised"));
@@ -260,6 +271,7 @@ fn a_disk_that_forgets_its_names_is_found_out() {
 
 #[test]
 fn a_first_start_that_was_cut_short_is_no_harm() {
+    seed_draws();
     for _ in 0..losses() * 2 {
         let disk = Disk::new();
         let promised = kill_a_writer(&disk, Promised::default(), 60, &[]);
@@ -300,6 +312,7 @@ fn until_it_stops(disk: &Disk, settings: &[(&str, &str)]) -> (Promised, String) 
 
 #[test]
 fn a_full_disk_is_named_and_what_was_acknowledged_stays() {
+    seed_draws();
     for room in [12_000_000, 30_000_000, 90_000_000] {
         let disk = Disk::new();
         let (promised, why) = until_it_stops(&disk, &[("SLIPRING_POWER_ROOM", &room.to_string())]);
@@ -315,6 +328,7 @@ fn a_full_disk_is_named_and_what_was_acknowledged_stays() {
 
 #[test]
 fn nothing_is_acknowledged_after_a_sync_that_failed() {
+    seed_draws();
     for syncs in [60, 61, 62, 63, 64, 200] {
         let disk = Disk::new();
         let (promised, why) = until_it_stops(&disk, &[("SLIPRING_POWER_SYNCS", &syncs.to_string())]);

@@ -1,7 +1,7 @@
 //! Every message that there is, with a valid body, from nodes that are no members and from members in every state, to real
 //! nodes over real connections: nothing changes, no node ends, and every directory can be used again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -91,7 +91,7 @@ struct Deaf;
 impl Inbox for Deaf {
     fn connected(&self, _: &Hello) {}
 
-    fn disconnected(&self, _: NodeId) {}
+    fn disconnected(&self, _: NodeId, _: BTreeSet<u64>) {}
 
     fn messages(&self, _: NodeId, _: Vec<Message>) {}
 

@@ -65,6 +65,13 @@ pub(crate) fn unsent(refusal: SendError) -> Option<Error> {
     (refusal == SendError::Overloaded).then(|| Error::new(ErrorKind::Overloaded, message))
 }
 
+/// A request's time was up before it could leave for the node that is to do it.
+pub(crate) fn waited_in_vain() -> Error {
+    let message = "the replica that coordinates requests for the key takes them too slowly, and this one was not sent in \
+                   time; nothing was done: back off and try again";
+    Error::new(ErrorKind::Overloaded, message)
+}
+
 /// The engine's error, as the client is told.
 pub(crate) fn stored(error: slipring_storage::Error) -> Error {
     use slipring_storage::Error as Storage;

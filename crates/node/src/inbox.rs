@@ -1,5 +1,6 @@
 //! What arrives from peers, handed to whoever waits for it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
 use futures::future::BoxFuture;
@@ -10,6 +11,7 @@ use slipring_wire::{Hello, Message, Reply, Request};
 
 use crate::authority::{Standing, may_ask, may_ask_without_a_connection};
 use crate::core::Core;
+use crate::failure::waited_in_vain;
 use crate::health::Answer;
 use crate::requests::{Entry, Timer};
 
@@ -30,10 +32,10 @@ impl Inbox for Receiver {
         }
     }
 
-    fn disconnected(&self, peer: NodeId) {
+    fn disconnected(&self, peer: NodeId, unsent: BTreeSet<u64>) {
         tracing::info!(peer = %peer.short(), "disconnected");
         if let Some(core) = self.0.upgrade() {
-            core.peer_lost(peer);
+            core.peer_lost(peer, &unsent);
         }
     }
 
@@ -189,8 +191,8 @@ impl Core {
         }
     }
 
-    /// Fails whatever waits for a peer whose connection is gone.
-    fn peer_lost(&self, peer: NodeId) {
+    /// Fails whatever waits for a peer whose connection is gone; what has not left for it is tried elsewhere.
+    fn peer_lost(&self, peer: NodeId, unsent: &BTreeSet<u64>) {
         for id in self.requests.ids() {
             let over = self.requests.with(id, |entry| match entry {
                 Entry::Read { .. } => (Some(true), false),
@@ -201,6 +203,9 @@ impl Core {
                 Some((Some(true), _)) => self.drive_read(id, ReadInput::Failed { from: peer }),
                 Some((Some(false), _)) => self.drive_write(id, WriteInput::Failed { from: peer }),
                 Some((None, Some(Entry::Ask { reply, .. }))) => drop(reply.send(None)),
+                Some((None, Some(Entry::Forward { work, tried, .. }))) if unsent.contains(&id) => {
+                    self.submit_avoiding(work, tried, None);
+                }
                 Some((None, Some(Entry::Forward { work, tried, .. }))) => {
                     self.forward_failed(work, tried, false)
                 }
@@ -211,18 +216,21 @@ impl Core {
 
     /// Tells requests whose timers are due.
     pub(crate) fn tick(&self) {
+        let mut late = Vec::new();
         for (id, timer) in self.requests.due(self.now()) {
             match timer {
                 Timer::Hedge => {
                     self.drive_read(id, ReadInput::Dawdled);
                     self.drive_write(id, WriteInput::Dawdled);
                 }
-                Timer::Deadline => self.deadline_passed(id),
+                Timer::Deadline => late.extend(self.deadline_passed(id)),
             }
         }
+        self.give_up_forwarded(late);
     }
 
-    fn deadline_passed(&self, id: u64) {
+    /// Ends what is late; a forwarded request is returned, to be ended with its like.
+    fn deadline_passed(&self, id: u64) -> Option<(u64, Entry)> {
         let over = self.requests.with(id, |entry| match entry {
             Entry::Read { .. } => (Some(true), false),
             Entry::Write(_) => (Some(false), false),
@@ -232,11 +240,31 @@ impl Core {
             Some((Some(true), _)) => self.drive_read(id, ReadInput::DeadlinePassed),
             Some((Some(false), _)) => self.drive_write(id, WriteInput::DeadlinePassed),
             Some((None, Some(Entry::Ask { reply, .. }))) => drop(reply.send(None)),
-            Some((None, Some(Entry::Forward { work, to, tried }))) => {
-                self.judge(to, Answer::None { after: self.now().since(work.began) });
-                self.forward_failed(work, tried, true);
-            }
+            Some((None, Some(entry @ Entry::Forward { .. }))) => return Some((id, entry)),
             _ => {}
+        }
+        None
+    }
+
+    /// Ends forwarded requests whose time is up. Those that still wait here for their peer were not done.
+    fn give_up_forwarded(&self, late: Vec<(u64, Entry)>) {
+        let mut of_peers: BTreeMap<NodeId, BTreeSet<u64>> = BTreeMap::new();
+        for (id, entry) in &late {
+            if let Entry::Forward { to, .. } = entry {
+                of_peers.entry(*to).or_default().insert(*id);
+            }
+        }
+        for (peer, ids) in &mut of_peers {
+            *ids =
+                self.transport.get().map_or_else(BTreeSet::new, |transport| transport.withdraw(*peer, ids));
+        }
+        for (id, entry) in late {
+            let Entry::Forward { work, to, tried } = entry else { continue };
+            self.judge(to, Answer::None { after: self.now().since(work.began) });
+            match of_peers.get(&to).is_some_and(|unsent| unsent.contains(&id)) {
+                true => self.reply(work.reply_to, Err(waited_in_vain())),
+                false => self.forward_failed(work, tried, true),
+            }
         }
     }
 }

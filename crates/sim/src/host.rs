@@ -252,7 +252,7 @@ fn deliver(inbox: &Arc<dyn Inbox>, delivery: Delivery) {
     match delivery {
         Delivery::Dialled(hello) => inbox.dialled(&hello),
         Delivery::Connected(hello) => inbox.connected(&hello),
-        Delivery::Disconnected(peer) => inbox.disconnected(peer),
+        Delivery::Disconnected(peer) => inbox.disconnected(peer, Default::default()),
         Delivery::Frame { from, bytes } => {
             let frame = Frame::decode(bytes).expect("a node's own frame");
             assert!(frame.unknown.is_empty(), "a node's own requests are known");

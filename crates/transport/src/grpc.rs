@@ -13,7 +13,7 @@ mod lobby;
 mod server;
 mod stream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -199,8 +199,7 @@ impl Shared {
             peer.link.replace(Arc::clone(link))
         };
         if let Some(known) = replaced {
-            known.close();
-            self.inbox.disconnected(link.peer.node);
+            self.inbox.disconnected(link.peer.node, known.close_and_drain());
         }
         self.inbox.connected(&link.peer);
         true
@@ -208,7 +207,7 @@ impl Shared {
 
     /// A connection has ended.
     fn ended(&self, link: &Arc<Link>) {
-        link.close();
+        let unsent = link.close_and_drain();
         let mut peers = self.peers.lock();
         let Some(peer) = peers.get_mut(&link.peer.node) else { return };
         if peer.link.as_ref().is_some_and(|known| Arc::ptr_eq(known, link)) {
@@ -217,7 +216,7 @@ impl Shared {
                 peers.remove(&link.peer.node);
             }
             drop(peers);
-            self.inbox.disconnected(link.peer.node);
+            self.inbox.disconnected(link.peer.node, unsent);
         }
     }
 
@@ -267,6 +266,11 @@ impl Transport for GrpcTransport {
     fn is_overloaded(&self, peer: NodeId) -> bool {
         let link = self.0.peers.lock().get(&peer).and_then(|peer| peer.link.clone());
         link.is_some_and(|link| link.is_full())
+    }
+
+    fn withdraw(&self, to: NodeId, ids: &BTreeSet<u64>) -> BTreeSet<u64> {
+        let link = self.0.peers.lock().get(&to).and_then(|peer| peer.link.clone());
+        link.map_or_else(BTreeSet::new, |link| link.withdraw(ids))
     }
 
     fn hasten(&self, peer: NodeId) {

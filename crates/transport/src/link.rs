@@ -3,7 +3,7 @@
 //! The receiver grants credit for messages it has handled; a sender never has more than a window of them
 //! unhandled, and beyond that they wait here, in bounded space, until `Overloaded` is the answer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
@@ -65,10 +65,11 @@ impl Link {
     }
 
     pub(crate) fn push(&self, message: Message) -> Result<(), SendError> {
+        let mut queue = self.queue.lock();
+        // Under the lock: what is pushed later than the link closes would be missing from what it has not sent.
         if self.is_closed() {
             return Err(SendError::NotConnected);
         }
-        let mut queue = self.queue.lock();
         if queue.is_full() {
             return Err(SendError::Overloaded);
         }
@@ -82,6 +83,34 @@ impl Link {
     /// Whether no more messages are taken now.
     pub(crate) fn is_full(&self) -> bool {
         self.queue.lock().is_full()
+    }
+
+    /// Takes requests back that have not left yet; returns which of `ids` those were.
+    pub(crate) fn withdraw(&self, ids: &BTreeSet<u64>) -> BTreeSet<u64> {
+        let mut queue = self.queue.lock();
+        let (mut withdrawn, mut bytes) = (BTreeSet::new(), 0);
+        queue.messages.retain(|message| match message {
+            Message::Request { id, .. } if ids.contains(id) => {
+                withdrawn.insert(*id);
+                bytes += message.weight();
+                false
+            }
+            _ => true,
+        });
+        queue.bytes -= bytes;
+        withdrawn
+    }
+
+    /// Closes the link; returns the ids of the requests that have not left.
+    pub(crate) fn close_and_drain(&self) -> BTreeSet<u64> {
+        self.close();
+        let mut queue = self.queue.lock();
+        queue.bytes = 0;
+        let request = |message| match message {
+            Message::Request { id, .. } => Some(id),
+            Message::Reply { .. } => None,
+        };
+        queue.messages.drain(..).filter_map(request).collect()
     }
 
     /// Takes what fits into one frame; `None` when there is nothing to say.
@@ -195,6 +224,29 @@ mod tests {
         assert_eq!(link.push(message(0)), Err(SendError::Overloaded));
         link.close();
         assert_eq!(link.push(message(0)), Err(SendError::NotConnected));
+    }
+
+    #[test]
+    fn request_that_has_not_left_is_taken_back() {
+        let link = link();
+        let request = |id| Message::Request { id, request: slipring_wire::Request::Status };
+        (1..=3).for_each(|id| link.push(request(id)).expect("room"));
+        link.push(message(2)).expect("room");
+        assert_eq!(link.withdraw(&BTreeSet::from([2, 9])), BTreeSet::from([2]));
+        assert_eq!(link.take().expect("the rest").messages, [request(1), request(3), message(2)]);
+        assert_eq!(link.withdraw(&BTreeSet::from([1])), BTreeSet::new(), "it has left");
+        assert_eq!(link.queue.lock().bytes, 0);
+    }
+
+    #[test]
+    fn closed_link_names_requests_that_have_not_left() {
+        let link = link();
+        let request = |id| Message::Request { id, request: slipring_wire::Request::Status };
+        link.push(request(1)).expect("room");
+        assert!(link.take().is_some());
+        [request(2), message(3), request(4)].into_iter().for_each(|next| link.push(next).expect("room"));
+        assert_eq!(link.close_and_drain(), BTreeSet::from([2, 4]));
+        assert!(link.take().is_none());
     }
 
     #[test]

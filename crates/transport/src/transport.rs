@@ -1,6 +1,6 @@
 //! What the node asks of a transport, and a transport of the node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -30,6 +30,11 @@ pub trait Transport: Send + Sync + 'static {
         false
     }
 
+    /// Takes requests back that wait here and have not left for a peer; returns which of `ids` those were.
+    fn withdraw(&self, _to: NodeId, _ids: &BTreeSet<u64>) -> BTreeSet<u64> {
+        BTreeSet::new()
+    }
+
     /// A peer is known to be there: it is dialled at once, where that was put off.
     fn hasten(&self, _peer: NodeId) {}
 
@@ -55,8 +60,9 @@ pub trait Inbox: Send + Sync + 'static {
     /// A peer is connected. Comes before its first message.
     fn connected(&self, peer: &Hello);
 
-    /// A peer's connection is gone, and with it whatever was on the way. Comes once for each `connected`.
-    fn disconnected(&self, peer: NodeId);
+    /// A peer's connection is gone, and with it whatever was on the way. Comes once for each `connected`. `unsent` holds the
+    /// ids of the requests that waited here and never left.
+    fn disconnected(&self, peer: NodeId, unsent: BTreeSet<u64>);
 
     /// The messages of one frame, in order.
     fn messages(&self, from: NodeId, messages: Vec<Message>);

@@ -1,6 +1,6 @@
 //! Nodes of different clusters do not talk: greetings, questions and frames name the cluster, and another's is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Inbox for Counter {
         *self.0.connected.lock() += 1;
     }
 
-    fn disconnected(&self, _: NodeId) {
+    fn disconnected(&self, _: NodeId, _: BTreeSet<u64>) {
         *self.0.disconnected.lock() += 1;
     }
 

@@ -1,7 +1,7 @@
 //! Nobody speaks under an id whose key it does not have: not by saying so, not with what it overheard, not through another
 //! node; and strangers keep no member out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -33,7 +33,7 @@ impl Inbox for Ear {
         self.0.connected.lock().push(peer.node);
     }
 
-    fn disconnected(&self, peer: NodeId) {
+    fn disconnected(&self, peer: NodeId, _: BTreeSet<u64>) {
         self.0.disconnected.lock().push(peer);
     }
 

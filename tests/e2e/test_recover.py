@@ -160,6 +160,12 @@ def test_two_of_three_voters_are_lost_for_good(four):
     assert one.returncode == 1 and "which is a majority" in one.stderr
     nobody = slipring("recover", "--data", str(chosen.data), "--lost", "nobody", check=False)
     assert nobody.returncode == 1 and "no member is called" in nobody.stderr
+    owner = chosen.data / "data" / "owner"
+    own = owner.read_bytes()
+    owner.write_bytes((other.data / "data" / "owner").read_bytes())
+    foreign = slipring("recover", "--data", str(chosen.data), check=False)
+    assert foreign.returncode == 1 and "belong to another node than its meta.redb" in foreign.stderr
+    owner.write_bytes(own)
     given_up = [argument for node in lost for argument in ("--lost", node.peer)]
     told = slipring("recover", "--data", str(chosen.data), *given_up).stdout
     assert "the only voter now" in told and "may lack writes that were acknowledged" in told

@@ -15,6 +15,7 @@ mod input;
 mod port;
 mod reply;
 mod run;
+mod slots;
 mod stretch;
 mod strings;
 mod table;

@@ -59,7 +59,13 @@ impl Report {
     /// The terms on which its history is judged. Killed processes lose nothing that they gave to the system.
     #[must_use]
     pub fn terms(&self) -> Terms {
-        Terms { skew_ms: self.skew_ms, hosts_that_lost_power: 0, is_thin: false, bereft: BTreeSet::new() }
+        Terms {
+            skew_ms: self.skew_ms,
+            late_ms: 0,
+            hosts_that_lost_power: 0,
+            is_thin: false,
+            bereft: BTreeSet::new(),
+        }
     }
 
     /// Writes the story and the nodes' logs to a folder of their own; where that is.

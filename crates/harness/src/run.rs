@@ -129,6 +129,7 @@ impl<'a> Run<'a> {
         (self.watch)("checking", 1.0);
         let terms = Terms {
             skew_ms: self.story.skew_ms(),
+            late_ms: 0,
             hosts_that_lost_power: 0,
             is_thin: false,
             bereft: BTreeSet::new(),

@@ -83,11 +83,13 @@ pub enum Mutant {
     TrustUnaskedReply,
     /// A replica that holds a later value than the write it is sent acknowledges the write all the same.
     IgnoreOvertaken,
+    /// A replica acknowledges a cell that its full disk has refused.
+    AckWithoutRoom,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -125,6 +127,7 @@ impl Mutant {
         Self::JudgeByOwnClock,
         Self::TrustUnaskedReply,
         Self::IgnoreOvertaken,
+        Self::AckWithoutRoom,
     ];
 
     /// Whether this thread has planted it.

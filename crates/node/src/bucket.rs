@@ -30,7 +30,7 @@ use crate::failure::{damaged, stored};
 use crate::heal::is_damage;
 
 use live::Live;
-pub(crate) use moves::Refusal;
+pub(crate) use moves::{Refusal, Wiped};
 use room::Difference;
 
 /// Scratch space a partition keeps between writes; larger writes give theirs back.

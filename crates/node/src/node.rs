@@ -10,7 +10,6 @@ use slipring_model::bucket::Durability;
 use slipring_model::{BucketId, ClusterId, Error, ErrorKind, NodeId, Position, Room, Space, limits};
 use slipring_ring::{Addresses, Applied, Changes, Command, Layout};
 use slipring_service::{Access, Service};
-use slipring_storage::Error as StorageError;
 use slipring_wire::Request;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -23,6 +22,7 @@ use crate::core::Core;
 use crate::failure::unavailable;
 use crate::gossip::MemberStatus;
 use crate::moving::Proposal;
+use crate::presence::Presence;
 use crate::requests::{Asker, ReplyTo, Work};
 use crate::scan::ScanPage;
 use crate::status::Status;
@@ -352,6 +352,12 @@ impl Node {
         self.core.is_reachable(peer)
     }
 
+    /// Whether clients should be sent to a member; always so for this node.
+    #[must_use]
+    pub fn presence(&self, node: NodeId) -> Presence {
+        self.core.presence(node)
+    }
+
     /// How another member is believed to be: a hint, for people and for routing. Nothing where no gossip runs.
     #[must_use]
     pub fn member(&self, peer: NodeId) -> Option<MemberStatus> {
@@ -485,7 +491,7 @@ impl Node {
         }
         self.core.leave_stock();
         match self.core.disk.sync() {
-            Err(error @ (StorageError::Full { .. } | StorageError::NoRoom { .. })) => {
+            Err(error) if error.passes() => {
                 tracing::warn!(%error, "the last writes are with the system, and not forced to disk");
                 Ok(())
             }

@@ -88,7 +88,7 @@ impl Core {
                 Ok(false) => {}
                 Ok(true) => self.disk_took_writes_again(),
                 Err(error) => {
-                    tracing::warn!(%error, "the disk has room, but its store cannot be opened again yet")
+                    tracing::warn!(%error, "the disk has room and files are free, but the store cannot be opened again yet")
                 }
             }
             self.tell_room(turn == 0);
@@ -96,7 +96,7 @@ impl Core {
     }
 
     fn disk_took_writes_again(&self) {
-        tracing::info!("the disk has room: the store was opened again, and writes go on");
+        tracing::info!("the disk has room and files are free: the store was opened again, and writes go on");
         let Some(view) = self.view() else { return };
         let on_disk = view.buckets().filter(|bucket| bucket.bucket.policy.engine == EngineKind::Disk);
         on_disk.for_each(|bucket| bucket.bucket.doubt());

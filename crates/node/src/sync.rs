@@ -115,19 +115,18 @@ impl Core {
         }
     }
 
-    /// Nothing more can be written here. A disk that is full is waited for, and the node reads on. Where it failed
-    /// otherwise and there are others, the node leaves the writing to them and ends; alone it stays, so that what it
-    /// holds can still be read.
+    /// Nothing more can be written here. A disk that is full, or a lack of files, is waited for, and the node reads on.
+    /// Where it failed otherwise and there are others, the node leaves the writing to them and ends; alone it stays, so
+    /// that what it holds can still be read.
     fn sync_failed(&self, waiters: Vec<Waiter>, error: &slipring_storage::Error) {
         use slipring_storage::Error as Storage;
         let reason = format!("the disk did not take what was written: {error}");
-        let is_full = matches!(error, Storage::Full { .. } | Storage::NoRoom { .. });
-        if !is_full && self.view().is_none_or(|view| view.layout.nodes().len() > 1) {
+        if !error.passes() && self.view().is_none_or(|view| view.layout.nodes().len() > 1) {
             return self.give_up(reason);
         }
         // What was applied is synced once there is room.
         self.syncer.mark_dirty();
-        if !matches!(error, Storage::NoRoom { .. }) {
+        if !matches!(error, Storage::NoRoom { .. } | Storage::Busy { .. }) {
             tracing::error!(%reason, "writes are refused from now on; reads go on");
         }
         for waiter in waiters {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::bail;
 use serde_json::json;
 use slipring_model::NodeId;
-use slipring_node::Remains;
+use slipring_node::{Node, Remains};
 use slipring_storage::DataDir;
 
 use crate::client::table;
@@ -23,6 +23,7 @@ pub(crate) fn run(settings: &Settings, lost: &[String], is_json: bool) -> anyhow
     }
     let meta = directory.meta()?;
     let remains = Remains::read(&meta)?;
+    directory.settle(&Node::storage_in(&meta)?.0)?;
     let lost: BTreeSet<NodeId> =
         lost.iter().map(|name| remains.layout.member_called(name)).collect::<Result<_, _>>()?;
     if lost.is_empty() {

@@ -27,6 +27,8 @@ pub use observation::{Observation, Observations};
 pub struct Terms {
     /// The furthest two wall clocks were ever apart, in milliseconds.
     pub skew_ms: u64,
+    /// How much longer than that a value may last: clocks that jumped back are outvoted only while enough others answer.
+    pub late_ms: u64,
     /// How many hosts lost what they had not synced.
     pub hosts_that_lost_power: usize,
     /// Whether buckets of majorities had fewer than three copies at some time.

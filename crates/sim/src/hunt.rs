@@ -16,7 +16,7 @@ pub struct Hunt {
 }
 
 /// Every mutant.
-pub const HUNTS: [Hunt; 37] = [
+pub const HUNTS: [Hunt; 38] = [
     hunt(Mutant::AckBeforeStored, 10, None),
     hunt(Mutant::AckBeforeSync, 10, Some(include_str!("../plans/blackout.json"))),
     hunt(Mutant::CountHintAsAck, 20, Some(include_str!("../plans/isolations.json"))),
@@ -53,6 +53,7 @@ pub const HUNTS: [Hunt; 37] = [
     hunt(Mutant::JudgeByOwnClock, 10, Some(include_str!("../plans/clock_jumps.json"))),
     hunt(Mutant::TrustUnaskedReply, 10, Some(include_str!("../plans/strangers.json"))),
     hunt(Mutant::DecideOnStaleCopy, 200, Some(include_str!("../plans/disks_fail_after_cuts.json"))),
+    hunt(Mutant::AckWithoutRoom, 10, Some(include_str!("../plans/disks_fill.json"))),
     hunt(Mutant::IgnoreOvertaken, 20, Some(include_str!("../plans/wrong_clocks.json"))),
 ];
 

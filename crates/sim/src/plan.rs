@@ -15,6 +15,10 @@ const RESPREAD: [u32; 4] = [0, 1, 2, 4];
 const COPIES_ENOUGH: u8 = 3;
 /// Of so many seeds one has a host that sleeps for hours.
 const SEEDS_PER_SLEEP: u64 = 150;
+/// How far what a node reads of another's clock may be off: half the time that an answer may take.
+const READING_ERROR_MS: u64 = 450;
+/// How long what the clocks show must stand after a step forward before values are dropped by it.
+const DROP_REST_MS: u64 = 10_000;
 
 /// One fault. Hosts are numbered from 0; every time is in simulated milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,7 +104,7 @@ pub enum Fault {
         /// How far ahead; behind when negative.
         by_ms: i64,
     },
-    /// A host's wall clock jumps far ahead, and back after a while. No checker excuses anything for it: the other clocks
+    /// A host's wall clock jumps far ahead, or behind when negative, and returns after a while. No checker excuses anything for it: the other clocks
     /// are a majority.
     Jump {
         /// Which.
@@ -343,7 +347,8 @@ impl Plan {
         }
         let host = rng.usize(..hosts);
         for _ in 0..rng.usize(1..4) {
-            let by_ms = if rng.bool() { 7_200_000 } else { rng.i64(6_000..60_000) };
+            let far_ms = if rng.bool() { 7_200_000 } else { rng.i64(6_000..60_000) };
+            let by_ms = if rng.u8(..4) > 0 { far_ms } else { -far_ms };
             let fault = Fault::Jump { host, by_ms, for_ms: rng.u64(500..5_000) };
             self.faults.push((rng.u64(..storm_ms), fault));
         }
@@ -468,6 +473,21 @@ impl Plan {
         let ahead: i64 = errors().filter(|error| *error > 0).sum();
         let behind: i64 = errors().filter(|error| *error < 0).sum();
         ahead.abs_diff(behind)
+    }
+}
+
+impl Plan {
+    /// How many milliseconds a value may last beyond the skew. A host with a clock that has jumped reads the other clocks
+    /// with an error. One that has jumped back wins while no majority answers, and the time by which values are dropped
+    /// goes forward again after a rest.
+    #[must_use]
+    pub fn late_ms(&self) -> u64 {
+        let late = |(_, fault): &(u64, Fault)| match fault {
+            Fault::Jump { by_ms, .. } if *by_ms < 0 => by_ms.unsigned_abs() + DROP_REST_MS,
+            Fault::Jump { .. } => READING_ERROR_MS,
+            _ => 0,
+        };
+        self.faults.iter().map(late).max().unwrap_or(0)
     }
 }
 

@@ -134,7 +134,7 @@ impl World {
             bereft.extend(BucketKind::ALL.into_iter().filter(|bucket| *bucket != BucketKind::Fsync));
         }
         let (skew_ms, is_thin) = (plan.skew_ms(storm_ms), plan.is_thin());
-        Terms { skew_ms, hosts_that_lost_power: lost, is_thin, bereft }
+        Terms { skew_ms, late_ms: plan.late_ms(), hosts_that_lost_power: lost, is_thin, bereft }
     }
 
     /// The same of the time before a majority was lost.

@@ -133,6 +133,23 @@ fn a_member_that_restarts_before_it_has_heard_all_works_with_no_older_layout() {
 }
 
 #[test]
+fn what_is_given_back_while_it_is_wiped_and_away_again_is_wiped() {
+    // Found by seed 936: what a node had been given back in the meantime was noted as gone, and was not.
+    let plan = serde_json::from_str(include_str!("../plans/given_back_while_wiped.json")).expect("a plan");
+    let report = run(936, &Options { plan: Some(plan), ..Options::default() });
+    assert_eq!(report.verdict, Ok(()), "{report}");
+}
+
+#[test]
+fn node_with_wrong_clock_behind_slow_way_ends_no_value_early() {
+    // Found by seed 437: half the way from another clock was more than the time that was left.
+    let plan =
+        serde_json::from_str(include_str!("../plans/clock_jumps_behind_a_slow_way.json")).expect("a plan");
+    let report = run(437, &Options { plan: Some(plan), ..Options::default() });
+    assert_eq!(report.verdict, Ok(()), "{report}");
+}
+
+#[test]
 fn strangers_that_speak_the_protocol_change_nothing() {
     let counts = kept(include_str!("../plans/strangers.json"), 3, 0..4);
     assert!(counts.get("messages of strangers").is_some_and(|times| *times > 1_000), "{counts:?}");

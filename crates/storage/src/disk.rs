@@ -6,7 +6,8 @@
 //! with the death of the process, looks like that death alone.
 //!
 //! Invariant: after a failed write or sync nothing more is acknowledged, until the store has been opened again; that
-//! happens in the running process only when a full disk was the cause and has room again (`disk/reopen.rs`).
+//! happens in the running process only when a full disk, or a lack of files, was the cause and is over
+//! (`disk/reopen.rs`).
 
 mod reopen;
 mod store;
@@ -27,7 +28,7 @@ use crate::ballast::Ballast;
 use crate::data_dir::make_directory;
 use crate::disk_space::DiskSpace;
 use crate::mark::Mark;
-use crate::open_files::patiently;
+use crate::open_files::{are_files_short, patiently};
 use crate::{Engine, Error, RecordKey, Write, journal};
 use reopen::Retry;
 use store::Store;
@@ -160,22 +161,25 @@ impl DiskEngine {
     /// Runs a change unless an earlier one failed, and none after this one if it does.
     fn change(&self, change: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
         match self.stopped.load().as_deref() {
-            None => change().inspect_err(|error| self.stop(error)),
+            None => change().map_err(unsure).inspect_err(|error| self.stop(error)),
             Some(Error::Full { place }) => Err(Error::NoRoom { place: place.clone() }),
+            Some(Error::NoFiles { place }) => {
+                let detail = "an earlier write found no file free, so this one was not tried".to_owned();
+                Err(Error::Busy { place: place.clone(), detail })
+            }
             Some(stopped @ Error::Stopped(_)) => Err(stopped.clone()),
             Some(cause) => Err(Error::Stopped(cause.to_string())),
         }
     }
 
-    /// Takes no more writes. A full disk is the only cause that passes, and another one outlasts it.
+    /// Takes no more writes. A cause that does not pass outlasts one that does.
     fn stop(&self, cause: &Error) {
-        let passes = |error: &Error| matches!(error, Error::Full { .. });
         if matches!(cause, Error::NoRoom { .. }) {
             return;
         }
         self.space.measure();
         self.stopped.rcu(|before| match before {
-            Some(before) if !passes(before) || passes(cause) => Some(Arc::clone(before)),
+            Some(before) if !before.passes() || cause.passes() => Some(Arc::clone(before)),
             _ => Some(Arc::new(cause.clone())),
         });
     }
@@ -190,6 +194,7 @@ impl DiskEngine {
         match probe(&self.dir) {
             Err(error) => Error::io(&self.dir, &error),
             Ok(()) if self.space.take_was_scarce() => Error::Full { place },
+            Ok(()) if are_files_short() => Error::NoFiles { place },
             Ok(()) => Error::Stopped(format!("an earlier write to {place} failed")),
         }
     }
@@ -223,7 +228,7 @@ impl Engine for DiskEngine {
             self.write(writes)?;
             // The batch is applied: whoever is told of this error must not think that nothing was.
             self.count_batch().map_err(|error| match error {
-                full @ Error::Full { .. } => full,
+                passing if passing.passes() => passing,
                 error => Error::Io { place: self.dir.display().to_string(), detail: error.to_string() },
             })
         })
@@ -294,7 +299,7 @@ impl Engine for DiskEngine {
     fn look(&self) -> Result<bool, Error> {
         self.space.measure();
         self.tend_ballast();
-        self.reopen_where_full()
+        self.reopen_where_stopped()
     }
 }
 
@@ -341,6 +346,14 @@ fn seal(record: &[u8]) -> Vec<u8> {
 
 fn checksum(record: &[u8]) -> [u8; 4] {
     (xxhash_rust::xxh3::xxh3_64(record) as u32).to_le_bytes()
+}
+
+/// The error of a change that was begun: whether it happened is not known where no file was free.
+fn unsure(error: Error) -> Error {
+    match error {
+        Error::Busy { place, .. } => Error::NoFiles { place },
+        error => error,
+    }
 }
 
 /// Writes a little beside the store, to learn whether the disk takes it.

@@ -57,6 +57,15 @@ pub enum Error {
         /// The directory.
         place: String,
     },
+    /// The system had no file left for the store in the midst of a write. Whether it happened shows when there are
+    /// files again. No more are taken until then.
+    #[error(
+        "no file is free for {place}; reads go on, and writes do once there is one: raise the limit of open files"
+    )]
+    NoFiles {
+        /// The directory.
+        place: String,
+    },
     /// An earlier write failed, so later ones cannot be trusted to the same files.
     #[error("writing has stopped: {0}; restart the node once the cause is gone")]
     Stopped(String),
@@ -87,6 +96,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the store takes writes again by itself, once the system gives it what it lacked.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::NoRoom { .. } | Self::NoFiles { .. } | Self::Busy { .. })
+    }
+
     /// An error of the operating system about `place`.
     pub(crate) fn io(place: &Path, error: &io::Error) -> Self {
         let place = place.display().to_string();

@@ -38,6 +38,21 @@ pub(crate) fn is_passing(error: &io::Error) -> bool {
         .any(|passing| error.raw_os_error() == Some(passing.raw_os_error()))
 }
 
+/// Whether the process, or the machine, has fewer files left than the store needs to be opened. Where that cannot be
+/// seen for lack of a file, it has.
+pub(crate) fn are_files_short() -> bool {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return true };
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let of_machine = std::fs::read_to_string("/proc/sys/fs/file-nr").unwrap_or_default();
+    let mut of_machine =
+        of_machine.split_whitespace().map(|number| number.parse::<u64>().unwrap_or_default());
+    let is_machine_short = match (of_machine.next(), of_machine.nth(1)) {
+        (Some(used), Some(most)) => most.saturating_sub(used) < WORK_FILES as u64,
+        _ => false,
+    };
+    is_machine_short || limit.saturating_sub(open.count() as u64) < WORK_FILES as u64
+}
+
 /// Reads until the system gives what it refused only for now, or the attempts are used up.
 pub(crate) fn patiently<T>(mut read: impl FnMut() -> Result<T, fjall::Error>) -> Result<T, fjall::Error> {
     for rest in RESTS_MS {

@@ -23,6 +23,17 @@ pub(crate) enum Refusal {
     Failed(Error),
 }
 
+/// What an attempt to empty a partition came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wiped {
+    /// Some is gone; there may be more from this position on.
+    Until(Position),
+    /// Nothing is left.
+    All,
+    /// Nothing was removed: the partition is not to be emptied any more.
+    Nothing,
+}
+
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         Self::Failed(error)
@@ -55,17 +66,16 @@ impl Bucket {
         self.partition(partition.start(self.bits)).is_closed
     }
 
-    /// Removes some records of a partition, from a position on, while `is_wanted` under its lock; where to go on,
-    /// if any may be left.
+    /// Removes some records of a partition, from a position on, if it `is_left` under its lock.
     pub(crate) fn wipe_some(
         &self,
         partition: PartitionId,
         from: Position,
-        is_wanted: impl Fn() -> bool,
-    ) -> Result<Option<Position>, Error> {
+        is_left: impl Fn() -> bool,
+    ) -> Result<Wiped, Error> {
         let mut guard = self.partition(partition.start(self.bits));
-        if guard.is_over || !is_wanted() {
-            return Ok(None);
+        if guard.is_over || !is_left() {
+            return Ok(Wiped::Nothing);
         }
         let mut found: Vec<(Position, Bytes)> = Vec::new();
         // What was removed before still costs time to pass over.
@@ -87,7 +97,7 @@ impl Bucket {
             let mut damaged = self.damaged.lock();
             damaged.retain(|(position, _)| position.partition(self.bits) != partition);
         }
-        Ok(next)
+        Ok(next.map_or(Wiped::All, Wiped::Until))
     }
 
     /// Whether a record between two positions was found damaged and is not healed yet.
@@ -181,12 +191,14 @@ mod tests {
         bucket.note_damage(LOW, b"k");
         bucket.note_damage(HIGH, b"k");
         let rest = || bucket.keys(LOW..=HIGH, 10, 0).expect("read").0.len();
-        assert!(bucket.wipe_some(low, LOWEST, || false).expect("nothing fails").is_none());
+        assert_eq!(bucket.wipe_some(low, LOWEST, || false).expect("nothing fails"), Wiped::Nothing);
         assert_eq!(bucket.live(low, 1), WIPED_AT_ONCE as u64 + 1, "nobody wanted it");
-        let next = bucket.wipe_some(low, LOWEST, || true).expect("wiped").expect("one is left");
+        let Wiped::Until(next) = bucket.wipe_some(low, LOWEST, || true).expect("wiped") else {
+            panic!("one is left")
+        };
         assert_eq!(next, Position(WIPED_AT_ONCE as u64 - 1));
         assert_eq!((rest(), bucket.live(low, 1)), (2, WIPED_AT_ONCE as u64 + 1), "one is left");
-        assert!(bucket.wipe_some(low, next, || true).expect("wiped").is_none());
+        assert_eq!(bucket.wipe_some(low, next, || true).expect("wiped"), Wiped::All);
         assert_eq!((rest(), bucket.live(low, 1), bucket.live(high, 1)), (1, 0, 1));
         assert!(!bucket.is_damaged_within(Position(0), LOW) && bucket.is_damaged_within(HIGH, HIGH));
     }

@@ -61,7 +61,7 @@ mod tests {
     use slipring_service::{Cell, Context};
     use slipring_storage::MemoryEngine;
 
-    use super::super::{Locus, Refusal};
+    use super::super::{Locus, Refusal, Wiped};
     use super::*;
     use crate::budget::{Budget, Class};
 
@@ -147,7 +147,10 @@ mod tests {
         let key = bytes::Bytes::from_static(b"k");
         let restored = whole.restore(Position(9), &key, std::iter::once(&cell[..]), u64::MAX);
         assert!(matches!(restored, Err(Refusal::Stale)));
-        assert_eq!(whole.wipe_some(PartitionId(0), Position(0), || true).expect("nothing fails"), None);
+        assert_eq!(
+            whole.wipe_some(PartitionId(0), Position(0), || true).expect("nothing fails"),
+            Wiped::Nothing
+        );
         sweep(&whole, 0, true).expect("nothing fails");
         assert_eq!(cut.cell(Position(0), b"k").expect("read"), Some(cell));
         assert!(root(&whole).is_err(), "it would not notice what changes");

@@ -133,9 +133,9 @@ mod tests {
     use slipring_model::{Actor, BucketId, BucketPolicy, Room};
     use slipring_service::{Cells, Context};
     use slipring_storage::faults::FaultyEngine;
-    use slipring_storage::{Engine, Error, MemoryEngine};
+    use slipring_storage::{Engine, Error, MemoryEngine, Write};
 
-    use super::super::{Locus, Refusal};
+    use super::super::Locus;
     use super::*;
 
     const KEYS: u64 = 3 * PIECE_RECORDS as u64;
@@ -147,15 +147,11 @@ mod tests {
     }
 
     fn run(bucket: &Bucket, number: u64, change: impl FnOnce(&mut Cells<'_>)) {
-        try_run(bucket, number, change).expect("there is room");
-    }
-
-    fn try_run(bucket: &Bucket, number: u64, change: impl FnOnce(&mut Cells<'_>)) -> Result<(), Refusal> {
         let actor = Actor { assignment: 1, incarnation: 1 };
         let position = Position(number << 54);
         let locus = Locus { position, key: b"k", actor, is_alone: false, others: Room::Ample, wall_ms: 5 };
         let context = Context { now_ms: 5, random: 0, default_ttl_ms: None, keeps_siblings: false };
-        bucket.execute(&locus, context, 1, |_, cells| change(cells)).map(drop)
+        bucket.execute(&locus, context, 1, |_, cells| change(cells)).expect("there is room");
     }
 
     fn put(bucket: &Bucket, number: u64) {
@@ -241,7 +237,8 @@ mod tests {
         put(&bucket, 0);
         assert!(bucket.stock().is_some());
         engine.fail_with(Some(Error::Full { place: "here".to_owned() }));
-        assert!(try_run(&bucket, 1, |cells| cells.put("v", None)).is_err());
+        let at = bucket.at(Position(1 << 54), b"k");
+        assert!(engine.apply(&[Write { at, record: Some(b"cut short") }]).is_err());
         assert_eq!(bucket.stock(), None, "the write may be there");
         engine.fail_with(None);
         assert!(engine.look().expect("it has room") && bucket.stock().is_some());

@@ -5,8 +5,9 @@
 //! wrong clock among three changes nothing. Time by which values are dropped is what a majority of all members' clocks
 //! have passed.
 //!
-//! Invariant: while the clocks of a majority of the members are right, so are the agreed time and that of dropping,
-//! whatever the other clocks show.
+//! Invariant: while the clocks of a majority of the members are right, the agreed time and that of dropping are never
+//! ahead. Where most of the clocks that answer are right, both are behind by half the time of an answer at most. What
+//! the other clocks show does not matter.
 //! Source: Marzullo, Owicki, "Maintaining the Time in a Distributed System" (1983), simplified to a median.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,6 +103,17 @@ struct Reading {
     error_us: i64,
 }
 
+impl Reading {
+    /// The own clock where the reading may mean the same, and otherwise the least that it may mean: a value that lasts a
+    /// moment longer is no loss, and one that ends before its time is.
+    fn least_us(&self, own_us: i64) -> i64 {
+        match own_us.abs_diff(self.offset_us) <= self.error_us.unsigned_abs() {
+            true => own_us,
+            false => self.offset_us.saturating_sub(self.error_us),
+        }
+    }
+}
+
 /// The comparison of one process.
 #[derive(Debug)]
 pub(super) struct Clocks {
@@ -180,7 +192,7 @@ impl Clocks {
     }
 
     fn judge(&mut self, now: Moment, own_us: i64) -> Judgement {
-        let mut clocks: Vec<i64> = self.readings.values().map(|reading| reading.offset_us).collect();
+        let mut clocks: Vec<i64> = self.readings.values().map(|reading| reading.least_us(own_us)).collect();
         clocks.push(own_us);
         clocks.sort_unstable();
         let (time_us, is_agreed) = match self.members.is_empty() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use slipring_model::Error;
 use slipring_ring::TableId;
 
+use crate::bucket::Wiped;
 use crate::budget::Class;
 use crate::core::Core;
 use crate::failure::stored;
@@ -60,21 +61,13 @@ impl Core {
         Some((view, leftovers))
     }
 
+    /// Removes leftovers and notes those that are gone. One that a later view gave back is not: this node may have to
+    /// give it away again, and then its data is still there.
     async fn wipe(&self, view: &Arc<View>, leftovers: &[Leftover]) -> Result<(), Error> {
-        for leftover in leftovers.iter().filter(|leftover| leftover.had.is_some()) {
-            for bucket in of_table(view, leftover.table) {
-                // Under the partition's lock: a later view may have given it back.
-                let is_wanted = || {
-                    self.view().is_some_and(|now| {
-                        now.layout.table_of(bucket.bucket.id) == Some(leftover.table)
-                            && self.moving.is_left(&now, leftover)
-                    })
-                };
-                let mut next = Some(leftover.partition.start(view.bits));
-                while let Some(from) = next {
-                    let wipe = || bucket.bucket.wipe_some(leftover.partition, from, is_wanted);
-                    next = self.budget.run(Class::Upkeep, wipe).await?;
-                }
+        let mut gone = Vec::with_capacity(leftovers.len());
+        for leftover in leftovers {
+            if leftover.had.is_none() || self.wipe_one(view, leftover).await? {
+                gone.push(*leftover);
             }
         }
         self.syncer.mark_dirty();
@@ -83,13 +76,35 @@ impl Core {
         let _turn = self.moving.turn.lock();
         let Some(now) = self.view() else { return Ok(()) };
         let still = self.moving.leftovers(&now);
-        let settled: Vec<Leftover> =
-            leftovers.iter().filter(|leftover| still.contains(leftover)).copied().collect();
+        let settled: Vec<Leftover> = gone.into_iter().filter(|leftover| still.contains(leftover)).collect();
         self.moving.settle(&self.meta, &settled).map_err(stored)?;
         for leftover in settled {
             of_table(&now, leftover.table).for_each(|bucket| bucket.bucket.close(leftover.partition, false));
         }
         Ok(())
+    }
+
+    /// Removes a leftover; `false` when a later view does not have it any more.
+    async fn wipe_one(&self, view: &View, leftover: &Leftover) -> Result<bool, Error> {
+        for bucket in of_table(view, leftover.table) {
+            // Under the partition's lock: a later view may have given it back.
+            let is_left = || {
+                self.view().is_some_and(|now| {
+                    now.layout.table_of(bucket.bucket.id) == Some(leftover.table)
+                        && self.moving.is_left(&now, leftover)
+                })
+            };
+            let mut from = leftover.partition.start(view.bits);
+            loop {
+                let wipe = || bucket.bucket.wipe_some(leftover.partition, from, is_left);
+                match self.budget.run(Class::Upkeep, wipe).await? {
+                    Wiped::Until(next) => from = next,
+                    Wiped::All => break,
+                    Wiped::Nothing => return Ok(false),
+                }
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -28,7 +28,7 @@ pub fn check(operations: &[Operation], terms: &Terms) -> Result<(), Violation> {
             let Some((Some(seen), _)) = read.seen() else { continue };
             let is_over = |write: &&&Operation| match &write.action {
                 Action::Set { value, expires_at: Some(at) } => {
-                    value == seen && at + terms.skew_ms <= read.start_ms
+                    value == seen && at + terms.skew_ms + terms.late_ms <= read.start_ms
                 }
                 _ => false,
             };
@@ -49,7 +49,7 @@ pub fn check_copies(copies: &[Copy], now_ms: u64, terms: &Terms) -> Result<(), V
     for copy in copies {
         for (key, record) in &copy.records {
             let cell = Cell::decode(record).map_err(|error| Violation::new("expiry", error.to_string()))?;
-            let wrong = cell.siblings.iter().find_map(|sibling| wrong(sibling, now_ms, terms.skew_ms));
+            let wrong = cell.siblings.iter().find_map(|sibling| wrong(sibling, now_ms, terms));
             if let Some(why) = wrong {
                 let (key, bucket) = (String::from_utf8_lossy(key), copy.bucket);
                 let story = format!("{bucket}/{key} on host {} at {now_ms} {why}: {cell:?}", copy.host);
@@ -60,9 +60,10 @@ pub fn check_copies(copies: &[Copy], now_ms: u64, terms: &Terms) -> Result<(), V
     Ok(())
 }
 
-fn wrong(sibling: &Sibling<'_>, now_ms: u64, skew_ms: u64) -> Option<&'static str> {
+fn wrong(sibling: &Sibling<'_>, now_ms: u64, terms: &Terms) -> Option<&'static str> {
+    let (skew_ms, late_ms) = (terms.skew_ms, terms.late_ms);
     match (&sibling.content, sibling.expires_at) {
-        (Content::Register(_), Some(at)) if at + SWEEP_MS + skew_ms < now_ms => {
+        (Content::Register(_), Some(at)) if at + SWEEP_MS + skew_ms + late_ms < now_ms => {
             Some("is held after its time")
         }
         (Content::Expired, Some(at)) if at > now_ms + skew_ms => Some("was dropped before its time"),
@@ -90,6 +91,8 @@ mod tests {
         assert!(is_kept(99, 0), "the read may have taken place before");
         assert!(!is_kept(100, 0) && !is_kept(109, 9));
         assert!(is_kept(109, 10));
+        let history = [operation(action, 0, acked(10)), get(Some("a"), 109, 120)];
+        assert!(check(&history, &Terms { skew_ms: 9, late_ms: 1, ..Terms::default() }).is_ok());
     }
 
     fn is_right(content: Content<'static>, expires_at: Option<u64>, now_ms: u64) -> bool {

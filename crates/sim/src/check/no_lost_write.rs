@@ -60,7 +60,7 @@ mod tests {
     use crate::history::{BucketKind, Outcome};
 
     const TERMS: Terms =
-        Terms { skew_ms: 0, hosts_that_lost_power: 0, is_thin: false, bereft: BTreeSet::new() };
+        Terms { skew_ms: 0, late_ms: 0, hosts_that_lost_power: 0, is_thin: false, bereft: BTreeSet::new() };
 
     fn is_kept(operations: &[Operation]) -> bool {
         check(operations, &TERMS).is_ok()

@@ -103,7 +103,7 @@ mod tests {
     use crate::history::{Action, BucketKind};
 
     const TERMS: Terms =
-        Terms { skew_ms: 0, hosts_that_lost_power: 0, is_thin: false, bereft: BTreeSet::new() };
+        Terms { skew_ms: 0, late_ms: 0, hosts_that_lost_power: 0, is_thin: false, bereft: BTreeSet::new() };
 
     fn broken(operations: &[Operation]) -> Option<String> {
         let violation = check(operations, &TERMS).err()?;

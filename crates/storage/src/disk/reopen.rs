@@ -1,4 +1,4 @@
-//! Opening the store again in the running process, once a disk that was full has room.
+//! Opening the store again in the running process, once a disk that was full has room, or files are free again.
 //!
 //! The store takes no more writes after one that failed. Opening it again does what a start of the process does: it
 //! reads its journal, so that what had been applied is there, and cuts off what was written in part.
@@ -10,6 +10,7 @@ use slipring_model::Room;
 
 use super::{DiskEngine, Store};
 use crate::Error;
+use crate::open_files::are_files_short;
 
 /// How long calls that are under way may take to end.
 const CALLS_PATIENCE: Duration = Duration::from_secs(5);
@@ -39,10 +40,14 @@ impl Retry {
 }
 
 impl DiskEngine {
-    /// Opens the store again, when a full disk has stopped it and there is room; whether it did.
-    pub(super) fn reopen_where_full(&self) -> Result<bool, Error> {
-        let is_full = matches!(self.stopped.load().as_deref(), Some(Error::Full { .. }));
-        if !is_full || self.space.room(0) == Room::Spent || !self.retry.lock().begin(Instant::now()) {
+    /// Opens the store again, when what has stopped it is over; whether it did.
+    pub(super) fn reopen_where_stopped(&self) -> Result<bool, Error> {
+        let is_over = match self.stopped.load().as_deref() {
+            Some(Error::Full { .. }) => self.space.room(0) != Room::Spent,
+            Some(Error::NoFiles { .. }) => !are_files_short(),
+            _ => false,
+        };
+        if !is_over || !self.retry.lock().begin(Instant::now()) {
             return Ok(false);
         }
         // The system may tell of room that this user may not take.
@@ -55,7 +60,7 @@ impl DiskEngine {
         }
         self.space.take_was_scarce();
         let (store, batches) = Store::open(&self.dir, &mut mark).inspect_err(|error| {
-            if !matches!(error, Error::Full { .. } | Error::InUse { .. }) {
+            if !error.passes() && !matches!(error, Error::InUse { .. }) {
                 self.stop(error);
             }
         })?;

@@ -209,6 +209,27 @@ fn an_answer_counts_when_it_is_quick_and_a_members() {
 }
 
 #[test]
+fn slow_answers_put_no_clock_ahead_of_the_right_ones() {
+    // The own clock is wrong, and the way there takes all of the time or none of it.
+    for wrong_ms in [33_000, -33_000] {
+        for (there_ms, back_ms) in [(257, 0), (0, 257), (128, 128)] {
+            let mut cluster = Cluster::of(&[Some(wrong_ms), None, None]);
+            cluster.round();
+            let asked = cluster.now;
+            let right_us =
+                cluster.wall_us(0).expect("it shows something").saturating_add_signed(-wrong_ms * 1_000);
+            cluster.now = asked.after(Duration::from_millis(there_ms + back_ms));
+            for peer in [1, 2] {
+                let told = Input::Told { peer: node(peer), wall_us: right_us + there_ms * 1_000, asked };
+                cluster.hand(told);
+            }
+            let (time_ms, ..) = verdict(&cluster.round());
+            assert!((-257..=0).contains(&time_ms), "{wrong_ms}, {there_ms} there: {time_ms}");
+        }
+    }
+}
+
+#[test]
 fn any_number_may_be_told_without_harm() {
     for wall_us in [0, 1, u64::MAX / 2, u64::MAX] {
         let mut cluster = Cluster::of(&[Some(0), None, Some(2)]);

@@ -31,7 +31,7 @@ pub(super) async fn converse(
     mut stopping: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     let mut parser = Parser::default();
-    let mut input = Input::new(session.node.client_memory().bytes_max());
+    let mut input = Input::new(session.node.client_memory().bytes_max(), stopping.clone());
     let mut room = READ_BYTES.0;
     // One future for the whole connection: to make and drop one at each read would cost two locks.
     let mut stopped = pin!(stopping.wait_for(|is_stopping| *is_stopping));
@@ -65,7 +65,7 @@ async fn refuse(
     input: &mut Input,
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
 ) -> std::io::Result<()> {
-    *input = Input::ended();
+    input.end();
     session.takes_input(0);
     let refusal = session.node.client_memory().refusal();
     session.writer.error(&format!("{}; this connection ends", error_text(&refusal)));

@@ -10,6 +10,7 @@ use std::task::Poll;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::watch;
 
 use super::run::{SMALL_BYTES, Session};
 
@@ -28,6 +29,8 @@ pub(super) struct Input {
     /// Whether the client sends no more, or is read no more.
     pub(super) has_ended: bool,
     bytes_max: usize,
+    /// Holds `true` once the node reads no more commands.
+    stopping: watch::Receiver<bool>,
 }
 
 /// Sends what the system takes at once; nothing when it takes nothing now.
@@ -58,14 +61,15 @@ pub(super) enum Moved {
 }
 
 impl Input {
-    /// Input of a node whose clients have so much memory together.
-    pub(super) fn new(client_memory: usize) -> Self {
-        Self { buffer: BytesMut::new(), has_ended: false, bytes_max: client_memory / SHARE }
+    /// Input of a node whose clients have so much memory together, read until `stopping` holds `true`.
+    pub(super) fn new(client_memory: usize, stopping: watch::Receiver<bool>) -> Self {
+        Self { buffer: BytesMut::new(), has_ended: false, bytes_max: client_memory / SHARE, stopping }
     }
 
-    /// Input that is read no more.
-    pub(super) fn ended() -> Self {
-        Self { buffer: BytesMut::new(), has_ended: true, bytes_max: 0 }
+    /// Forgets what was read, and reads no more.
+    pub(super) fn end(&mut self) {
+        self.buffer = BytesMut::new();
+        self.has_ended = true;
     }
 
     /// Makes room for what comes next: for a command that is not all here, no more than has come of it already.
@@ -94,6 +98,7 @@ impl Input {
 
     /// Whether more may be read while replies wait, and room for it.
     pub(super) fn reads_on(&mut self, session: &mut Session) -> bool {
+        self.has_ended |= *self.stopping.borrow();
         if self.has_ended || session.is_closing {
             return false;
         }
@@ -155,9 +160,13 @@ impl Input {
 mod tests {
     use super::*;
 
+    fn input_of(client_memory: usize) -> Input {
+        Input::new(client_memory, watch::channel(false).1)
+    }
+
     #[test]
     fn buffer_grows_with_what_has_come_and_not_with_what_is_promised() {
-        let (mut input, mut growths) = (Input::new(0), 0);
+        let (mut input, mut growths) = (input_of(0), 0);
         while input.buffer.len() < 1_000_000 {
             let before = input.buffer.capacity();
             let missing = 16_000_000 - input.buffer.len();
@@ -176,7 +185,7 @@ mod tests {
 
     #[test]
     fn buffer_takes_little_more_than_a_large_command() {
-        let mut input = Input::new(0);
+        let mut input = input_of(0);
         let whole = 1_000_000;
         while input.buffer.len() < whole {
             let missing = whole - input.buffer.len();
@@ -188,14 +197,14 @@ mod tests {
 
     #[test]
     fn input_that_waits_grows_to_its_limit_and_not_beyond() {
-        let mut input = Input::new(SHARE * 100_000);
+        let mut input = input_of(SHARE * 100_000);
         for (bytes, more) in
             [(0, READ_BYTES.1), (50_000, 50_000), (60_000, 40_000), (99_999, 1), (100_000, 0), (100_001, 0)]
         {
             input.buffer.resize(bytes, 0);
             assert_eq!(input.growth(), more, "{bytes}");
         }
-        let mut large = Input::new(SHARE * 10 * GROWTH_BYTES_MAX);
+        let mut large = input_of(SHARE * 10 * GROWTH_BYTES_MAX);
         large.buffer.resize(2 * GROWTH_BYTES_MAX, 0);
         assert_eq!(large.growth(), GROWTH_BYTES_MAX);
     }

@@ -301,6 +301,13 @@ def test_the_cluster_tells_what_http_tells(clients, cluster):
     assert [node.id for node in status.nodes] == [node["id"] for node in same["nodes"]]
     assert all(node.is_connected for node in status.nodes)
     assert {node.addresses.http for node in status.nodes} == {node.http for node in cluster.nodes}
+    assert status.clocks_agree and same["clocks_agree"] and not status.HasField("rival")
+    for node, other in zip(status.nodes, same["nodes"]):
+        assert node.HasField("clock_ahead_ms") and abs(node.clock_ahead_ms - other["clock_ahead_ms"]) < 1000
+        for space, told in ((node.own.disk, other["own"]["disk"]), (node.own.memory, other["own"]["memory"])):
+            room = {"ample": 1, "scarce": 2, "spent": 3}[told["room"]]
+            assert (space.room, space.limit, space.reserve) == (room, told["limit"] or 0, told["reserve"])
+        assert node.own.disk.used > 0 and node.own.disk.free > 0
     assert (layout.cluster, 1 << layout.bits) == (status.cluster, status.partitions)
     copies = {bucket.number: bucket.policy.replicas for bucket in layout.buckets}
     assert sorted(number for table in layout.tables for number in table.buckets) == sorted(copies)

@@ -1,9 +1,11 @@
 """Pipelines that are sent as a whole before any reply is read, as clients do by default."""
 
+import socket
+
 import pytest
 import redis
 
-from conftest import Cluster
+from conftest import PATIENCE, Cluster, wait_until
 
 MEGABYTES_12 = bytes(12 * 1024 * 1024)
 
@@ -33,3 +35,24 @@ def test_redis_py_gets_and_sets_large_values_by_turns(node, transaction):
     for _ in range(4):
         pipe.get("large").set("large", MEGABYTES_12)
     assert pipe.execute() == [MEGABYTES_12, True] * 4
+
+
+@pytest.fixture
+def small():
+    cluster = Cluster(1, ("--clients-memory", "64MiB"))
+    yield cluster.nodes[0]
+    cluster.close()
+
+
+def test_client_that_takes_no_reply_is_closed_and_named(small):
+    """It sends more than its share, half of the memory; others are served all the while."""
+    echo = b"*2\r\n$4\r\nECHO\r\n$1048576\r\n" + bytes(1 << 20) + b"\r\n"
+    with socket.create_connection(("127.0.0.1", small.redis_port), timeout=PATIENCE) as greedy:
+        name = "%s:%d" % greedy.getsockname()
+        with pytest.raises(ConnectionError):
+            for _ in range(64):
+                greedy.sendall(echo)
+                assert redis.Redis(port=small.redis_port).ping()
+    said = lambda: [line for line in small.log.read_text(errors="replace").splitlines() if "takes no replies" in line]
+    told = wait_until("the log tells why", said)
+    assert len(told) == 1 and name in told[0] and "raise clients_memory" in told[0], told

@@ -112,6 +112,19 @@ def test_unknown_parameter_is_refused_with_the_right_one(cluster, method, path, 
     assert (status, error["kind"]) == (400, "invalid") and advice in error["message"], error
 
 
+def test_unknown_header_of_its_own_is_refused(cluster):
+    node, taken = cluster.nodes[0], "Slipring-Read-Acks, Slipring-Write-Acks, Slipring-Timeout-Ms"
+    for method, path, header, advice in (
+        ("PUT", KEY + "k", "Slipring-TTL: 5", f"{taken}, Slipring-TTL-Ms"),
+        ("GET", KEY + "k", "Slipring-TTL-Ms: 5", taken),
+        ("GET", "/v1/buckets", "Slipring-Write-Acks: 1", "takes none"),
+    ):
+        status, body, _ = http(node, method, path, "-H", header, data=b"x" if method == "PUT" else None)
+        error = json.loads(body)["error"]
+        assert (status, error["kind"]) == (400, "invalid") and advice in error["message"], error
+    assert http(node, "PUT", KEY + "k", "-H", "Slipring-TTL-Ms: 50000", "-H", "Slipring-Write-Acks: 2", data=b"x")[0] == 204
+
+
 def test_wrong_values_of_parameters_are_refused(cluster):
     node = cluster.nodes[0]
     for path in ("?count=0", "?count=1025", "?count=x", "?cursor=-1", "?count=1&count=2", "?key_encoding=hex"):

@@ -1,12 +1,13 @@
-//! Parameters of queries: every route refuses those that it does not take, and says which it takes.
+//! Parameters of queries, and headers of Slipring's own: every route refuses those that it does not take, and says which
+//! it takes.
 //!
 //! The description of the interface names them, so that what is described and what is taken are the same.
 
 use std::sync::LazyLock;
 
 use axum::extract::{FromRequestParts, Query, Request};
-use axum::http::Method;
 use axum::http::request::Parts;
+use axum::http::{HeaderName, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
@@ -18,6 +19,9 @@ use super::failure::Failure;
 /// How much of a wrong name is repeated.
 const SHOWN_CHARS_MAX: usize = 40;
 
+/// How the headers of Slipring's own begin.
+const OWN: &str = "slipring-";
+
 /// The last part of a path that takes all that is left.
 const REST: &str = "{key}";
 
@@ -26,6 +30,8 @@ struct Route {
     path: String,
     method: String,
     names: Vec<String>,
+    /// Its headers that begin as `OWN` does.
+    headers: Vec<String>,
 }
 
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| routes(OPENAPI));
@@ -55,27 +61,40 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
 }
 
 fn unknown(request: &Request) -> Option<Failure> {
-    let query = request.uri().query().filter(|query| !query.is_empty())?;
+    let mut own =
+        request.headers().keys().map(HeaderName::as_str).filter(|name| name.starts_with(OWN)).peekable();
+    let query = request.uri().query().filter(|query| !query.is_empty());
+    if query.is_none() && own.peek().is_none() {
+        return None;
+    }
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
     // A path or a method that is not taken is answered as such.
-    let taken = taken(request.uri().path(), method.as_str())?;
+    let route = route(request.uri().path(), method.as_str())?;
+    let is_taken = |name: &str| route.headers.iter().any(|taken| taken.eq_ignore_ascii_case(name));
+    if let Some(wrong) = own.find(|name| !is_taken(name)) {
+        return Some(refusal("header", wrong, &route.headers));
+    }
     let Ok(Query(given)) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()) else {
-        return Some(Failure::invalid(format!("the query cannot be read: {query}")));
+        return Some(Failure::invalid("the query cannot be read; nothing was done"));
     };
-    let wrong = given.into_iter().map(|(name, _)| name).find(|name| !taken.contains(name))?;
+    let wrong = given.into_iter().map(|(name, _)| name).find(|name| !route.names.contains(name))?;
+    Some(refusal("parameter", &wrong, &route.names))
+}
+
+fn refusal(what: &str, wrong: &str, taken: &[String]) -> Failure {
     let shown: String = wrong.chars().take(SHOWN_CHARS_MAX).collect();
     let advice = match taken {
         [] => "it takes none".to_owned(),
         names => format!("it takes {}", names.join(", ")),
     };
-    Some(Failure::invalid(format!("this request takes no parameter \"{shown}\": {advice}; nothing was done")))
+    Failure::invalid(format!("this request takes no {what} \"{shown}\": {advice}; nothing was done"))
 }
 
-/// The names that a request takes; nothing when there is no such route.
-fn taken(path: &str, method: &str) -> Option<&'static [String]> {
+/// The route of a request, if there is one.
+fn route(path: &str, method: &str) -> Option<&'static Route> {
     let is_asked =
         |route: &&Route| route.method.eq_ignore_ascii_case(method) && is_path_of(&route.path, path);
-    ROUTES.iter().find(is_asked).map(|route| route.names.as_slice())
+    ROUTES.iter().find(is_asked)
 }
 
 fn is_path_of(described: &str, path: &str) -> bool {
@@ -98,13 +117,21 @@ fn routes(description: &str) -> Vec<Route> {
     for (path, methods) in paths.into_iter().flatten() {
         for (method, described) in methods.as_object().into_iter().flatten() {
             let lists = [methods.get("parameters"), described.get("parameters")];
-            let all = lists.into_iter().flatten().filter_map(Value::as_array).flatten();
-            let in_query = all.filter(|parameter| parameter.get("in") == Some(&"query".into()));
-            let names = in_query.filter_map(|parameter| parameter.get("name")?.as_str().map(str::to_owned));
-            routes.push(Route { path: path.clone(), method: method.clone(), names: names.collect() });
+            let all: Vec<&Value> =
+                lists.into_iter().flatten().filter_map(Value::as_array).flatten().collect();
+            let mut headers = names(&all, "header");
+            headers.retain(|name| name.to_ascii_lowercase().starts_with(OWN));
+            let (path, method) = (path.clone(), method.clone());
+            routes.push(Route { path, method, names: names(&all, "query"), headers });
         }
     }
     routes
+}
+
+/// The names of the parameters in one place.
+fn names(parameters: &[&Value], place: &str) -> Vec<String> {
+    let there = parameters.iter().filter(|parameter| parameter.get("in").is_some_and(|found| found == place));
+    there.filter_map(|parameter| parameter.get("name")?.as_str().map(str::to_owned)).collect()
 }
 
 #[cfg(test)]
@@ -113,11 +140,13 @@ mod tests {
 
     #[test]
     fn names_of_parameters_come_from_the_description() {
-        let of = |path, method| taken(path, method).map(|names| names.join(" "));
+        let of = |path, method| route(path, method).map(|route| route.names.join(" "));
         for key in ["/v1/kv/b/k", "/v1/kv/b/k/l", "/v1/kv/b//", "/v1/kv/b/%2F"] {
             assert_eq!(of(key, "PUT").as_deref(), Some("key_encoding ttl_ms"), "{key}");
             assert_eq!(of(key, "GET").as_deref(), Some("key_encoding"), "{key}");
         }
+        let headers = route("/v1/kv/b/k", "DELETE").map(|route| route.headers.join(" "));
+        assert_eq!(headers.as_deref(), Some("Slipring-Read-Acks Slipring-Write-Acks Slipring-Timeout-Ms"));
         assert_eq!(of("/v1/kv/b", "GET").as_deref(), Some("cursor count key_encoding"));
         assert_eq!(of("/v1/registry/a", "DELETE").as_deref(), Some("address"));
         assert_eq!(of("/healthz", "GET").as_deref(), Some(""));

@@ -37,14 +37,14 @@ class Client:
         self.channel = grpc.insecure_channel(node.http, options=OPTIONS)
         self.pool = DescriptorPool(ProtoReflectionDescriptorDatabase(self.channel))
 
-    def start(self, method, timeout=PATIENCE, **fields):
+    def start(self, method, timeout=PATIENCE, compression=None, **fields):
         service, name = method.split("/")
         service = service if "." in service else f"slipring.v1.{service}"
         described = self.pool.FindServiceByName(service).methods_by_name[name]
         request, response = GetMessageClass(described.input_type), GetMessageClass(described.output_type)
         make = self.channel.unary_stream if described.server_streaming else self.channel.unary_unary
         call = make(f"/{service}/{name}", request.SerializeToString, response.FromString)
-        return call(request(**fields), timeout=timeout)
+        return call(request(**fields), timeout=timeout, compression=compression)
 
     def __call__(self, method, **fields):
         return self.start(method, **fields)
@@ -301,6 +301,13 @@ def test_the_cluster_tells_what_http_tells(clients, cluster):
     assert [node.id for node in status.nodes] == [node["id"] for node in same["nodes"]]
     assert all(node.is_connected for node in status.nodes)
     assert {node.addresses.http for node in status.nodes} == {node.http for node in cluster.nodes}
+    assert status.clocks_agree and same["clocks_agree"] and not status.HasField("rival")
+    for node, other in zip(status.nodes, same["nodes"]):
+        assert node.HasField("clock_ahead_ms") and abs(node.clock_ahead_ms - other["clock_ahead_ms"]) < 1000
+        for space, told in ((node.own.disk, other["own"]["disk"]), (node.own.memory, other["own"]["memory"])):
+            room = {"ample": 1, "scarce": 2, "spent": 3}[told["room"]]
+            assert (space.room, space.limit, space.reserve) == (room, told["limit"] or 0, told["reserve"])
+        assert node.own.disk.used > 0 and node.own.disk.free > 0
     assert (layout.cluster, 1 << layout.bits) == (status.cluster, status.partitions)
     copies = {bucket.number: bucket.policy.replicas for bucket in layout.buckets}
     assert sorted(number for table in layout.tables for number in table.buckets) == sorted(copies)
@@ -341,6 +348,20 @@ def call_by_curl(node, method, *arguments, body=b""):
     return http(node, "POST", path, "-H", "Content-Type: application/grpc", "-H", "TE: trailers", *arguments, data=frame)
 
 
+def test_message_in_gzip_is_read_and_bounded(alone):
+    client, gzip = Client(alone), {"compression": grpc.Compression.Gzip}
+    value = b"much the same " * 10_000
+    client("Kv/Put", key=b"packed", value=value, **gzip)
+    assert list(client("Kv/Get", key=b"packed", **gzip).values) == [value]
+    largest = bytes(VALUE_BYTES_MAX)
+    client("Kv/Put", key=b"packed", value=largest, **gzip)
+    refusal = refused(client, "Kv/Put", key=b"packed", value=largest + bytes(1 << 16), **gzip)
+    assert is_unchanged(refusal, grpc.StatusCode.INVALID_ARGUMENT) and "at most 16777216 bytes" in refusal.text
+    assert client.value(b"packed") == largest
+    client("Kv/Delete", key=b"packed")
+    client.close()
+
+
 def test_what_is_no_grpc_is_told_so(alone):
     wrong_kind = ["-H", "Content-Type: text/plain"]
     for version in ("--http1.1", "--http2-prior-knowledge"):
@@ -348,7 +369,7 @@ def test_what_is_no_grpc_is_told_so(alone):
     assert call_by_curl(alone, "Kv/Get", "--http1.1")[0] == 505
     key = b"\x12\x01k"
     for method, body, arguments, status in [
-        ("Kv/Get", b"\xff" * 10, [], "3"), ("Kv/Nosuch", b"", [], "12"), ("Kv/Get", key, ["-H", "grpc-encoding: gzip"], "12"),
+        ("Kv/Get", b"\xff" * 10, [], "3"), ("Kv/Nosuch", b"", [], "12"), ("Kv/Get", key, ["-H", "grpc-encoding: deflate"], "12"),
         ("Kv/Get", key, ["-H", "grpc-timeout: soon"], "3"), ("Kv/Get", key, ["-H", "grpc-timeout: 0m"], "4"),
     ]:
         code, _, headers = call_by_curl(alone, method, "--http2-prior-knowledge", *arguments, body=body)
@@ -436,17 +457,22 @@ def test_an_outcome_that_is_not_known_is_called_so_and_a_refusal_too(fresh):
         for node in (b, c):
             freeze(node)
         refusal = refused(client, "Kv/Put", key=b"k", value=b"maybe", options={"timeout_ms": 200})
-        called = call_by_curl(a, "Kv/Put", "--http2-prior-knowledge", "-H", "grpc-timeout: 200m", body=b"\x12\x01k\x1a\x01v")
+        called = [
+            call_by_curl(a, method, "--http2-prior-knowledge", "-H", f"grpc-timeout: {time}", body=body)[2]
+            for time in ("1m", "200m")
+            for method, body in (("Kv/Put", b"\x12\x01k\x1a\x01v"), ("Kv/Get", b"\x12\x01k"))
+        ]
         if time.monotonic() - began < 1.4:
             return refusal, called
         for node in (b, c):
             node.process.send_signal(signal.SIGCONT)
         fresh.wait_until_whole()
 
-    refusal, (_, _, headers) = wait_until("the client's limit holds, not the node's", put_in_vain)
+    refusal, called = wait_until("the client's limit holds, not the node's", put_in_vain)
     assert (refusal.code, refusal.kind, refusal.outcome) == (grpc.StatusCode.UNKNOWN, "outcome_unknown", "unknown")
     assert "may have happened" in refusal.text
-    assert (headers["grpc-status"], headers["slipring-outcome"]) == ("2", "unknown")
+    ends = [(headers["grpc-status"], headers["slipring-outcome"]) for headers in called]
+    assert ends == [("4", "unknown"), ("4", "unchanged")] * 2, "the deadline of the call ends it"
     for node in (b, c):
         node.kill()
     refused_at_last(client, "unavailable", "Kv/Put", key=b"k", value=b"maybe")

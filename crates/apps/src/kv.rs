@@ -5,13 +5,14 @@
 
 mod decimal;
 mod execute;
+mod precondition;
 mod request;
 
 use bytes::Bytes;
 use slipring_model::{Error, ErrorKind};
 use slipring_service::{Access, Cells, Context, Service};
 
-pub use request::{Condition, ExpireIf, Expiry, Found, Request, Response};
+pub use request::{Condition, ExpireIf, Expiry, Found, Precondition, Request, Response, Tags};
 
 /// The version of encoded requests and responses.
 const VERSION: u8 = 1;
@@ -43,13 +44,20 @@ impl Service for Kv {
                 seen: None,
                 ..
             } if *expiry != Expiry::Keep => Access::BlindWrite,
+            Request::Put { expiry, only: Precondition { matches: None, matches_none: None }, .. }
+                if *expiry != Expiry::Keep =>
+            {
+                Access::BlindWrite
+            }
             _ => Access::ReadModifyWrite,
         }
     }
 
     fn names_time(&self, request: &Request) -> bool {
         match request {
-            Request::Set { expiry, .. } | Request::GetAndExpire { expiry, .. } => {
+            Request::Set { expiry, .. }
+            | Request::GetAndExpire { expiry, .. }
+            | Request::Put { expiry, .. } => {
                 matches!(expiry, Expiry::At(_))
             }
             Request::Expire { .. } => true,

@@ -6,6 +6,7 @@
 mod body;
 mod buckets;
 mod cluster;
+mod compression;
 mod deadline;
 mod failure;
 mod gate;

@@ -2,6 +2,7 @@
 //!
 //! ETags are causal contexts: a value read with one and written with it replaces exactly what was read.
 
+mod base64;
 mod bodies;
 mod buckets;
 mod failure;
@@ -12,14 +13,18 @@ mod keys;
 mod layout;
 mod line;
 mod memory;
+mod one_form;
+mod parameters;
+mod place;
 mod port;
 mod registry;
 mod seats;
+mod tags;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Json};
 use axum::routing::{get, post};
 use serde::Deserialize;
@@ -30,6 +35,7 @@ use tokio::sync::watch;
 
 use failure::Failure;
 pub use hosts::{HostName, Hosts};
+use parameters::Parameters;
 
 /// The description of this interface, in OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("http/openapi.json");
@@ -38,18 +44,24 @@ pub const OPENAPI: &str = include_str!("http/openapi.json");
 /// way are finished.
 pub async fn serve(listener: TcpListener, node: Node, hosts: Hosts, stopping: watch::Receiver<bool>) {
     let services = crate::grpc::router(&node, stopping.clone());
-    let routes = router(node.clone()).merge(services);
+    let routes = router(node.clone()).merge(services).layer(from_fn(one_form::give));
     let places = node.client_limits().http_connections;
     port::serve(listener, routes, hosts, places, stopping).await;
 }
 
 /// Every route of HTTP.
 fn router(node: Node) -> Router {
+    // However much clients have in flight, a node tells how it is.
+    let health = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route_layer(from_fn(parameters::check));
     Router::new()
         .route("/v1/buckets", get(buckets::list).post(buckets::create))
         .route("/v1/buckets/{bucket}", get(buckets::show).patch(buckets::change).delete(buckets::delete))
         .route("/v1/kv/{bucket}", get(keys::list))
-        .route("/v1/kv/{bucket}/{key}", get(keys::read).put(keys::write).delete(keys::delete))
+        .route("/v1/kv/{bucket}/{*key}", get(keys::read).put(keys::write).delete(keys::delete))
         .route("/v1/cluster", get(cluster))
         .route("/v1/cluster/ok-to-stop", get(ok_to_stop))
         .route("/v1/layout", get(layout::show))
@@ -59,12 +71,10 @@ fn router(node: Node) -> Router {
         .route("/v1/layout/revert", post(layout::revert))
         .route("/v1/registry/{name}", registry::routes())
         .route("/openapi.json", get(openapi))
+        .route_layer(from_fn(parameters::check))
         .layer(DefaultBodyLimit::max(limits::VALUE_BYTES_MAX))
         .layer(from_fn_with_state(node.client_memory().clone(), memory::hold))
-        // However much clients have in flight, a node tells how it is.
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .merge(health)
         .with_state(node)
 }
 
@@ -87,7 +97,7 @@ struct Probe {
     whole: bool,
 }
 
-async fn ready(State(node): State<Node>, Query(probe): Query<Probe>) -> impl IntoResponse {
+async fn ready(State(node): State<Node>, Parameters(probe): Parameters<Probe>) -> impl IntoResponse {
     let judged = match node.is_ready() {
         Ok(()) if probe.whole => {
             let wholeness = node.status().await.map(|status| status.wholeness);
@@ -124,7 +134,8 @@ mod tests {
         let source = include_str!("http.rs");
         let mut routed: Vec<String> = source
             .lines()
-            .filter_map(|line| line.trim().strip_prefix(".route(\"")?.split('"').next().map(str::to_owned))
+            .filter_map(|line| line.trim().strip_prefix(".route(\"")?.split('"').next())
+            .map(|path| path.replace("{*", "{"))
             .collect();
         routed.sort();
         assert_eq!(described, routed);

@@ -11,6 +11,7 @@ mod conversation;
 mod describe;
 mod glob;
 mod info;
+mod input;
 mod port;
 mod reply;
 mod run;

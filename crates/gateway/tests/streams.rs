@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use slipring_apps::KV;
 use slipring_gateway::resp::Port;
 use slipring_model::{ClusterId, NodeId};
-use slipring_node::{DiskWaits, Entropy, Node, Settings};
+use slipring_node::{ClientLimits, DiskWaits, Entropy, Node, Settings};
 use slipring_ring::Addresses;
 use slipring_storage::faults::FaultyFile;
 use slipring_storage::{MemoryEngine, MetaStore};
@@ -51,6 +51,10 @@ impl Transport for Nobody {
 
 /// A port of a node that is alone and keeps everything in memory, and the switch that stops the port.
 async fn port() -> (Port, watch::Sender<bool>) {
+    port_of(ClientLimits::default()).await
+}
+
+async fn port_of(limits: ClientLimits) -> (Port, watch::Sender<bool>) {
     let meta = MetaStore::with_backend(FaultyFile::new()).expect("a new file");
     let transport: Arc<dyn Transport> = Arc::new(Nobody);
     let builder = Node::builder(
@@ -62,6 +66,7 @@ async fn port() -> (Port, watch::Sender<bool>) {
     );
     let builder = builder
         .service(&KV)
+        .clients(limits)
         .entropy(Entropy::seeded(1))
         .disk_waits(DiskWaits::Inline { delay_ms: Default::default() });
     let node = builder.start().await.expect("a node alone starts");
@@ -118,4 +123,27 @@ async fn connections_end_when_the_port_stops_and_not_before() {
     assert!(waits.is_err(), "an idle connection stays open");
     stopping.send_replace(true);
     assert_eq!((rest(&mut idle).await, rest(&mut busy).await), (String::new(), String::new()));
+}
+
+/// Sends so many bytes of commands and reads nothing before all are sent; whether the connection took and answered them.
+async fn sends_all_first(port: &Port, bytes: usize) -> bool {
+    let mut stream = connect(port, 1024);
+    let echo = format!("*2\r\n$4\r\nECHO\r\n$10000\r\n{}\r\n", "e".repeat(10_000));
+    let sent = echo.repeat(bytes / echo.len()) + "ECHO the-end\r\n";
+    let sending = timeout(Duration::from_secs(30), stream.write_all(sent.as_bytes())).await;
+    assert!(sending.is_ok(), "the node neither reads on nor ends the connection");
+    if !matches!(sending, Ok(Ok(()))) {
+        return false;
+    }
+    stream.shutdown().await.expect("the other end reads");
+    rest(&mut stream).await.ends_with("the-end\r\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_that_reads_last_is_answered_up_to_its_share() {
+    let memory_bytes = 8 * 1024 * 1024;
+    let (port, _stopping) = port_of(ClientLimits { memory_bytes, ..ClientLimits::default() }).await;
+    assert!(sends_all_first(&port, memory_bytes / 2).await, "replies of a reply's size are made before");
+    assert!(!sends_all_first(&port, memory_bytes).await, "beyond its share the connection ends");
+    assert!(sends_all_first(&port, memory_bytes / 2).await, "what the other took is given back");
 }

@@ -374,14 +374,14 @@ impl Partition {
         run: impl FnOnce(&Context, &mut Cells<'_>) -> R,
     ) -> Result<(R, Option<(Difference, Option<Dot>)>), Error> {
         let cell = decode(record)?;
-        let mut cells = Cells::new(&cell, context.now_ms);
+        let dot = Dot { actor: locus.actor, counter: self.counter + 1 };
+        let mut cells = Cells::new(&cell, context.now_ms).before(dot);
         let response = run(context, &mut cells);
         let Some(change) = cells.into_change() else { return Ok((response, None)) };
         let was_live = !cell.is_bare();
         let stamp = Timestamp::next(locus.wall_ms, self.last_stamp, cell.last_stamp());
-        self.counter += 1;
+        self.counter = dot.counter;
         self.last_stamp = stamp;
-        let dot = Dot { actor: locus.actor, counter: self.counter };
         let is_overwrite = matches!(change, Change::Put { seen: None, .. } | Change::Remove { seen: None });
         let changed = cell.changed(&change, dot, stamp);
         self.scratch.clear();

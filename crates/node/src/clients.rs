@@ -223,6 +223,12 @@ impl Held {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// What a client is told when there is no room for more.
+    #[must_use]
+    pub fn refusal(&self) -> Error {
+        self.memory.refusal()
+    }
 }
 
 impl Drop for Held {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use slipring_model::bucket::{EngineKind, OnConflict};
-use slipring_model::{BucketPolicy, Error, ErrorKind, Moment, Mutant, NodeId};
+use slipring_model::{BucketPolicy, Error, ErrorKind, Moment, Mutant, NodeId, limits};
 use slipring_replication::{
     Quorums, ReadCoordinator, ReadEffect, ReadInput, ReadOutcome, WriteCoordinator, WriteEffect, WriteInput,
     WriteOutcome,
@@ -462,6 +462,20 @@ impl Core {
             let message = format!("this node does not run the service \"{}\"", bucket.bucket.policy.service);
             Error::new(ErrorKind::Invalid, message)
         })
+    }
+
+    /// Whether this node runs a service, so that a bucket of it can be made here.
+    pub(crate) fn check_runs(&self, service: &str) -> Result<(), Error> {
+        if self.handlers.contains_key(service) {
+            return Ok(());
+        }
+        let shown: String = service.chars().take(limits::BUCKET_NAME_BYTES_MAX).collect();
+        let services: Vec<_> = self.handlers.keys().copied().collect();
+        let message = format!(
+            "this node does not run the service \"{shown}\"; nothing was made: choose one of {}",
+            services.join(", ")
+        );
+        Err(Error::new(ErrorKind::Invalid, message))
     }
 }
 

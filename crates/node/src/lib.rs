@@ -5,6 +5,7 @@
 //! and `answer` deal with peers, `forming` and `follow` with the layout, `gossip` with who is there, the rest works in
 //! the background.
 
+mod acks;
 mod answer;
 mod authority;
 mod bucket;

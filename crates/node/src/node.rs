@@ -14,6 +14,7 @@ use slipring_wire::Request;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::acks::check_acks;
 use crate::bucket::{Locus, Refusal};
 use crate::call::{Call, CallOptions, Pending};
 use crate::change::Force;
@@ -26,7 +27,7 @@ use crate::presence::Presence;
 use crate::requests::{Asker, ReplyTo, Work};
 use crate::scan::ScanPage;
 use crate::status::Status;
-use crate::view::{BucketView, Place, View};
+use crate::view::{BucketView, View};
 
 /// How the objection to a change ends.
 const ADVICE: &str =
@@ -109,7 +110,13 @@ impl Node {
                 "there is no such bucket; create it first",
             )));
         };
-        if let Err(error) = check(service, bucket, &request) {
+        let access = service.access(&request);
+        let checked = check(service, bucket, &request).and_then(|()| match options {
+            // Most requests: they cost no look at the policy.
+            CallOptions { read_acks: None, write_acks: None, .. } => Ok(()),
+            _ => check_acks(&options, access, (view.replicas(bucket.bucket.id), place)),
+        });
+        if let Err(error) = checked {
             return Call::Ready(Err(error));
         }
         if service.names_time(&request)
@@ -117,7 +124,6 @@ impl Node {
         {
             return Call::Ready(Err(error));
         }
-        let access = service.access(&request);
         let waits_for_disk = access != Access::Read && bucket.bucket.policy.durability == Durability::Fsync;
         let mut request = Some(request);
         if let Some(assignment) = place.alone()
@@ -136,7 +142,7 @@ impl Node {
             }
         }
         let request = request.expect("a request that was refused as stale was not run");
-        self.submit(bucket, place, position, access, service, request, options)
+        self.submit(bucket, position, access, service, request, options)
     }
 
     fn execute_alone<S: Service>(
@@ -171,25 +177,15 @@ impl Node {
         Ok(response)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what the caller has looked up already is handed on")]
     fn submit<S: Service>(
         &self,
         bucket: &BucketView,
-        place: &Place,
         position: Position,
         access: Access,
         service: &'static S,
         request: S::Request,
         options: CallOptions,
     ) -> Call<S::Response> {
-        let copies = place.quorum.n;
-        let is_possible =
-            |acks: Option<u8>| acks.is_none_or(|acks| (1..=limits::REPLICAS_MAX).contains(&acks));
-        if !is_possible(options.read_acks) || !is_possible(options.write_acks) {
-            let message =
-                format!("acknowledgements must lie in 1..={copies}, the copies of a key in this bucket");
-            return Call::Ready(Err(Error::new(ErrorKind::Invalid, message)));
-        }
         let (sender, receiver) = oneshot::channel();
         let limit = self.core.settings.request_timeout();
         let began = self.core.now();
@@ -218,8 +214,12 @@ impl Node {
     ///
     /// # Errors
     /// `Conflict` when the command is refused, `Unavailable` without a majority of the group,
-    /// `OutcomeUnknown` when the answer was lost: the same command may be given again.
+    /// `OutcomeUnknown` when the answer was lost: the same command may be given again. `Invalid` when this node does
+    /// not run the service of a new bucket.
     pub async fn propose(&self, command: Command) -> Result<Applied, Error> {
+        if let Command::CreateBucket { policy, .. } = &command {
+            self.core.check_runs(&policy.service)?;
+        }
         let before = self.core.view().map_or(0, |view| view.epoch());
         let deleted =
             if let Command::DeleteBucket { name } = &command { Some(name.to_string()) } else { None };

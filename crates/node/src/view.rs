@@ -87,6 +87,11 @@ impl View {
         self.buckets.get(id.0 as usize)?.as_ref()
     }
 
+    /// How many copies of each key a bucket is to have.
+    pub(crate) fn replicas(&self, id: BucketId) -> u8 {
+        self.layout.buckets().get(&id).map_or(0, |entry| entry.policy.replicas)
+    }
+
     pub(crate) fn buckets(&self) -> impl Iterator<Item = &BucketView> {
         self.buckets.iter().flatten()
     }
@@ -118,6 +123,11 @@ impl Place {
         self.since <= epoch && self.mine.is_some()
     }
 
+    /// How many copies each key has now: those of the smaller set, while it moves.
+    pub(crate) fn copies(&self) -> u8 {
+        self.next.as_ref().map_or(self.quorum.n, |next| next.quorum.n.min(self.quorum.n))
+    }
+
     /// Who holds the partition or is to hold it, in preference order.
     pub(crate) fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
         let next = self.next.iter().flat_map(|next| &next.replicas);
@@ -142,7 +152,8 @@ impl Place {
     fn quorums(&self, wish: Option<u8>, policy: impl Fn(&Quorum) -> u8) -> Quorums {
         let set = |members: &SmallVec<[NodeId; 3]>, quorum: &Quorum| QuorumSet {
             members: members.clone(),
-            needed: wish.map_or(policy(quorum), |asked| asked.clamp(1, quorum.n)),
+            // A wish beyond the members is never met: fewer acknowledgements would be a false answer.
+            needed: wish.map_or(policy(quorum), |asked| asked.max(1)),
         };
         let own = set(&self.replicas, &self.quorum);
         match &self.next {

@@ -13,7 +13,7 @@ use smallvec::{SmallVec, smallvec};
 pub struct QuorumSet {
     /// Distinct.
     pub members: SmallVec<[NodeId; 3]>,
-    /// At most as many as there are members.
+    /// With more than there are members, there is no quorum.
     pub needed: u8,
 }
 

@@ -1,7 +1,7 @@
 //! What a service may read and change: the cell of its request's key.
 
 use bytes::Bytes;
-use slipring_model::VersionVector;
+use slipring_model::{Dot, VersionVector};
 
 use crate::cell::{Cell, Value, ValueKind};
 
@@ -33,6 +33,7 @@ pub enum Change {
 pub struct Cells<'c> {
     cell: &'c Cell<'c>,
     now_ms: u64,
+    next: Option<Dot>,
     change: Option<Change>,
 }
 
@@ -40,7 +41,14 @@ impl<'c> Cells<'c> {
     /// A view on `cell` at `now_ms` (Unix milliseconds).
     #[must_use]
     pub fn new(cell: &'c Cell<'c>, now_ms: u64) -> Self {
-        Self { cell, now_ms, change: None }
+        Self { cell, now_ms, next: None, change: None }
+    }
+
+    /// The same view, where the change gets the dot `next`.
+    #[must_use]
+    pub fn before(mut self, next: Dot) -> Self {
+        self.next = Some(next);
+        self
     }
 
     /// The value; `None` when absent, deleted or expired.
@@ -77,6 +85,14 @@ impl<'c> Cells<'c> {
     #[must_use]
     pub fn context(&self) -> &'c VersionVector {
         &self.cell.context
+    }
+
+    /// All the writes that this cell has seen when the change is made.
+    #[must_use]
+    pub fn context_after_change(&self) -> VersionVector {
+        let mut context = self.cell.context.clone();
+        self.next.into_iter().for_each(|dot| context.add(dot));
+        context
     }
 
     /// Writes a register in place of everything here.
@@ -158,6 +174,9 @@ mod tests {
         let over = Cells::new(&cell, 100);
         assert_eq!((over.value(), over.siblings().count(), over.sibling_count()), (None, 0, 1));
         assert_eq!(Cells::new(&Cell::default(), 0).sibling_count(), 0);
+        let changed = cell.clone().changed(&change, at(2), Timestamp(2));
+        assert_eq!(Cells::new(&cell, 99).before(at(2)).context_after_change(), changed.context);
+        assert_eq!(Cells::new(&cell, 99).context_after_change(), cell.context);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use slipring_model::{VersionVector, limits};
 use slipring_service::{Cell, Cells, Context};
 
 use super::decimal::{self, NoSum};
+use super::precondition;
 use super::request::{Condition, ExpireIf, Expiry, Found, Request, Response};
 
 pub(super) fn execute(context: &Context, request: Request, cells: &mut Cells<'_>) -> Response {
@@ -62,6 +63,11 @@ pub(super) fn execute(context: &Context, request: Request, cells: &mut Cells<'_>
             }
             _ => Response::Written { done: false, previous: None },
         },
+        Request::Put { value, expiry, only, .. } => {
+            let expires_at = expires_at(context, expiry, cells);
+            precondition::put(context, cells, (value, expires_at), &only)
+        }
+        Request::Remove { only, .. } => precondition::remove(context, cells, &only),
     }
 }
 
@@ -105,16 +111,12 @@ fn fresh_expiry(context: &Context) -> Option<u64> {
     context.default_ttl_ms.map(|ttl| context.now_ms.saturating_add(ttl))
 }
 
-/// The context a writer has seen, when it may write: in a bucket that keeps siblings always, as long as there
-/// is room for one more; else only when it has seen everything.
-fn having_seen(context: &Context, seen: &[u8], cells: &Cells<'_>) -> Option<VersionVector> {
+/// The context a writer has seen, when it may write: if it has seen everything, and in a bucket that keeps siblings also
+/// as long as there is room for one more.
+pub(super) fn having_seen(context: &Context, seen: &[u8], cells: &Cells<'_>) -> Option<VersionVector> {
     let seen = Cell::decode_context(seen).ok()?;
-    let may_write = if context.keeps_siblings {
-        cells.sibling_count() < limits::SIBLINGS_MAX
-    } else {
-        seen.descends(cells.context())
-    };
-    may_write.then_some(seen)
+    let has_room = context.keeps_siblings && cells.sibling_count() < limits::SIBLINGS_MAX;
+    (has_room || seen.descends(cells.context())).then_some(seen)
 }
 
 fn delete(context: &Context, seen: Option<Bytes>, cells: &mut Cells<'_>) -> Response {

@@ -40,6 +40,24 @@ pub struct ExpireIf {
     pub earlier: bool,
 }
 
+/// Values by their causal contexts, as a client lists them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tags {
+    /// Any value there is.
+    Any,
+    /// A value that was read with one of these contexts.
+    These(Vec<Bytes>),
+}
+
+/// What must be so of the value that there is, as HTTP's `If-Match` and `If-None-Match` say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Precondition {
+    /// There is one of these.
+    pub matches: Option<Tags>,
+    /// There is none of these.
+    pub matches_none: Option<Tags>,
+}
+
 /// A request. New kinds are added at the end, and fields never change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -131,6 +149,25 @@ pub enum Request {
         /// The key.
         key: Bytes,
     },
+    /// Writes a value over those that its writer names. Answer: `Stored`, `Conflict`, `Matched`, `TooLarge`.
+    Put {
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+        /// Until when.
+        expiry: Expiry,
+        /// Whether at all.
+        only: Precondition,
+    },
+    /// Deletes a value if it is one that the deleter names. Answer: `Written` (whether there was one), `Conflict`,
+    /// `Matched`.
+    Remove {
+        /// The key.
+        key: Bytes,
+        /// Whether at all.
+        only: Precondition,
+    },
 }
 
 impl Request {
@@ -149,7 +186,9 @@ impl Request {
             | Self::SetRange { key, .. }
             | Self::Expire { key, .. }
             | Self::GetAndExpire { key, .. }
-            | Self::Persist { key } => key,
+            | Self::Persist { key }
+            | Self::Put { key, .. }
+            | Self::Remove { key, .. } => key,
         }
     }
 
@@ -201,4 +240,11 @@ pub enum Response {
     TooLarge,
     /// Somebody has written since the context was read.
     Conflict,
+    /// The value was written.
+    Stored {
+        /// The causal context of the value; absent where other values are there beside it that its writer has not seen.
+        context: Option<Bytes>,
+    },
+    /// There is a value that must not be there.
+    Matched,
 }

@@ -5,6 +5,8 @@ use slipring_service::Cell;
 
 use super::*;
 
+mod preconditions;
+
 /// A key's cell and the requests made to it.
 #[derive(Default)]
 struct Key {
@@ -26,11 +28,11 @@ impl Key {
         };
         let stored = self.bytes.clone();
         let cell = stored.as_deref().map_or_else(Cell::default, |bytes| Cell::decode(bytes).expect("a cell"));
-        let mut cells = Cells::new(&cell, self.now_ms);
+        let dot = Dot { actor: Actor { assignment: 1, incarnation: 1 }, counter: self.counter + 1 };
+        let mut cells = Cells::new(&cell, self.now_ms).before(dot);
         let response = KV.execute(&context, request, &mut cells);
         if let Some(change) = cells.into_change() {
-            self.counter += 1;
-            let dot = Dot { actor: Actor { assignment: 1, incarnation: 1 }, counter: self.counter };
+            self.counter = dot.counter;
             let mut bytes = Vec::new();
             cell.clone().changed(&change, dot, Timestamp(self.counter)).encode(&mut bytes);
             self.bytes = Some(bytes);

@@ -16,23 +16,27 @@ use slipring_model::limits;
 use slipring_node::{ClientMemory, Held};
 use tonic::{Code, Status};
 
-use super::REQUEST_BYTES_MAX;
 use super::failure::{UNCHANGED, failed, invalid, late, refused};
+use super::{REQUEST_BYTES_MAX, compression};
 use crate::body::{Arriving, until_sent};
 
 /// How long a message may take to arrive.
 const ARRIVAL_TIME: Duration = Duration::from_secs(60);
 /// What stands before each message: a flag and its length.
-const PREFIX_BYTES: usize = 5;
+pub(super) const PREFIX_BYTES: usize = 5;
 
 /// Hands a call on with its whole message.
 pub(super) async fn gather(State(memory): State<ClientMemory>, request: Request, next: Next) -> Response {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let received = match tokio::time::timeout(ARRIVAL_TIME, receive(&memory, body)).await {
         Ok(received) => received,
         Err(_) => Err(late(UNCHANGED, "the message did not arrive in time; nothing was done")),
     };
-    match received {
+    let plain = match received {
+        Ok((message, held)) => compression::undo(&mut head.headers, message, held).await,
+        Err(status) => Err(status),
+    };
+    match plain {
         Ok((message, _held)) => {
             let mut response = next.run(Request::from_parts(head, Body::from(message))).await;
             let held = response.extensions_mut().remove::<Arc<Held>>();
@@ -72,12 +76,16 @@ fn check_size(bytes: &[u8]) -> Result<(), Status> {
     let promised = bytes.get(1..PREFIX_BYTES).and_then(|length| length.try_into().ok());
     let promised = promised.map_or(0, u32::from_be_bytes) as usize;
     if promised > REQUEST_BYTES_MAX || bytes.len() > REQUEST_BYTES_MAX + PREFIX_BYTES {
-        return Err(invalid(format!(
-            "a value has at most {} bytes, and a message a little more; this one is larger",
-            limits::VALUE_BYTES_MAX
-        )));
+        return Err(too_large());
     }
     Ok(())
+}
+
+pub(super) fn too_large() -> Status {
+    invalid(format!(
+        "a value has at most {} bytes, and a message a little more; this one is larger",
+        limits::VALUE_BYTES_MAX
+    ))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use slipring_model::{BucketId, NodeId, PartitionId};
+use slipring_model::{BucketId, NodeId, PartitionId, Room, Space};
 use slipring_node::{BucketStatus, Node, NodeStatus, OwnStatus};
 use slipring_ring::{Addresses, Layout, TableId};
 use tonic::{Request, Response, Status};
@@ -33,6 +33,10 @@ impl v1::cluster_server::Cluster for Cluster {
             buckets: status.buckets.into_iter().map(bucket).collect(),
             layout_leader: status.layout_leader.map(|leader| leader.to_string()),
             layout_voters: status.layout_voters.iter().map(NodeId::to_string).collect(),
+            clocks_agree: status.clocks_agree,
+            moving: status.moving,
+            under_replicated: status.under_replicated,
+            rival: status.rival,
         }))
     }
 
@@ -53,12 +57,30 @@ fn node(node: NodeStatus) -> v1::NodeStatus {
         incarnation: node.incarnation,
         is_connected: node.is_connected,
         own: node.own.map(own),
+        clock_ahead_ms: node.clock_ahead_ms,
     }
 }
 
 fn own(own: OwnStatus) -> v1::OwnStatus {
-    let OwnStatus { epoch, replicas, primaries, keys, hints, in_flight, .. } = own;
-    v1::OwnStatus { epoch, replicas, primaries, keys, hints, in_flight }
+    let OwnStatus { epoch, replicas, primaries, keys, hints, in_flight, disk, memory, .. } = own;
+    let (disk, memory) = (Some(space(disk)), Some(space(memory)));
+    v1::OwnStatus { epoch, replicas, primaries, keys, hints, in_flight, disk, memory }
+}
+
+fn space(space: Space) -> v1::Space {
+    let Space { room, used, free, limit, reserve } = space;
+    let room = match room {
+        Room::Ample => v1::Room::Ample,
+        Room::Scarce => v1::Room::Scarce,
+        Room::Spent => v1::Room::Spent,
+    };
+    v1::Space {
+        room: room.into(),
+        used,
+        free: (free != u64::MAX).then_some(free),
+        limit: (limit != 0).then_some(limit),
+        reserve,
+    }
 }
 
 fn bucket(bucket: BucketStatus) -> v1::BucketStatus {
@@ -106,4 +128,18 @@ fn table(layout: &Layout, places: &BTreeMap<NodeId, u32>, buckets: &[BucketId]) 
     });
     let buckets = buckets.iter().map(|id| id.0).collect();
     Some(v1::LayoutTable { replicas: copies.into(), partitions: partitions.collect(), buckets })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_without_a_bound_has_no_numbers_for_it() {
+        let told = space(Space { room: Room::Scarce, used: 5, free: 7, limit: 12, reserve: 9 });
+        let expected = v1::Space { room: 2, used: 5, free: Some(7), limit: Some(12), reserve: 9 };
+        assert_eq!(told, expected);
+        let unbounded = v1::Space { room: 1, used: 0, free: None, limit: None, reserve: 0 };
+        assert_eq!(space(Space::default()), unbounded);
+    }
 }

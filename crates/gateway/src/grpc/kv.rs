@@ -1,5 +1,6 @@
 //! Values by key: one application request for each call.
 
+use std::future::IntoFuture;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,10 +11,16 @@ use slipring_node::{CallOptions, Node};
 use tonic::{Code, Request, Response, Status};
 
 use super::deadline::Deadline;
-use super::failure::{failed, invalid, out_of_turn, refused};
+use super::failure::{UNCHANGED, UNKNOWN, failed, invalid, out_of_turn, refused};
 use super::generated::v1;
 use super::scan::{self, Pages};
 use super::{body, bucket_of};
+
+/// How long the node goes on with a request whose client waits no more.
+const GRACE: Duration = Duration::from_millis(50);
+/// What a client is told whose deadline passes during a call.
+const LATE: &str = "the call's deadline has passed before enough replicas had answered; slipring-outcome says whether \
+                    anything may have changed";
 
 /// The service `slipring.v1.Kv`.
 pub(super) struct Kv(pub(super) Node);
@@ -102,8 +109,12 @@ impl Kv {
         options: Option<v1::Options>,
         ask: Ask,
     ) -> Result<Answer, Status> {
-        let options = options_of(options.unwrap_or_default(), deadline.left())?;
-        self.0.call(&KV, bucket_of(&self.0, bucket)?, ask, options).await.map_err(failed)
+        let outcome = if matches!(ask, Ask::GetAll { .. }) { UNCHANGED } else { UNKNOWN };
+        // The node gives up a little later than the client, so that the client's deadline is what ends the call.
+        let left = deadline.left().map(|left| left + GRACE);
+        let options = options_of(options.unwrap_or_default(), left)?;
+        let call = self.0.call(&KV, bucket_of(&self.0, bucket)?, ask, options);
+        deadline.within(call.into_future(), outcome, LATE).await?.map_err(failed)
     }
 }
 

@@ -3,18 +3,22 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
 use serde_json::json;
 use slipring_apps::KV;
-use slipring_apps::kv::{Condition, Expiry, Request, Response as Answer};
+use slipring_apps::kv::{Expiry, Request, Response as Answer};
 use slipring_model::{BucketId, limits};
 use slipring_node::{CallOptions, Node};
 
+use super::base64;
 use super::buckets::no_such;
 use super::failure::Failure;
+use super::parameters::Parameters;
+use super::place::{KeyEncoding, KeyPlace};
+use super::tags;
 
 /// What a list of keys may be asked for.
 #[derive(Deserialize)]
@@ -23,6 +27,8 @@ pub(super) struct Paging {
     cursor: u64,
     #[serde(default = "default_count")]
     count: usize,
+    #[serde(default)]
+    key_encoding: KeyEncoding,
 }
 
 /// What a write may be given in its query.
@@ -38,33 +44,54 @@ fn default_count() -> usize {
 pub(super) async fn list(
     State(node): State<Node>,
     Path(bucket): Path<String>,
-    Query(paging): Query<Paging>,
+    Parameters(paging): Parameters<Paging>,
 ) -> Result<impl IntoResponse, Failure> {
+    if !(1..=limits::PAGE_RECORDS_MAX).contains(&paging.count) {
+        return Err(Failure::invalid(format!("count must be 1 to {}", limits::PAGE_RECORDS_MAX)));
+    }
     let bucket = bucket_of(&node, &bucket)?;
     let page = node.scan(bucket, paging.cursor, paging.count).await?;
-    let keys: Vec<_> = page.keys.iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect();
-    Ok(Json(json!({ "keys": keys, "cursor": page.cursor })))
+    let (mut texts, mut others) = (Vec::new(), Vec::new());
+    for key in &page.keys {
+        match std::str::from_utf8(key) {
+            _ if paging.key_encoding == KeyEncoding::Base64 => texts.push(base64::encode(key)),
+            Ok(text) => texts.push(text.to_owned()),
+            Err(_) => others.push(base64::encode(key)),
+        }
+    }
+    let mut told = json!({ "keys": texts, "cursor": page.cursor });
+    if !others.is_empty()
+        && let Some(fields) = told.as_object_mut()
+    {
+        fields.insert("keys_base64".to_owned(), others.into());
+    }
+    Ok(Json(told))
 }
 
 pub(super) async fn read(
     State(node): State<Node>,
-    Path((bucket, key)): Path<(String, String)>,
+    place: KeyPlace,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let answer = call(&node, &bucket, &headers, Request::GetAll { key: key_of(key)? }).await?;
+    let only = tags::precondition(&headers)?;
+    let answer = call(&node, &place.bucket, &headers, Request::GetAll { key: place.key }).await?;
     let Answer::All { values, context, expires_at } = answer else { return Err(out_of_turn()) };
-    let etag = etag(&context);
     let mut response = match values.as_slice() {
         [] => return Err(Failure::not_found("there is no such key")),
+        // Conditions are about one value.
+        [_] if only.matches.as_ref().is_some_and(|tags| !tags::name(tags, &context)) => {
+            return Err(changed());
+        }
+        [_] if only.matches_none.as_ref().is_some_and(|tags| tags::name(tags, &context)) => {
+            StatusCode::NOT_MODIFIED.into_response()
+        }
         [value] => ([("content-type", "application/octet-stream")], value.clone()).into_response(),
         several => {
             let texts: Vec<_> = several.iter().map(|value| hex(value)).collect();
             (StatusCode::MULTIPLE_CHOICES, Json(json!({ "siblings_hex": texts }))).into_response()
         }
     };
-    if let Ok(value) = etag.parse() {
-        response.headers_mut().insert("etag", value);
-    }
+    add_tag(&mut response, &context);
     if let Some(at) = expires_at {
         response.headers_mut().insert("slipring-expires-at-ms", at.into());
     }
@@ -73,8 +100,8 @@ pub(super) async fn read(
 
 pub(super) async fn write(
     State(node): State<Node>,
-    Path((bucket, key)): Path<(String, String)>,
-    Query(writing): Query<Writing>,
+    place: KeyPlace,
+    Parameters(writing): Parameters<Writing>,
     headers: HeaderMap,
     value: Bytes,
 ) -> Result<Response, Failure> {
@@ -83,14 +110,16 @@ pub(super) async fn write(
         ttl => ttl,
     };
     let expiry = ttl.map_or(Expiry::Default, |ttl| Expiry::At(node.wall_ms().saturating_add(ttl)));
-    let is_new_only = headers.get("if-none-match").is_some_and(|value| value.as_bytes() == b"*");
-    let condition = if is_new_only { Condition::IfAbsent } else { Condition::Always };
-    let seen = context_of(&headers)?;
-    let request = Request::Set { key: key_of(key)?, value, expiry, condition, returns_previous: false, seen };
-    match call(&node, &bucket, &headers, request).await? {
-        Answer::Written { done: true, .. } => Ok(StatusCode::NO_CONTENT.into_response()),
-        Answer::Written { done: false, .. } => Err(precondition("there is a value already")),
-        Answer::Conflict => Err(precondition("somebody has written since that ETag was read; read again")),
+    let only = tags::precondition(&headers)?;
+    let request = Request::Put { key: place.key, value, expiry, only };
+    match call(&node, &place.bucket, &headers, request).await? {
+        Answer::Stored { context } => {
+            let mut response = StatusCode::NO_CONTENT.into_response();
+            context.iter().for_each(|context| add_tag(&mut response, context));
+            Ok(response)
+        }
+        Answer::Conflict => Err(changed()),
+        Answer::Matched => Err(there_is_one()),
         Answer::TooLarge => {
             let message = format!("a value has at most {} bytes", limits::VALUE_BYTES_MAX);
             Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid", message))
@@ -101,14 +130,15 @@ pub(super) async fn write(
 
 pub(super) async fn delete(
     State(node): State<Node>,
-    Path((bucket, key)): Path<(String, String)>,
+    place: KeyPlace,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let request = Request::Delete { key: key_of(key)?, seen: context_of(&headers)? };
-    match call(&node, &bucket, &headers, request).await? {
+    let request = Request::Remove { key: place.key, only: tags::precondition(&headers)? };
+    match call(&node, &place.bucket, &headers, request).await? {
         Answer::Written { done: true, .. } => Ok(StatusCode::NO_CONTENT.into_response()),
         Answer::Written { done: false, .. } => Err(Failure::not_found("there is no such key")),
-        Answer::Conflict => Err(precondition("somebody has written since that ETag was read; read again")),
+        Answer::Conflict => Err(changed()),
+        Answer::Matched => Err(there_is_one()),
         _ => Err(out_of_turn()),
     }
 }
@@ -126,41 +156,30 @@ fn bucket_of(node: &Node, name: &str) -> Result<BucketId, Failure> {
     node.bucket_named(name).ok_or_else(|| no_such(name))
 }
 
-fn key_of(key: String) -> Result<Bytes, Failure> {
-    if key.len() > limits::KEY_BYTES_MAX {
-        let message = format!("a key has at most {} bytes", limits::KEY_BYTES_MAX);
-        return Err(Failure::new(StatusCode::URI_TOO_LONG, "invalid", message));
-    }
-    Ok(Bytes::from(key))
-}
-
 fn number<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<Option<T>, Failure> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     let number = value.to_str().ok().and_then(|text| text.parse().ok());
     number.map(Some).ok_or_else(|| Failure::invalid(format!("the header {name} must be a number")))
 }
 
-fn etag(context: &[u8]) -> String {
-    format!("\"{}\"", hex(context))
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The causal context in If-Match.
-fn context_of(headers: &HeaderMap) -> Result<Option<Bytes>, Failure> {
-    let Some(value) = headers.get("if-match") else { return Ok(None) };
-    let digits = value.to_str().ok().and_then(|text| text.strip_prefix('"')?.strip_suffix('"'));
-    let bytes = digits.filter(|digits| digits.len() % 2 == 0).and_then(|digits| {
-        let pairs = digits.as_bytes().chunks_exact(2);
-        pairs
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-            .collect::<Option<Vec<u8>>>()
-    });
-    bytes
-        .map(|bytes| Some(bytes.into()))
-        .ok_or_else(|| Failure::invalid("If-Match must be an ETag as it was read"))
+fn add_tag(response: &mut Response, context: &[u8]) {
+    if let Ok(value) = tags::tag(context).parse() {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+}
+
+fn changed() -> Failure {
+    precondition(
+        "the value is none that If-Match names: it has changed, has expired or is not there; read again",
+    )
+}
+
+fn there_is_one() -> Failure {
+    precondition("there is a value that If-None-Match names; nothing was done")
 }
 
 fn precondition(message: &str) -> Failure {

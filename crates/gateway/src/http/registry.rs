@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json};
 use axum::routing::{MethodRouter, get};
@@ -17,6 +17,7 @@ use slipring_model::Moment;
 
 use super::failure::Failure;
 use super::json::JsonBody;
+use super::parameters::Parameters;
 
 /// The longest entry, in bytes.
 const ENTRY_BYTES_MAX: usize = 1024;
@@ -76,7 +77,7 @@ async fn keep(
 async fn remove(
     State(registry): State<Arc<Registry>>,
     Path(name): Path<String>,
-    Query(removal): Query<Removal>,
+    Parameters(removal): Parameters<Removal>,
 ) -> impl IntoResponse {
     registry.book.lock().remove(&name, &removal.address);
     StatusCode::NO_CONTENT

@@ -4,22 +4,21 @@ use std::io::ErrorKind;
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use slipring_model::limits;
 use slipring_resp::{Command, Parser, ProtocolError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
+use super::input::{Input, Moved, READ_BYTES, send_now};
 use super::reply::error_text;
 use super::run::{SMALL_BYTES, Session};
 use super::stretch::Stretch;
 use super::table;
 
-/// Room for what one read brings in: of a connection that says little, and of one that fills it.
-const READ_BYTES: (usize, usize) = (4 * 1024, 16 * 1024);
-
 /// How long a connection that holds memory may take for the next bytes in or out.
 const STALL_TIME: Duration = Duration::from_secs(60);
+/// The same for one that has sent all that may wait, and takes none of its replies.
+const FULL_TIME: Duration = Duration::from_secs(10);
 
 /// What is read and thrown away after the last reply of a connection, and how long each read may take.
 const LINGER_READS: usize = 64;
@@ -32,64 +31,51 @@ pub(super) async fn converse(
     mut stopping: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     let mut parser = Parser::default();
-    let mut buffer = BytesMut::new();
+    let mut input = Input::new(session.node.client_memory().bytes_max(), stopping.clone());
     let mut room = READ_BYTES.0;
     // One future for the whole connection: to make and drop one at each read would cost two locks.
     let mut stopped = pin!(stopping.wait_for(|is_stopping| *is_stopping));
-    while !session.is_closing {
-        let missing = parser.missing(&buffer);
-        make_room(&mut buffer, missing, room);
-        if !session.takes_input(buffer.capacity()) {
-            refuse(&mut session, &mut buffer, &mut stream).await?;
+    while !session.is_closing && !input.has_ended {
+        input.make_room(parser.missing(&input.buffer), room);
+        if !session.takes_input(input.buffer.capacity()) {
+            refuse(&mut session, &mut input, &mut stream).await?;
             break;
         }
-        let spare = buffer.capacity() - buffer.len();
+        let spare = input.buffer.capacity() - input.buffer.len();
         let read = tokio::select! {
             biased;
-            read = stream.read_buf(&mut buffer) => read?,
+            read = stream.read_buf(&mut input.buffer) => read?,
             _ = &mut stopped => return Ok(()),
-            () = stalled(session.holds_memory()) => return Err(ErrorKind::TimedOut.into()),
+            () = stalled(session.holds_memory(), STALL_TIME) => return Err(ErrorKind::TimedOut.into()),
         };
         if read == 0 {
             return Ok(());
         }
         room = if read == spare { READ_BYTES.1 } else { READ_BYTES.0 };
         session.stretch = Stretch::begin();
-        run_all(&mut parser, &mut buffer, &mut session, &mut stream).await?;
+        run_all(&mut parser, &mut input, &mut session, &mut stream).await?;
     }
     stream.shutdown().await?;
     linger(&mut stream).await
 }
 
-/// Makes room for what comes next: for a command that is not all here, no more than has come of it already.
-fn make_room(buffer: &mut BytesMut, missing: usize, room: usize) {
-    let wanted = missing.clamp(room, room.max(buffer.len()));
-    if buffer.len() + wanted <= SMALL_BYTES {
-        buffer.reserve(room);
-    } else if buffer.capacity() - buffer.len() < room {
-        let mut larger = BytesMut::with_capacity(buffer.len() + wanted + room);
-        larger.extend_from_slice(buffer);
-        *buffer = larger;
-    }
-}
-
 /// Ends a connection whose command finds no memory: where the command ends is not known yet.
 async fn refuse(
     session: &mut Session,
-    buffer: &mut BytesMut,
-    stream: &mut (impl AsyncWrite + Unpin),
+    input: &mut Input,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
 ) -> std::io::Result<()> {
-    *buffer = BytesMut::new();
+    input.end();
     session.takes_input(0);
     let refusal = session.node.client_memory().refusal();
     session.writer.error(&format!("{}; this connection ends", error_text(&refusal)));
-    flush(session, stream).await
+    flush(session, input, stream).await
 }
 
 /// Over when a connection that holds memory has not moved for too long; never for one that holds none.
-async fn stalled(holds_memory: bool) {
+async fn stalled(holds_memory: bool, time: Duration) {
     match holds_memory {
-        true => tokio::time::sleep(STALL_TIME).await,
+        true => tokio::time::sleep(time).await,
         false => std::future::pending().await,
     }
 }
@@ -97,35 +83,42 @@ async fn stalled(holds_memory: bool) {
 /// Runs every complete command in the buffer and sends the replies.
 async fn run_all(
     parser: &mut Parser,
-    buffer: &mut BytesMut,
+    input: &mut Input,
     session: &mut Session,
-    stream: &mut (impl AsyncWrite + Unpin),
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
 ) -> std::io::Result<()> {
     let mut count = 0;
     while !session.is_closing {
-        match parser.next(buffer) {
+        match parser.next(&mut input.buffer) {
             Ok(Some(command)) => {
                 count += 1;
-                run_one(&command, session, stream).await?;
+                run_one(&command, session, input, stream).await?;
                 if let Some(commands) = session.transaction.due() {
                     for queued in commands {
-                        run_one(&queued, session, stream).await?;
+                        run_one(&queued, session, input, stream).await?;
                     }
                     session.transaction.end();
                 }
             }
-            Ok(None) => break,
+            Ok(None) => {
+                let waiting = input.buffer.len();
+                settle(session, input, stream).await?;
+                // What came while replies were sent may be whole commands.
+                if input.buffer.len() == waiting {
+                    break;
+                }
+            }
             Err(ProtocolError(message)) => {
-                settle(session, stream).await?;
+                settle(session, input, stream).await?;
                 session.writer.error(&format!("ERR {message}"));
                 session.is_closing = true;
             }
         }
     }
-    settle(session, stream).await?;
+    settle(session, input, stream).await?;
     session.account(count);
-    if count > 0 && buffer.capacity() > SMALL_BYTES {
-        *buffer = BytesMut::from(&buffer[..]);
+    if count > 0 {
+        input.shrink();
     }
     Ok(())
 }
@@ -134,42 +127,62 @@ async fn run_all(
 async fn run_one(
     command: &Command,
     session: &mut Session,
-    stream: &mut (impl AsyncWrite + Unpin),
+    input: &mut Input,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
 ) -> std::io::Result<()> {
     let spec = command.first().and_then(|name| table::find(name));
     if session.comes_after_pending(spec, command) {
-        settle(session, stream).await?;
+        settle(session, input, stream).await?;
     }
     session.run(spec, command).await;
     if session.writer.out.len() >= limits::REPLY_BYTES_MAX {
-        settle(session, stream).await?;
+        settle(session, input, stream).await?;
     }
     Ok(())
 }
 
 /// Waits for what is pending and sends every reply, never holding many more bytes than one reply has.
-async fn settle(session: &mut Session, stream: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
+async fn settle(
+    session: &mut Session,
+    input: &mut Input,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+) -> std::io::Result<()> {
     while session.settle_one().await {
         if session.writer.out.len() >= limits::REPLY_BYTES_MAX {
-            flush(session, stream).await?;
+            flush(session, input, stream).await?;
         }
     }
-    flush(session, stream).await
+    flush(session, input, stream).await
 }
 
-async fn flush(session: &mut Session, stream: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
-    let holds_memory = session.holds_memory();
-    let mut rest = &session.writer.out[..];
-    while !rest.is_empty() {
-        let written = tokio::select! {
-            biased;
-            written = stream.write(rest) => written?,
-            () = stalled(holds_memory) => return Err(ErrorKind::TimedOut.into()),
-        };
-        if written == 0 {
-            return Err(ErrorKind::WriteZero.into());
+/// Sends every reply there is, and reads on while the client takes none: many clients send all before they read.
+async fn flush(
+    session: &mut Session,
+    input: &mut Input,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+) -> std::io::Result<()> {
+    let mut sent = 0;
+    while sent < session.writer.out.len() {
+        if let Some(bytes) = send_now(stream, session.writer.out.get(sent..).unwrap_or_default()).await? {
+            sent += bytes;
+            continue;
         }
-        rest = rest.get(written..).unwrap_or_default();
+        let reads = input.reads_on(session);
+        let is_full = !reads && !input.has_ended && !session.is_closing;
+        let holds_memory = session.holds_memory();
+        let rest = session.writer.out.get(sent..).unwrap_or_default();
+        let moved = tokio::select! {
+            biased;
+            moved = input.exchange(stream, rest, reads) => moved?,
+            () = stalled(is_full, FULL_TIME) => {
+                input.tell_why_full(session);
+                return Err(ErrorKind::TimedOut.into());
+            }
+            () = stalled(holds_memory, STALL_TIME) => return Err(ErrorKind::TimedOut.into()),
+        };
+        if let Moved::Out(bytes) = moved {
+            sent += bytes;
+        }
     }
     session.writer.out.clear();
     if session.writer.out.capacity() > SMALL_BYTES {
@@ -190,36 +203,4 @@ async fn linger(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn buffer_grows_with_what_has_come_and_not_with_what_is_promised() {
-        let (mut buffer, mut growths) = (BytesMut::new(), 0);
-        while buffer.len() < 1_000_000 {
-            let before = buffer.capacity();
-            let missing = 16_000_000 - buffer.len();
-            make_room(&mut buffer, missing, READ_BYTES.1);
-            growths += usize::from(buffer.capacity() > before);
-            assert!(buffer.capacity() - buffer.len() >= READ_BYTES.1);
-            assert!(buffer.capacity() <= 2 * buffer.len() + 2 * READ_BYTES.1, "{}", buffer.capacity());
-            buffer.resize(buffer.len() + 5_000, 0);
-        }
-        assert!(growths < 20, "{growths}");
-    }
-
-    #[test]
-    fn buffer_takes_little_more_than_a_large_command() {
-        let mut buffer = BytesMut::new();
-        let whole = 1_000_000;
-        while buffer.len() < whole {
-            let missing = whole - buffer.len();
-            make_room(&mut buffer, missing, READ_BYTES.0);
-            buffer.resize(buffer.capacity().min(whole), 0);
-        }
-        assert!(buffer.capacity() <= whole + 2 * READ_BYTES.0, "{}", buffer.capacity());
-    }
 }

@@ -117,10 +117,11 @@ fn a_moving_partition_needs_a_quorum_of_each_set_whatever_the_request_wishes() {
         Quorums::joint(set(&[1, 2, 3], old), set(&[3, 4], next))
     };
     assert_eq!((place.read_quorums(None), place.write_quorums(None)), (joint(1, 1), joint(3, 2)));
-    for (wish, old, next) in [(0, 1, 1), (1, 1, 1), (2, 2, 2), (9, 3, 2)] {
+    for (wish, old, next) in [(0, 1, 1), (1, 1, 1), (2, 2, 2), (3, 3, 3), (9, 9, 9)] {
         assert_eq!(place.read_quorums(Some(wish)), joint(old, next));
         assert_eq!(place.write_quorums(Some(wish)), joint(old, next));
     }
+    assert!(!place.write_quorums(Some(3)).is_met(|_| true), "two members never acknowledge three times");
 }
 
 #[test]

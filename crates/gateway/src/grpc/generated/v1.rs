@@ -497,6 +497,18 @@ pub struct StatusResponse {
     /// Who votes in it, in hexadecimal.
     #[prost(string, repeated, tag = "8")]
     pub layout_voters: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether enough members' clocks agree to set times to live, as the node that tells sees it.
+    #[prost(bool, tag = "9")]
+    pub clocks_agree: bool,
+    /// Partitions on the way to other replicas, over all tables.
+    #[prost(uint64, tag = "10")]
+    pub moving: u64,
+    /// Partitions with fewer replicas than their bucket asks for, over all buckets.
+    #[prost(uint64, tag = "11")]
+    pub under_replicated: u64,
+    /// Why the node that tells answers no client, where another living cluster counts on its address.
+    #[prost(string, optional, tag = "12")]
+    pub rival: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Addresses {
@@ -531,6 +543,10 @@ pub struct NodeStatus {
     /// What it told of itself; absent when it did not answer.
     #[prost(message, optional, tag = "7")]
     pub own: ::core::option::Option<OwnStatus>,
+    /// How many milliseconds its clock is ahead of the time that the members' clocks agree on, behind when negative;
+    /// absent when the telling node has not read it lately.
+    #[prost(sint64, optional, tag = "8")]
+    pub clock_ahead_ms: ::core::option::Option<i64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OwnStatus {
@@ -552,6 +568,31 @@ pub struct OwnStatus {
     /// Requests under way.
     #[prost(uint64, tag = "6")]
     pub in_flight: u64,
+    /// The room on its disk.
+    #[prost(message, optional, tag = "7")]
+    pub disk: ::core::option::Option<Space>,
+    /// The room for its buckets in memory.
+    #[prost(message, optional, tag = "8")]
+    pub memory: ::core::option::Option<Space>,
+}
+/// How much of a disk or of a memory is in use.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Space {
+    /// What is still taken.
+    #[prost(enumeration = "Room", tag = "1")]
+    pub room: i32,
+    /// Bytes in use: of the whole disk, or of the buckets in memory.
+    #[prost(uint64, tag = "2")]
+    pub used: u64,
+    /// Bytes left; absent where nothing bounds them.
+    #[prost(uint64, optional, tag = "3")]
+    pub free: ::core::option::Option<u64>,
+    /// The most bytes there may be; absent where nothing bounds them.
+    #[prost(uint64, optional, tag = "4")]
+    pub limit: ::core::option::Option<u64>,
+    /// With fewer bytes left than this, only deletions are taken.
+    #[prost(uint64, tag = "5")]
+    pub reserve: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BucketStatus {
@@ -612,6 +653,42 @@ pub struct LayoutPartition {
     /// In the order in which they are asked; each is an index into `nodes`.
     #[prost(uint32, repeated, tag = "1")]
     pub nodes: ::prost::alloc::vec::Vec<u32>,
+}
+/// What a store still takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Room {
+    Unspecified = 0,
+    /// Every write.
+    Ample = 1,
+    /// Only writes that leave fewer bytes than there were: deletions above all.
+    Scarce = 2,
+    /// Nothing. Reads go on.
+    Spent = 3,
+}
+impl Room {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ROOM_UNSPECIFIED",
+            Self::Ample => "ROOM_AMPLE",
+            Self::Scarce => "ROOM_SCARCE",
+            Self::Spent => "ROOM_SPENT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ROOM_UNSPECIFIED" => Some(Self::Unspecified),
+            "ROOM_AMPLE" => Some(Self::Ample),
+            "ROOM_SCARCE" => Some(Self::Scarce),
+            "ROOM_SPENT" => Some(Self::Spent),
+            _ => None,
+        }
+    }
 }
 /// Generated server implementations.
 pub mod cluster_server {

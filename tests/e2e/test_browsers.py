@@ -25,7 +25,8 @@ BODIES = {
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browsers")
-    node = Node(folder, 0, extra=("--advertise", "ring-0.ring:7946", "--http-host", "ring.example")).start()
+    node = Node(folder, 0, extra=("--advertise", "ring-0.ring:7946", "--advertise-redis", "127.0.0.1",
+                                  "--advertise-http", "127.0.0.1", "--http-host", "ring.example")).start()
     yield node
     node.kill()
 

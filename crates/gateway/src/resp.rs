@@ -14,6 +14,7 @@ mod info;
 mod port;
 mod reply;
 mod run;
+mod slots;
 mod stretch;
 mod strings;
 mod table;

@@ -76,7 +76,10 @@ impl Process {
         let port = |of: fn(&Addresses) -> SocketAddr| {
             self.addresses.as_ref().map_or(0, |known| of(known).port()).to_string()
         };
-        command.args(["start", "--exit-with-stdin", "--bind", &place.node(self.node).to_string()]);
+        // Clients reach the node itself; only peers go through the proxy.
+        let own = place.node(self.node).to_string();
+        command.args(["start", "--exit-with-stdin", "--bind", &own]);
+        command.args(["--advertise-redis", &own, "--advertise-http", &own]);
         command.args(place.flags()).arg("--data").arg(self.data()).arg("--ready-file").arg(&ready);
         command.args(["--redis-port", &port(|known| known.redis), "--http-port", &port(|known| known.http)]);
         command.args([

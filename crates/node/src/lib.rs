@@ -36,6 +36,7 @@ mod moving;
 mod muster;
 mod node;
 mod overwrite;
+mod presence;
 mod recovery;
 mod requests;
 mod room;
@@ -58,6 +59,7 @@ pub use gossip::{
 pub use lost_majority::{Losses, RecoverError, Remains, recover};
 pub use moving::Proposal;
 pub use node::Node;
+pub use presence::Presence;
 pub use scan::ScanPage;
 pub use settings::Settings;
 pub use slipring_membership::Settings as MembershipSettings;

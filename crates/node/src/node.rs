@@ -21,6 +21,7 @@ use crate::core::Core;
 use crate::failure::unavailable;
 use crate::gossip::MemberStatus;
 use crate::moving::Proposal;
+use crate::presence::Presence;
 use crate::requests::{Asker, ReplyTo, Work};
 use crate::scan::ScanPage;
 use crate::status::Status;
@@ -348,6 +349,12 @@ impl Node {
     #[must_use]
     pub fn is_connected(&self, peer: NodeId) -> bool {
         self.core.is_reachable(peer)
+    }
+
+    /// Whether clients should be sent to a member; always so for this node.
+    #[must_use]
+    pub fn presence(&self, node: NodeId) -> Presence {
+        self.core.presence(node)
     }
 
     /// How another member is believed to be: a hint, for people and for routing. Nothing where no gossip runs.

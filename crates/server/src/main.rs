@@ -6,6 +6,7 @@
     reason = "they panic where nobody reads; `output` does not"
 )]
 
+mod announced;
 mod byte_size;
 mod cli;
 mod client;

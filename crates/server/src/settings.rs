@@ -12,6 +12,7 @@ use slipring_gateway::http::HostName;
 use slipring_model::limits;
 use slipring_node::{ClientLimits, ClusterSecret, MembershipSettings};
 
+use crate::announced;
 use crate::byte_size::ByteSize;
 use crate::machine_memory;
 use crate::open_files::{self, Connections};
@@ -85,7 +86,7 @@ settings! {
     expect: Expected = Expected::default(), "SLIPRING_EXPECT";
     /// A source to tell of this node without joining anybody, such as etcd://host:port/prefix; may be repeated.
     announce: Vec<String> = Vec::new(), "SLIPRING_ANNOUNCE";
-    /// The address to listen on. Other than loopback only with --insecure.
+    /// The address to listen on. Other than loopback only with --insecure; all addresses (0.0.0.0 or ::) only with --advertise.
     bind: String = "127.0.0.1".to_owned(), "SLIPRING_BIND";
     /// Accept connections from other machines without encryption or passwords.
     #[arg(num_args = 0..=1, default_missing_value = "true")]
@@ -96,8 +97,15 @@ settings! {
     http_port: u16 = 7379, "SLIPRING_HTTP_PORT";
     /// The port for other nodes; 0 picks a free one.
     peer_port: u16 = 7946, "SLIPRING_PEER_PORT";
-    /// Where other nodes reach this one (host:port), when that is not where it listens; empty means there.
+    /// Where other nodes reach this one (host:port), when that is not where it listens; empty means there. Clients are
+    /// sent to the same host, unless --advertise-redis or --advertise-http names another.
     advertise: String = String::new(), "SLIPRING_ADVERTISE";
+    /// Where Redis clients reach this node (host or host:port), as the cluster commands tell it; empty means the host of
+    /// --advertise, and the port it listens on.
+    advertise_redis: String = String::new(), "SLIPRING_ADVERTISE_REDIS";
+    /// Where HTTP and gRPC clients reach this node (host or host:port); empty means the host of --advertise, and the port
+    /// it listens on.
+    advertise_http: String = String::new(), "SLIPRING_ADVERTISE_HTTP";
     /// One more name or address under which HTTP and gRPC clients may ask this node; may be repeated. It answers to where
     /// it listens and to the host that it advertises; a request that names another host may come from a web page.
     #[arg(value_delimiter = ',')]
@@ -369,12 +377,7 @@ impl Settings {
                  all nodes"
             );
         }
-        let is_place = |text: &str| {
-            text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-        };
-        if !self.advertise.is_empty() && !is_place(&self.advertise) {
-            bail!("advertise = \"{}\" must be host:port", self.advertise);
-        }
+        announced::check(self, address)?;
         self.http_hosts()?;
         if !["text", "json"].contains(&self.log_format.as_str()) {
             bail!("log_format = \"{}\" must be text or json", self.log_format);
@@ -386,8 +389,10 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, FromArgMatches, Parser};
+    use slipring_ring::Addresses;
 
     use super::*;
+    use crate::announced::Listens;
 
     #[derive(Parser)]
     struct Probe {
@@ -511,10 +516,35 @@ mod tests {
     #[test]
     fn an_advertised_address_names_a_host_and_a_port() {
         assert!(resolve(&["x", "--advertise", "a.example:7946"]).is_ok());
-        for wrong in ["a.example", "a.example:", ":7946", "a.example:70000"] {
+        for wrong in ["a.example", "a.example:", ":7946", "a.example:70000", "0.0.0.0:7946"] {
             let error = resolve(&["x", "--advertise", wrong]).expect_err("refused").to_string();
             assert!(error.contains("advertise"), "{error}");
         }
+        for flag in ["--advertise-redis", "--advertise-http"] {
+            assert!(
+                resolve(&["x", flag, "a.example"]).is_ok() && resolve(&["x", flag, "a.example:1"]).is_ok()
+            );
+            for wrong in ["a.example:", "::1", "[::]:6379"] {
+                let error = resolve(&["x", flag, wrong]).expect_err("refused").to_string();
+                assert!(error.contains(&flag.replace("--", "").replace('-', "_")), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn ports_are_announced_by_their_own_host_or_the_advertised() {
+        let announced = |arguments: &[&str]| {
+            let (settings, _) = resolve(arguments).expect("settings");
+            let [peer, redis, http] = [1, 2, 3].map(|port| (std::net::Ipv4Addr::LOCALHOST, port).into());
+            let Addresses { peer, redis, http } =
+                announced::addresses(&settings, &Listens { peer, redis, http }).expect("addresses");
+            [peer, redis, http]
+        };
+        assert_eq!(announced(&["x"]), ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
+        assert_eq!(announced(&["x", "--advertise", "a:9"]), ["a:9", "a:2", "a:3"]);
+        let own = ["x", "--advertise", "a:9", "--advertise-redis", "b", "--advertise-http", "[::1]:8"];
+        assert_eq!(announced(&own), ["a:9", "b:2", "[::1]:8"]);
+        assert_eq!(announced(&["x", "--advertise-redis", "b:7"]), ["127.0.0.1:1", "b:7", "127.0.0.1:3"]);
     }
 
     #[test]
@@ -546,6 +576,16 @@ mod tests {
     fn other_machines_are_let_in_only_on_purpose() {
         let error = resolve(&["x", "--bind", "0.0.0.0"]).expect_err("refused").to_string();
         assert!(error.contains("--insecure"), "{error}");
-        assert!(resolve(&["x", "--bind", "0.0.0.0", "--insecure", "true"]).is_ok());
+        assert!(resolve(&["x", "--bind", "10.0.0.1", "--insecure", "true"]).is_ok());
+    }
+
+    #[test]
+    fn all_addresses_are_listened_on_only_with_one_to_announce() {
+        for bind in ["0.0.0.0", "::", "::ffff:0.0.0.0"] {
+            let flags = ["x", "--insecure", "true", "--bind", bind, "--advertise", "ring-0.ring:7946"];
+            assert!(resolve(&flags).is_ok(), "{bind}");
+            let error = resolve(flags.get(..5).expect("flags")).expect_err("refused").to_string();
+            assert!(error.contains("--advertise HOST:7946"), "{error}");
+        }
     }
 }

@@ -11,13 +11,14 @@ use slipring_apps::KV;
 use slipring_discovery::{Discovery, Sources};
 use slipring_gateway::http::Hosts;
 use slipring_node::{Node, StartError, TransportFactory, UdpDatagrams};
-use slipring_ring::{Addresses, NodeState};
+use slipring_ring::NodeState;
 use slipring_storage::{DataDir, DiskEngine, MemoryEngine, MetaStore};
 use slipring_transport::GrpcTransport;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
+use crate::announced::{self, Listens};
 use crate::give_back;
 use crate::open_files::{self, Connections};
 use crate::output::{note, say};
@@ -52,6 +53,14 @@ struct Ports {
     gossip: UdpSocket,
 }
 
+impl Ports {
+    fn listens(&self) -> std::io::Result<Listens> {
+        let (peer, redis, http) =
+            (self.peer.local_addr()?, self.redis.local_addr()?, self.http.local_addr()?);
+        Ok(Listens { peer, redis, http })
+    }
+}
+
 /// Runs a node to its end.
 pub(crate) fn run(settings: &Settings, origins: &[Origin], watching: &Watching) -> anyhow::Result<()> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -66,11 +75,7 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     let connections = connections(settings)?;
     let directory = claim(&settings.data)?;
     let ports = bind(settings).await?;
-    let addresses = Addresses {
-        peer: advertised(settings, &ports.peer)?,
-        redis: ports.redis.local_addr()?.to_string(),
-        http: ports.http.local_addr()?.to_string(),
-    };
+    let addresses = announced::addresses(settings, &ports.listens()?)?;
     let keys = Some(directory.path());
     let seeds = Arc::new(Sources::read(&settings.join, keys).context("join")?);
     let boards = Sources::read_for_announcing(&settings.announce, keys).context("announce")?;
@@ -105,7 +110,8 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     let (stopping, is_stopping) = watch::channel(false);
     let giving_back = tokio::spawn(give_back::run(node.client_memory().clone()));
     let redis = tokio::spawn(slipring_gateway::resp::serve(ports.redis, node.clone(), is_stopping.clone()));
-    let hosts = Hosts::new(ports.http.local_addr()?.ip(), &node.addresses().peer, settings.http_hosts()?);
+    let announced = [node.addresses().peer.as_str(), &node.addresses().http];
+    let hosts = Hosts::new(ports.http.local_addr()?.ip(), &announced, settings.http_hosts()?);
     let http = tokio::spawn(slipring_gateway::http::serve(ports.http, node.clone(), hosts, is_stopping));
     for sources in [seeds.as_ref(), &boards] {
         sources.announce(&node.addresses().peer);
@@ -269,14 +275,6 @@ async fn await_share(node: &Node) {
     let is_new = node.incarnation() == 1;
     if is_new && tokio::time::timeout(SHARE_PATIENCE, arriving).await.is_err() {
         tracing::info!("this node's share is still moving here; `slipring layout watch` shows how far it is");
-    }
-}
-
-/// Where peers reach this node.
-fn advertised(settings: &Settings, listener: &TcpListener) -> anyhow::Result<String> {
-    match settings.advertise.as_str() {
-        "" => Ok(listener.local_addr()?.to_string()),
-        address => Ok(address.to_owned()),
     }
 }
 

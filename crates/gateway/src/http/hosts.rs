@@ -21,7 +21,7 @@ pub struct Hosts {
     /// Where the port is bound; the unspecified address stands for all of the machine.
     bound: IpAddr,
     /// Where the node says that it can be reached.
-    advertised: Option<HostName>,
+    advertised: Vec<HostName>,
     /// What an operator has added.
     named: Vec<HostName>,
 }
@@ -71,10 +71,11 @@ impl Foreign {
 }
 
 impl Hosts {
-    /// The hosts of a node that listens on `bound`, is advertised as `host:port`, and has these names besides.
+    /// The hosts of a node that listens on `bound`, is advertised as each `host:port`, and has these names besides.
     #[must_use]
-    pub fn new(bound: IpAddr, advertised: &str, named: Vec<HostName>) -> Self {
-        let advertised = Authority::parse(advertised.as_bytes()).map(|authority| authority.host.owned());
+    pub fn new(bound: IpAddr, advertised: &[&str], named: Vec<HostName>) -> Self {
+        let host = |place: &&str| Some(Authority::parse(place.as_bytes())?.host.owned());
+        let advertised = advertised.iter().filter_map(host).collect();
         Self { bound: bound.to_canonical(), advertised, named }
     }
 
@@ -208,7 +209,7 @@ mod tests {
 
     fn hosts(bound: &str, named: &[&str]) -> Hosts {
         let named = named.iter().map(|name| name.parse().expect("a host")).collect();
-        Hosts::new(bound.parse().expect("an address"), "ring-0.ring:7946", named)
+        Hosts::new(bound.parse().expect("an address"), &["ring-0.ring:7946"], named)
     }
 
     fn judged(hosts: &Hosts, headers: &[(&'static str, &str)]) -> Result<(), Foreign> {

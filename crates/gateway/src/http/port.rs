@@ -162,7 +162,7 @@ mod tests {
             .route("/healthz", get(|| async { "ok" }))
             .route("/other", get(|| async { "other" }))
             .route("/values", put(keep));
-        let hosts = Hosts::new(IpAddr::V4(Ipv4Addr::LOCALHOST), "", Vec::new());
+        let hosts = Hosts::new(IpAddr::V4(Ipv4Addr::LOCALHOST), &[], Vec::new());
         let (stopping, is_stopping) = watch::channel(false);
         let serving = tokio::spawn(serve(listener, router, hosts, SEATS, is_stopping));
         let silent: Vec<_> = futures::future::join_all((0..SEATS + 2).map(|_| connect(port, b""))).await;

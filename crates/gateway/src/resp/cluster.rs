@@ -1,40 +1,20 @@
-//! The cluster as Redis Cluster clients see it: every slot, its first replica as master, the others as
-//! replicas. All of them take writes, and every node serves every key, so nobody is ever redirected.
+//! The cluster as Redis Cluster clients see it: every slot, its first present replica as master, the others as
+//! replicas. All of them take writes, and every node serves every key, so no client is ever redirected.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use futures::future::BoxFuture;
-use slipring_model::{BucketId, NodeId, PartitionId, SLOT_COUNT, Slot};
+use slipring_model::{NodeId, SLOT_COUNT, Slot};
+use slipring_node::Presence;
 use slipring_resp::{Command, decimal};
 use slipring_ring::Layout;
 
 use super::reply::error_text;
 use super::run::Session;
+use super::slots::SlotTable;
 use super::strings::argument;
 use super::word;
-
-/// Slots with the same nodes, in preference order.
-struct Range {
-    first: u16,
-    last: u16,
-    nodes: Vec<NodeId>,
-}
-
-fn ranges(layout: &Layout, bucket: BucketId) -> Vec<Range> {
-    let slots_each = SLOT_COUNT >> layout.bits();
-    let mut ranges: Vec<Range> = Vec::new();
-    for partition in 0..layout.partition_count() {
-        let nodes: Vec<NodeId> =
-            layout.replicas(bucket, PartitionId(partition)).iter().map(|replica| replica.node).collect();
-        let (first, last) = (partition * slots_each, partition * slots_each + (slots_each - 1));
-        match ranges.last_mut() {
-            Some(range) if range.nodes == nodes => range.last = last,
-            _ => ranges.push(Range { first, last, nodes }),
-        }
-    }
-    ranges
-}
 
 /// Forty digits, as long as the ids of Redis Cluster.
 fn id(node: NodeId) -> String {
@@ -91,20 +71,23 @@ pub(crate) fn cluster<'s>(session: &'s mut Session, command: &'s Command) -> Box
     })
 }
 
+/// Nodes that are away are left out, as Redis leaves out those that fail, unless they are all there is.
 fn slots(session: &mut Session, layout: &Layout) {
-    let ranges = ranges(layout, session.bucket);
+    let table = SlotTable::new(&session.node, layout, session.bucket);
     let writer = &mut session.writer;
-    writer.array(ranges.len());
-    for range in ranges {
-        writer.array(2 + range.nodes.len());
+    writer.array(table.ranges.len());
+    for range in &table.ranges {
+        let present = range.nodes.iter().filter(|node| table.is_present(**node)).count();
+        let told = if present == 0 { range.nodes.len() } else { present };
+        writer.array(2 + told);
         writer.integer(i64::from(range.first));
         writer.integer(i64::from(range.last));
-        for node in range.nodes {
-            let (host, port) = address(layout, node);
+        for node in range.nodes.iter().take(told) {
+            let (host, port) = address(layout, *node);
             writer.array(4);
             writer.bulk(host.as_bytes());
             writer.integer(port);
-            writer.bulk(id(node).as_bytes());
+            writer.bulk(id(*node).as_bytes());
             writer.array(0);
         }
     }
@@ -112,9 +95,10 @@ fn slots(session: &mut Session, layout: &Layout) {
 
 /// One shard for each list of nodes that hold the same slots.
 fn shards(session: &mut Session, layout: &Layout) {
-    let mut shards: BTreeMap<Vec<NodeId>, Vec<(u16, u16)>> = BTreeMap::new();
-    for range in ranges(layout, session.bucket) {
-        shards.entry(range.nodes).or_default().push((range.first, range.last));
+    let table = SlotTable::new(&session.node, layout, session.bucket);
+    let mut shards: BTreeMap<&[NodeId], Vec<(u16, u16)>> = BTreeMap::new();
+    for range in &table.ranges {
+        shards.entry(&range.nodes).or_default().push((range.first, range.last));
     }
     session.writer.array(shards.len());
     for (nodes, slots) in shards {
@@ -128,41 +112,46 @@ fn shards(session: &mut Session, layout: &Layout) {
             .for_each(|slot| writer.integer(i64::from(*slot)));
         writer.bulk(b"nodes");
         writer.array(nodes.len());
-        for (place, node) in nodes.into_iter().enumerate() {
-            shard_node(session, layout, node, if place == 0 { "master" } else { "replica" });
+        for (place, node) in nodes.iter().enumerate() {
+            let role = if place == 0 { "master" } else { "replica" };
+            let health = if table.is_present(*node) { "online" } else { "fail" };
+            shard_node(session, layout, *node, [("role", role), ("health", health)]);
         }
     }
 }
 
-fn shard_node(session: &mut Session, layout: &Layout, node: NodeId, role: &str) {
+fn shard_node(session: &mut Session, layout: &Layout, node: NodeId, state: [(&str, &str); 2]) {
     let (host, port) = address(layout, node);
-    let health = if session.node.is_connected(node) { "online" } else { "fail" };
     let writer = &mut session.writer;
     writer.map(7);
     for (name, number) in [("port", port), ("replication-offset", 0)] {
         writer.bulk(name.as_bytes());
         writer.integer(number);
     }
-    let texts = [("id", id(node)), ("ip", host.clone()), ("endpoint", host)];
-    for (name, text) in
-        texts.iter().map(|(name, text)| (*name, text.as_str())).chain([("role", role), ("health", health)])
-    {
+    let id = id(node);
+    let texts = [("id", id.as_str()), ("ip", &host), ("endpoint", &host)];
+    for (name, text) in texts.into_iter().chain(state) {
         writer.bulk(name.as_bytes());
         writer.bulk(text.as_bytes());
     }
 }
 
-/// One line per node. Every node is a master of the slots it is the first replica of.
+/// One line per node. Every node is a master of the slots that it is the first present replica of.
 fn nodes(session: &Session, layout: &Layout) -> String {
-    let ranges = ranges(layout, session.bucket);
+    let table = SlotTable::new(&session.node, layout, session.bucket);
     let mut text = String::new();
     for node in layout.nodes().keys() {
         let (host, port) = address(layout, *node);
-        let flags = if *node == session.node.id() { "myself,master" } else { "master" };
+        let flags = match table.presence(*node) {
+            _ if *node == session.node.id() => "myself,master",
+            Presence::Present => "master",
+            Presence::Suspected => "master,fail?",
+            Presence::Absent => "master,fail",
+        };
         let state = if session.node.is_connected(*node) { "connected" } else { "disconnected" };
         let epoch = layout.epoch();
         let _ = write!(text, "{} {host}:{port}@{port} {flags} - 0 0 {epoch} {state}", id(*node));
-        for range in ranges.iter().filter(|range| range.nodes.first() == Some(node)) {
+        for range in table.ranges.iter().filter(|range| range.nodes.first() == Some(node)) {
             let _ = match range.first == range.last {
                 true => write!(text, " {}", range.first),
                 false => write!(text, " {}-{}", range.first, range.last),
@@ -176,13 +165,16 @@ fn nodes(session: &Session, layout: &Layout) -> String {
 fn info(session: &Session, layout: &Layout) -> String {
     let (nodes, epoch) = (layout.nodes().len(), layout.epoch());
     let state = if session.node.serves() { "ok" } else { "fail" };
+    let table = SlotTable::new(&session.node, layout, session.bucket);
+    let [ok, suspected, failed] =
+        [Presence::Present, Presence::Suspected, Presence::Absent].map(|presence| table.slots_led(presence));
     [
         "cluster_enabled:1".to_owned(),
         format!("cluster_state:{state}"),
         format!("cluster_slots_assigned:{SLOT_COUNT}"),
-        format!("cluster_slots_ok:{SLOT_COUNT}"),
-        "cluster_slots_pfail:0".to_owned(),
-        "cluster_slots_fail:0".to_owned(),
+        format!("cluster_slots_ok:{ok}"),
+        format!("cluster_slots_pfail:{suspected}"),
+        format!("cluster_slots_fail:{failed}"),
         format!("cluster_known_nodes:{nodes}"),
         format!("cluster_size:{nodes}"),
         format!("cluster_current_epoch:{epoch}"),

@@ -45,6 +45,7 @@ mod settings;
 mod status;
 mod sync;
 mod view;
+mod whereabouts;
 mod wholeness;
 
 pub use builder::{Builder, StartError, TransportFactory};

@@ -1,6 +1,6 @@
 """The same commands on a cluster and on a real redis-server, and the same replies.
 
-What differs on purpose is in docs/redis.md and is not asked here: types other than strings, transactions, scripts,
+What differs on purpose is in docs/redis.md and is not asked here: types other than strings, scripts,
 OBJECT ENCODING of long strings, the memory and replication figures of INFO, and decimals of more digits than the
 processor's floating point holds.
 """

@@ -18,6 +18,7 @@ mod slots;
 mod stretch;
 mod strings;
 mod table;
+mod transaction;
 mod write;
 
 use slipring_resp::Command;

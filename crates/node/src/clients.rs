@@ -47,11 +47,13 @@ pub(crate) fn counted(bytes: usize) -> usize {
 pub(crate) struct Clients {
     pub(crate) limits: ClientLimits,
     pub(crate) memory: ClientMemory,
+    /// Transactions that ran, each without isolation.
+    pub(crate) transactions: AtomicU64,
 }
 
 impl Clients {
     pub(crate) fn new(limits: ClientLimits) -> Self {
-        Self { memory: ClientMemory::new(limits.memory_bytes), limits }
+        Self { memory: ClientMemory::new(limits.memory_bytes), limits, transactions: AtomicU64::new(0) }
     }
 }
 
@@ -73,6 +75,7 @@ pub(crate) struct ClientMetrics {
     bytes: Gauge,
     bytes_max: Gauge,
     refused: Counter,
+    transactions: Counter,
     redis_connections_max: Gauge,
     http_connections_max: Gauge,
 }
@@ -93,12 +96,16 @@ impl ClientMetrics {
         let refused = Counter::default();
         let help = "Times that clients had too many bytes in flight for what one wanted";
         registry.register("clients_memory_refused", help, refused.clone());
-        Self { bytes, bytes_max, refused, redis_connections_max, http_connections_max }
+        let transactions = Counter::default();
+        let help = "Transactions of Redis clients that ran, in order and not isolated from other clients";
+        registry.register("redis_transactions", help, transactions.clone());
+        Self { bytes, bytes_max, refused, transactions, redis_connections_max, http_connections_max }
     }
 
     pub(crate) fn set(&self, clients: &Clients) {
-        let Clients { limits, memory } = clients;
+        let Clients { limits, memory, transactions } = clients;
         self.refused.inner().store(memory.refused(), Ordering::Relaxed);
+        self.transactions.inner().store(transactions.load(Ordering::Relaxed), Ordering::Relaxed);
         for (gauge, value) in [
             (&self.bytes, memory.bytes()),
             (&self.bytes_max, memory.bytes_max()),

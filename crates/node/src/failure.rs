@@ -73,7 +73,7 @@ pub(crate) fn stored(error: slipring_storage::Error) -> Error {
         // Nothing was tried.
         Storage::Stopped(_) | Storage::Busy { .. } => ErrorKind::Unavailable,
         Storage::NoRoom { .. } => ErrorKind::Overloaded,
-        // A write that found no room, or no file, may be there after a restart: whoever tries it again may do it twice.
+        // A write that found no room, or no file, may be there after a restart: a second attempt may apply it twice.
         _ => ErrorKind::OutcomeUnknown,
     };
     Error::new(kind, error.to_string())

@@ -1,6 +1,7 @@
 //! A running node, for those who embed it and for its gateways.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -427,6 +428,11 @@ impl Node {
     #[must_use]
     pub fn client_memory(&self) -> &ClientMemory {
         &self.core.clients.memory
+    }
+
+    /// Counts a transaction that a gateway runs as commands in order, not isolated from others.
+    pub fn count_transaction(&self) {
+        self.core.clients.transactions.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The node's counters, in Prometheus' text format.

@@ -1,6 +1,6 @@
 //! Whether clients should be sent to a member: what gossip believes of it, and whether this node is connected to it.
 //!
-//! Invariant: a member that this node is connected to is present, whatever gossip believes.
+//! Invariant: a member that this node is connected to is present, even where gossip doubts it.
 
 use slipring_model::NodeId;
 

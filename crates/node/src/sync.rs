@@ -119,13 +119,13 @@ impl Core {
     /// Where it failed otherwise and there are others, the node leaves the writing to them and ends; alone it stays, so
     /// that what it holds can still be read.
     fn sync_failed(&self, waiters: Vec<Waiter>, error: &slipring_storage::Error) {
+        use slipring_storage::Error as Storage;
         let reason = format!("the disk did not take what was written: {error}");
         if !error.passes() && self.view().is_none_or(|view| view.layout.nodes().len() > 1) {
             return self.give_up(reason);
         }
         // What was applied is synced once there is room.
         self.syncer.mark_dirty();
-        use slipring_storage::Error as Storage;
         if !matches!(error, Storage::NoRoom { .. } | Storage::Busy { .. }) {
             tracing::error!(%reason, "writes are refused from now on; reads go on");
         }

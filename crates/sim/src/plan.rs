@@ -477,7 +477,7 @@ impl Plan {
 }
 
 impl Plan {
-    /// How much longer than by the skew a value may last, in milliseconds. A host whose clock has jumped reads the others'
+    /// How many milliseconds a value may last beyond the skew. A host with a clock that has jumped reads the other clocks
     /// with an error. One that has jumped back wins while no majority answers, and the time by which values are dropped
     /// goes forward again after a rest.
     #[must_use]

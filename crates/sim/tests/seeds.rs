@@ -141,7 +141,7 @@ fn what_is_given_back_while_it_is_wiped_and_away_again_is_wiped() {
 }
 
 #[test]
-fn a_node_with_a_wrong_clock_behind_a_slow_way_ends_no_value_early() {
+fn node_with_wrong_clock_behind_slow_way_ends_no_value_early() {
     // Found by seed 437: half the way from another clock was more than the time that was left.
     let plan =
         serde_json::from_str(include_str!("../plans/clock_jumps_behind_a_slow_way.json")).expect("a plan");

@@ -33,7 +33,7 @@ fn has(engine: &DiskEngine, number: u64) -> bool {
 }
 
 #[test]
-fn store_without_files_reads_on_and_writes_again_once_there_are_some() {
+fn store_without_files_reads_and_writes_once_there_are_some() {
     let folder = tempfile::tempdir().expect("a folder");
     let engine = DiskEngine::open(folder.path()).expect("opened");
     put(&engine, 0).and_then(|()| engine.sync()).expect("there are files");

@@ -7,6 +7,7 @@ use slipring_resp::{Command, decimal};
 use super::clients::{Client, Label};
 use super::run::Session;
 use super::strings::argument;
+use super::transaction::Transaction;
 use super::{REDIS_VERSION, unknown_subcommand, word};
 
 const SYNTAX: &str = "ERR syntax error";
@@ -35,6 +36,7 @@ pub(crate) fn quit(session: &mut Session, _command: &Command) {
 
 pub(crate) fn reset(session: &mut Session, _command: &Command) {
     session.bucket = BucketId(0);
+    session.transaction = Transaction::default();
     session.writer.is_resp3 = false;
     session.presence.client.relabel(|label| *label = Label::default());
     session.writer.simple("RESET");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use slipring_model::limits;
-use slipring_resp::{Parser, ProtocolError};
+use slipring_resp::{Command, Parser, ProtocolError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -106,13 +106,12 @@ async fn run_all(
         match parser.next(buffer) {
             Ok(Some(command)) => {
                 count += 1;
-                let spec = command.first().and_then(|name| table::find(name));
-                if session.comes_after_pending(spec, &command) {
-                    settle(session, stream).await?;
-                }
-                session.run(spec, &command).await;
-                if session.writer.out.len() >= limits::REPLY_BYTES_MAX {
-                    settle(session, stream).await?;
+                run_one(&command, session, stream).await?;
+                if let Some(commands) = session.transaction.due() {
+                    for queued in commands {
+                        run_one(&queued, session, stream).await?;
+                    }
+                    session.transaction.end();
                 }
             }
             Ok(None) => break,
@@ -127,6 +126,23 @@ async fn run_all(
     session.account(count);
     if count > 0 && buffer.capacity() > SMALL_BYTES {
         *buffer = BytesMut::from(&buffer[..]);
+    }
+    Ok(())
+}
+
+/// Runs one command once those are done that it must come after.
+async fn run_one(
+    command: &Command,
+    session: &mut Session,
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> std::io::Result<()> {
+    let spec = command.first().and_then(|name| table::find(name));
+    if session.comes_after_pending(spec, command) {
+        settle(session, stream).await?;
+    }
+    session.run(spec, command).await;
+    if session.writer.out.len() >= limits::REPLY_BYTES_MAX {
+        settle(session, stream).await?;
     }
     Ok(())
 }

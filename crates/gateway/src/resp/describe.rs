@@ -76,6 +76,7 @@ fn flags_of(spec: &Spec) -> &'static [&'static str] {
         Group::String | Group::Generic => &["readonly"],
         Group::Connection => &["loading", "stale", "fast"],
         Group::Server | Group::Cluster => &["loading", "stale"],
+        Group::Transaction => &["noscript", "loading", "stale"],
     }
 }
 
@@ -85,6 +86,7 @@ fn categories_of(spec: &Spec) -> impl Iterator<Item = &'static str> {
         Group::Generic => "keyspace",
         Group::Connection => "connection",
         Group::Server | Group::Cluster => "admin",
+        Group::Transaction => "transaction",
     };
     let is_about_keys = matches!(spec.group, Group::String | Group::Generic);
     let access = if spec.is_write { Some("write") } else { is_about_keys.then_some("read") };
@@ -93,13 +95,24 @@ fn categories_of(spec: &Spec) -> impl Iterator<Item = &'static str> {
 
 /// ACL CAT: the categories, or the commands in one.
 pub(crate) fn categories(session: &mut Session, command: &Command) {
-    const ALL: [&str; 6] = ["keyspace", "read", "write", "string", "admin", "connection"];
+    const ALL: [&str; 7] = ["keyspace", "read", "write", "string", "admin", "connection", "transaction"];
     match word(command, 2).as_str() {
         "" => session.writer.bulks(&ALL),
         name if ALL.contains(&name) => {
             names(|spec| categories_of(spec).any(|category| category == name), &mut session.writer);
         }
         name => session.writer.error(&format!("ERR Unknown category '{name}'")),
+    }
+}
+
+fn summary_of(spec: &Spec) -> &'static [u8] {
+    match (spec.name, spec.is_write) {
+        ("multi", _) => b"Queues the commands that follow until EXEC.",
+        ("exec", _) => b"Runs the queued commands in order, not isolated from other clients.",
+        ("discard", _) => b"Forgets the queued commands.",
+        ("watch", _) => b"Is refused in a quorum bucket, and the next transaction with it.",
+        (_, true) => b"Changes what is stored.",
+        (_, false) => b"Changes nothing that is stored.",
     }
 }
 
@@ -114,11 +127,7 @@ fn docs(command: &Command, writer: &mut Writer) {
         writer.bulk(spec.name.as_bytes());
         writer.map(2);
         writer.bulk(b"summary");
-        writer.bulk(if spec.is_write {
-            b"Changes what is stored."
-        } else {
-            b"Changes nothing that is stored."
-        });
+        writer.bulk(summary_of(spec));
         writer.bulk(b"group");
         writer.bulk(match spec.group {
             Group::String => b"string",
@@ -126,6 +135,7 @@ fn docs(command: &Command, writer: &mut Writer) {
             Group::Connection => b"connection",
             Group::Server => b"server",
             Group::Cluster => b"cluster",
+            Group::Transaction => b"transactions",
         });
     }
 }

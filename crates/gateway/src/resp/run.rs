@@ -20,6 +20,7 @@ use super::reply::{Shape, error_text};
 use super::shown;
 use super::stretch::Stretch;
 use super::table::{self, Spec};
+use super::transaction::{self, Transaction};
 use super::write::Writer;
 
 /// Bytes of one connection that do not count: the number of connections bounds them.
@@ -51,6 +52,7 @@ pub(crate) struct Session {
     pub(crate) bucket: BucketId,
     pub(crate) writer: Writer,
     pub(crate) is_closing: bool,
+    pub(crate) transaction: Transaction,
     /// Replies that wait for one another: in front one that is pending.
     waiting: VecDeque<Slot>,
     /// Bytes of finished replies among them.
@@ -89,6 +91,7 @@ impl Session {
             bucket: BucketId(0),
             writer: Writer::default(),
             is_closing: false,
+            transaction: Transaction::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             value_bytes: 0,
@@ -142,17 +145,19 @@ impl Session {
     }
 
     fn bytes(&self) -> usize {
-        let all = self.input_bytes + self.waiting_bytes + self.value_bytes + self.writer.out.capacity();
-        all.saturating_sub(SMALL_BYTES)
+        let replies = self.waiting_bytes + self.value_bytes + self.writer.out.capacity();
+        (self.input_bytes + self.transaction.bytes() + replies).saturating_sub(SMALL_BYTES)
     }
 
     /// Runs one command; its reply is in the writer, or behind what is pending.
     pub(crate) async fn run(&mut self, spec: Option<&Spec>, command: &Command) {
         let before = (self.writer.out.len(), self.waiting.len());
+        // A queued command has no effect yet.
+        let is_write = spec.is_some_and(|spec| spec.is_write && !self.transaction.takes(spec));
         self.dispatch(spec, command).await;
         // Before others are let through: until then the reply does not count.
         if !self.has_room() {
-            self.take_back(before, spec.is_some_and(|spec| spec.is_write));
+            self.take_back(before, is_write);
         }
         self.stretch.step().await;
     }
@@ -160,6 +165,7 @@ impl Session {
     /// Replaces the reply to the last command, for which there is no room, by an error.
     fn take_back(&mut self, (written, waiting): (usize, usize), is_write: bool) {
         let error = self.no_room(is_write);
+        self.transaction.lacks_room();
         if self.waiting.len() == waiting {
             self.writer.out.truncate(written);
             self.writer.out.shrink_to_fit();
@@ -187,9 +193,9 @@ impl Session {
         match spec {
             None => self.apart(|session| session.unknown(command)),
             Some(spec) if !spec.accepts(command.len()) => {
-                let message = format!("ERR wrong number of arguments for '{}' command", spec.name);
-                self.apart(|session| session.writer.error(&message));
+                self.apart(|session| transaction::wrong_arity(session, spec));
             }
+            Some(spec) if self.transaction.takes(spec) => transaction::queue(self, spec, command),
             Some(spec) => match spec.handler {
                 Handler::Now(run) => self.apart(|session| run(session, command)),
                 Handler::Each(each) => self.call_each(command, each).await,
@@ -334,6 +340,7 @@ impl Session {
     }
 
     fn unknown(&mut self, command: &Command) {
+        self.transaction.abort();
         if let Some(why) = command.first().and_then(|name| table::refusal(name)) {
             return self.writer.error(why);
         }

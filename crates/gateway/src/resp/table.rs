@@ -1,7 +1,7 @@
 //! Every command this gateway knows: what it takes, what it touches, who runs it.
 
 use super::run::Handler;
-use super::{admin, cluster, connection, describe, strings};
+use super::{admin, cluster, connection, describe, strings, transaction};
 
 /// One command.
 pub(crate) struct Spec {
@@ -41,6 +41,8 @@ pub(crate) enum Group {
     Server,
     /// Who holds what.
     Cluster,
+    /// Commands that run together.
+    Transaction,
 }
 
 const fn read(name: &'static str, arity: i64, group: Group, keys: (i64, i64, i64), handler: Handler) -> Spec {
@@ -83,7 +85,7 @@ const ONE: (i64, i64, i64) = (1, 1, 1);
 const ALL: (i64, i64, i64) = (1, -1, 1);
 const PAIRS: (i64, i64, i64) = (1, -1, 2);
 
-use Group::{Cluster, Connection, Generic, Server, String};
+use Group::{Cluster, Connection, Generic, Server, String, Transaction};
 use Handler::{Each, Now, Wait};
 
 /// In alphabetical order, for looking up by halves.
@@ -101,7 +103,9 @@ pub(crate) static COMMANDS: &[Spec] = &[
     write("decr", 2, String, ONE, Now(strings::decr)),
     write("decrby", 3, String, ONE, Now(strings::decrby)),
     write("del", -2, Generic, ALL, Each(strings::DELETES)),
+    read("discard", 1, Transaction, NONE, Now(transaction::discard)),
     read("echo", 2, Connection, NONE, Now(connection::echo)),
+    read("exec", 1, Transaction, NONE, Now(transaction::exec)),
     read("exists", -2, Generic, ALL, Each(strings::COUNTS)),
     write("expire", -3, Generic, ONE, Now(strings::expire)),
     write("expireat", -3, Generic, ONE, Now(strings::expireat)),
@@ -127,6 +131,7 @@ pub(crate) static COMMANDS: &[Spec] = &[
     read("module", -2, Server, NONE, Now(admin::module)),
     write("mset", -3, String, PAIRS, Each(strings::WRITES)),
     write("msetnx", -3, String, PAIRS, Now(strings::msetnx)),
+    read("multi", 1, Transaction, NONE, Now(transaction::multi)),
     read("object", -2, Generic, (2, 2, 1), Now(strings::object)),
     write("persist", 2, Generic, ONE, Now(strings::persist)),
     write("pexpire", -3, Generic, ONE, Now(strings::pexpire)),
@@ -157,7 +162,9 @@ pub(crate) static COMMANDS: &[Spec] = &[
     read("ttl", 2, Generic, ONE, Now(strings::ttl)),
     read("type", 2, Generic, ONE, Now(strings::type_of)),
     write("unlink", -2, Generic, ALL, Each(strings::DELETES)),
+    read("unwatch", 1, Transaction, NONE, Now(transaction::unwatch)),
     read("wait", 3, Generic, NONE, Now(admin::wait)),
+    read("watch", -2, Transaction, ALL, Now(transaction::watch)),
 ];
 
 /// Commands that will not be there, and what to do instead.

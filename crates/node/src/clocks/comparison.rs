@@ -6,8 +6,8 @@
 //! have passed.
 //!
 //! Invariant: while the clocks of a majority of the members are right, the agreed time and that of dropping are never
-//! ahead, whatever the other clocks show; and where those that answer have a majority of right ones among them, they are
-//! behind by no more than half the time that an answer took.
+//! ahead. Where most of the clocks that answer are right, both are behind by half the time of an answer at most. What
+//! the other clocks show does not matter.
 //! Source: Marzullo, Owicki, "Maintaining the Time in a Distributed System" (1983), simplified to a median.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -162,6 +162,12 @@ fn replies_of_strangers_that_count_are_caught() {
     println!("{caught}");
 }
 
+#[test]
+fn hosts_that_come_back_at_other_addresses_find_each_other() {
+    let counts = kept(include_str!("../plans/all_relocated.json"), 3, 0..3);
+    assert_eq!(counts.get("hosts relocated"), Some(&12), "{counts:?}");
+}
+
 /// Runs a plan on a few seeds, which must keep every promise; how often each thing happened in all of them.
 fn kept(plan: &str, hosts: usize, seeds: Range<u64>) -> BTreeMap<&'static str, u64> {
     let plan: Plan = serde_json::from_str(plan).expect("a plan");

@@ -36,11 +36,15 @@ async fn config_get(session: &mut Session, patterns: &[Bytes]) {
     let clients_max = session.presence.clients.places().to_string();
     let memory_max = session.node.client_memory().bytes_max().to_string();
     let buckets_max = session.node.spaces().1.limit.to_string();
+    let limits = session.node.client_limits();
+    let [timeout, keepalive] = [limits.redis_silence, limits.keepalive]
+        .map(|time| time.map_or(0, |time| time.as_secs()).to_string());
     let known = [
         ("save", ""),
         ("appendonly", "no"),
         ("databases", "256"),
-        ("timeout", "0"),
+        ("timeout", timeout.as_str()),
+        ("tcp-keepalive", keepalive.as_str()),
         ("replica-read-only", "no"),
         ("slave-read-only", "no"),
         ("maxclients", clients_max.as_str()),

@@ -48,7 +48,7 @@ pub(super) async fn converse(
             biased;
             read = stream.read_buf(&mut buffer) => read?,
             _ = &mut stopped => return Ok(()),
-            () = stalled(session.holds_memory()) => return Err(ErrorKind::TimedOut.into()),
+            () = stalled(patience(&session)) => return Err(ErrorKind::TimedOut.into()),
         };
         if read == 0 {
             return Ok(());
@@ -86,11 +86,18 @@ async fn refuse(
     flush(session, stream).await
 }
 
-/// Over when a connection that holds memory has not moved for too long; never for one that holds none.
-async fn stalled(holds_memory: bool) {
-    match holds_memory {
-        true => tokio::time::sleep(STALL_TIME).await,
-        false => std::future::pending().await,
+/// How long a connection may take for the next bytes in or out: the time that the operator gives each, and less for one
+/// that holds memory.
+fn patience(session: &Session) -> Option<Duration> {
+    let stall = session.holds_memory().then_some(STALL_TIME);
+    [stall, session.node.client_limits().redis_silence].into_iter().flatten().min()
+}
+
+/// Over when a connection has not moved for so long; never without a limit.
+async fn stalled(patience: Option<Duration>) {
+    match patience {
+        Some(patience) => tokio::time::sleep(patience).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -158,13 +165,13 @@ async fn settle(session: &mut Session, stream: &mut (impl AsyncWrite + Unpin)) -
 }
 
 async fn flush(session: &mut Session, stream: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
-    let holds_memory = session.holds_memory();
+    let patience = patience(session);
     let mut rest = &session.writer.out[..];
     while !rest.is_empty() {
         let written = tokio::select! {
             biased;
             written = stream.write(rest) => written?,
-            () = stalled(holds_memory) => return Err(ErrorKind::TimedOut.into()),
+            () = stalled(patience) => return Err(ErrorKind::TimedOut.into()),
         };
         if written == 0 {
             return Err(ErrorKind::WriteZero.into());

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use slipring_apps::KV;
 use slipring_apps::kv::{Condition, Expiry, Request, Response as Answer};
-use slipring_model::{BucketId, limits};
+use slipring_model::{BucketId, Cursor, limits};
 use slipring_node::{CallOptions, Node};
 
 use super::buckets::no_such;
@@ -41,9 +41,14 @@ pub(super) async fn list(
     Query(paging): Query<Paging>,
 ) -> Result<impl IntoResponse, Failure> {
     let bucket = bucket_of(&node, &bucket)?;
-    let page = node.scan(bucket, paging.cursor, paging.count).await?;
+    let cursor = Cursor::new(paging.cursor).ok_or_else(|| {
+        let message = "cursor must be 0 or the cursor of an answer: it is below 2^53";
+        Failure::new(StatusCode::BAD_REQUEST, "invalid", message)
+    })?;
+    let page = node.scan(bucket, cursor, paging.count).await?;
     let keys: Vec<_> = page.keys.iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect();
-    Ok(Json(json!({ "keys": keys, "cursor": page.cursor })))
+    // As text: readers of JSON take numbers for many kinds of number.
+    Ok(Json(json!({ "keys": keys, "cursor": page.cursor.number().to_string() })))
 }
 
 pub(super) async fn read(

@@ -60,7 +60,7 @@ mod tests {
 
     use super::*;
     use crate::view::tests::give_state;
-    use crate::wholeness::tests::{entry, node};
+    use crate::wholeness::tests::{entry, layout as layout_of, node};
 
     fn layout(address: &str) -> Layout {
         let addresses = Addresses { peer: address.to_owned(), ..Addresses::default() };
@@ -80,12 +80,13 @@ mod tests {
 
     #[test]
     fn strangers_lost_members_and_bad_addresses_are_not_noted() {
-        let (whereabouts, mut layout) = (Whereabouts::default(), layout("a:1"));
-        assert!(!whereabouts.note(node(2), "b:2", &layout), "it is no member");
+        let (whereabouts, mut layout) = (Whereabouts::default(), layout_of(3));
+        assert!(!whereabouts.note(node(4), "b:2", &layout), "it is no member");
         for bad in ["", "b", "b:0"] {
-            assert!(!whereabouts.note(node(1), bad, &layout), "{bad}");
+            assert!(!whereabouts.note(node(3), bad, &layout), "{bad}");
         }
-        give_state(&mut layout, 1, NodeState::Lost);
-        assert!(!whereabouts.note(node(1), "b:2", &layout), "it was given up");
+        assert!(whereabouts.note(node(3), "b:2", &layout), "it has moved");
+        give_state(&mut layout, 3, NodeState::Lost);
+        assert!(!whereabouts.note(node(3), "c:3", &layout), "it was given up");
     }
 }

@@ -5,10 +5,11 @@
 //! Invariant: a page ends between two cells, so all keys of one cell are on the same page.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use slipring_model::{BucketId, Cursor, Error, PartitionId, Position, limits};
+use slipring_model::{BucketId, Cursor, Error, ErrorKind, PartitionId, Position, limits};
 use slipring_wire::{Reply, Request};
 
 use crate::answer::no_bucket;
@@ -18,6 +19,9 @@ use crate::view::{BucketView, View};
 
 /// Looks at partitions that one page may take before it answers with what it has.
 const LOOKS_PER_PAGE: usize = 1024;
+/// How often a page is tried, and the rest between two attempts.
+const ATTEMPTS: usize = 5;
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Partitions that a walk looks at at once, at most.
 const LOOKS_AT_ONCE: usize = 32;
 
@@ -54,6 +58,26 @@ impl Core {
     /// About `count` keys from `cursor` on, twice as many at most, but for those of one cell; none behind `until`, which
     /// is the end of a cell.
     pub(crate) async fn scan(
+        &self,
+        bucket: BucketId,
+        cursor: Cursor,
+        until: Position,
+        count: usize,
+    ) -> Result<ScanPage, Error> {
+        let deadline = self.now().after(self.settings.request_timeout());
+        for _ in 1..ATTEMPTS {
+            match self.page(bucket, cursor, until, count).await {
+                // A partition may have moved, or was split, since the view was taken.
+                Err(error) if error.kind == ErrorKind::Unavailable && self.now() < deadline => {
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                page => return page,
+            }
+        }
+        self.page(bucket, cursor, until, count).await
+    }
+
+    async fn page(
         &self,
         bucket: BucketId,
         cursor: Cursor,

@@ -45,8 +45,7 @@ pub const OPENAPI: &str = include_str!("http/openapi.json");
 pub async fn serve(listener: TcpListener, node: Node, hosts: Hosts, stopping: watch::Receiver<bool>) {
     let services = crate::grpc::router(&node, stopping.clone());
     let routes = router(node.clone()).merge(services).layer(from_fn(one_form::give));
-    let places = node.client_limits().http_connections;
-    port::serve(listener, routes, hosts, places, stopping).await;
+    port::serve(listener, routes, hosts, node.client_limits(), stopping).await;
 }
 
 /// Every route of HTTP.

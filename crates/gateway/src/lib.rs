@@ -5,4 +5,5 @@
 mod body;
 mod grpc;
 pub mod http;
+mod keepalive;
 pub mod resp;

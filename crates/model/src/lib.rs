@@ -4,6 +4,7 @@
 
 pub mod bucket;
 mod causality;
+mod cursor;
 mod identity;
 pub mod limits;
 mod mutant;
@@ -16,6 +17,7 @@ mod versions;
 
 pub use bucket::{BucketId, BucketName, BucketPolicy};
 pub use causality::{Actor, Dot, VersionVector};
+pub use cursor::Cursor;
 pub use identity::{ClusterId, InvalidId, NodeId, Signature, StorageId};
 pub use mutant::Mutant;
 pub use outcome::{Error, ErrorKind};

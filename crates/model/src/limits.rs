@@ -56,6 +56,8 @@ pub const WRITE_RUNS_MAX: u8 = 8;
 pub const HINTS_PER_TARGET_MAX: usize = 1_000_000;
 /// Records one page of a scan or an exchange may hold.
 pub const PAGE_RECORDS_MAX: usize = 1024;
+/// Keys that one page of a scan may be asked for.
+pub const SCAN_KEYS_MAX: usize = 65_536;
 /// Records that one look at a partition reads for a scan before others on its thread are let through.
 pub const SCAN_PIECE_RECORDS: usize = 256;
 /// The bytes of one look at a partition for a scan, and of the keys of one page; the last may go beyond it.

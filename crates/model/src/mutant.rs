@@ -85,11 +85,13 @@ pub enum Mutant {
     IgnoreOvertaken,
     /// A replica acknowledges a cell that its full disk has refused.
     AckWithoutRoom,
+    /// A node never asks where members are that have moved.
+    NeverSearch,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -128,6 +130,7 @@ impl Mutant {
         Self::TrustUnaskedReply,
         Self::IgnoreOvertaken,
         Self::AckWithoutRoom,
+        Self::NeverSearch,
     ];
 
     /// Whether this thread has planted it.

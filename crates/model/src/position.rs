@@ -25,6 +25,12 @@ impl Slot {
     pub fn start(self) -> Position {
         Position(u64::from(self.0) << 50)
     }
+
+    /// The highest position of this slot.
+    #[must_use]
+    pub fn end(self) -> Position {
+        Position(self.start().0 | u64::MAX >> 14)
+    }
 }
 
 /// A point on the ring, anywhere in `0..=u64::MAX`.
@@ -139,6 +145,8 @@ mod tests {
     fn one_number_gives_slot_and_partition() {
         let position = Position::of(b"foo");
         assert_eq!(position.slot(), Slot(12182));
+        assert!(Slot(12182).start() <= position && position <= Slot(12182).end());
+        assert_eq!(Slot(SLOT_COUNT - 1).end(), Position(u64::MAX));
         assert_eq!(position.partition(8).0, 12182 >> 6);
         let partition = position.partition(8);
         assert!(partition.start(8) <= position && position <= partition.end(8));

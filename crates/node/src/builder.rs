@@ -40,6 +40,7 @@ use crate::requests::Requests;
 use crate::room::Rooms;
 use crate::settings::Settings;
 use crate::sync::{DiskWaits, Syncer};
+use crate::whereabouts::Whereabouts;
 
 /// The incarnation of a directory that held nothing before.
 const FIRST_START: u64 = 1;
@@ -140,7 +141,7 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     entropy: Entropy,
     disk_waits: DiskWaits,
-    seeds: Box<dyn Discovery>,
+    seeds: Arc<dyn Discovery>,
     expected: Option<NonZeroU32>,
     is_founder: bool,
     handlers: BTreeMap<&'static str, Arc<dyn Handler>>,
@@ -186,7 +187,7 @@ impl Node {
             clock: Arc::new(SystemClock),
             entropy: Entropy::System,
             disk_waits: DiskWaits::OnThread,
-            seeds: Box::new(StaticSeeds::default()),
+            seeds: Arc::new(StaticSeeds::default()),
             expected: None,
             is_founder: false,
             handlers: BTreeMap::new(),
@@ -206,11 +207,11 @@ impl Builder {
         self
     }
 
-    /// Joins the cluster of one of the nodes found here, unless this is empty: then it founds one. Without
-    /// meaning once it has joined.
+    /// Joins the cluster of one of the nodes found here, unless this is empty: then it founds one. Once it has joined,
+    /// the node looks here for members that it misses: they may have moved.
     #[must_use]
     pub fn join(mut self, seeds: impl Discovery) -> Self {
-        self.seeds = Box::new(seeds);
+        self.seeds = Arc::new(seeds);
         self
     }
 
@@ -323,6 +324,7 @@ impl Builder {
             rivals: Rivals::default(),
             muster: Muster::default(),
             hearsay: Hearsay::default(),
+            whereabouts: Whereabouts::default(),
             recovery: Recovery::default(),
             gossip: Gossip::default(),
             health: Health::default(),
@@ -350,7 +352,7 @@ impl Builder {
         core.transport.get_or_init(|| Arc::clone(&transport));
         let mut tasks = vec![tokio::spawn(Arc::clone(&core).run_ticker())];
         let started = core.enter_cluster(seeds.as_ref(), means).await;
-        tasks.extend(core.spawn_tasks(started.is_ok()));
+        tasks.extend(core.spawn_tasks(started.is_ok(), seeds));
         if let Some(datagrams) = datagrams.filter(|_| started.is_ok()) {
             tasks.extend(core.spawn_gossip(Means { datagrams, seed: gossip_seed }));
         }
@@ -384,7 +386,11 @@ impl Core {
         }
     }
 
-    fn spawn_tasks(self: &Arc<Self>, is_started: bool) -> Vec<tokio::task::JoinHandle<()>> {
+    fn spawn_tasks(
+        self: &Arc<Self>,
+        is_started: bool,
+        sources: Arc<dyn Discovery>,
+    ) -> Vec<tokio::task::JoinHandle<()>> {
         if !is_started {
             return Vec::new();
         }
@@ -407,6 +413,7 @@ impl Core {
             tokio::spawn(core().run_replacing()),
             tokio::spawn(core().run_room_watch()),
             tokio::spawn(core().run_counter()),
+            tokio::spawn(core().run_search(sources)),
         ]
     }
 

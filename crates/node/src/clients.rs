@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -15,6 +16,8 @@ use slipring_model::{Error, ErrorKind, limits};
 
 /// Bytes of a request that do not count.
 const SMALL_BYTES: usize = 1024;
+/// After how much silence a client's machine is asked for a sign of life when nothing else is said.
+const KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// How much clients may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,10 @@ pub struct ClientLimits {
     pub redis_connections: usize,
     /// Connections of the port for HTTP and gRPC.
     pub http_connections: usize,
+    /// After how much silence the system asks a client's machine for a sign of life; never when absent.
+    pub keepalive: Option<Duration>,
+    /// How long a Redis connection may be silent; without a limit when absent.
+    pub redis_silence: Option<Duration>,
 }
 
 impl Default for ClientLimits {
@@ -33,6 +40,8 @@ impl Default for ClientLimits {
             memory_bytes: limits::CLIENT_MEMORY_BYTES_DEFAULT,
             redis_connections: limits::CONNECTIONS_MAX,
             http_connections: limits::CONNECTIONS_MAX,
+            keepalive: Some(KEEPALIVE),
+            redis_silence: None,
         }
     }
 }

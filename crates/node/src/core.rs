@@ -36,6 +36,7 @@ use crate::room::Rooms;
 use crate::settings::Settings;
 use crate::sync::Syncer;
 use crate::view::View;
+use crate::whereabouts::Whereabouts;
 
 /// The state of one node. Its parts are behind short locks that are never held across a wait.
 pub(crate) struct Core {
@@ -64,6 +65,7 @@ pub(crate) struct Core {
     pub(crate) rivals: Rivals,
     pub(crate) muster: Muster,
     pub(crate) hearsay: Hearsay,
+    pub(crate) whereabouts: Whereabouts,
     pub(crate) recovery: Recovery,
     pub(crate) gossip: Gossip,
     pub(crate) health: Health,

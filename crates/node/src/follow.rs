@@ -7,7 +7,7 @@ use std::time::Duration;
 use slipring_consensus::{Courier, CourierError};
 use slipring_model::bucket::EngineKind;
 use slipring_model::{BucketId, Mutant, NodeId, PartitionId};
-use slipring_ring::Layout;
+use slipring_ring::{Layout, NodeEntry};
 use slipring_wire::{Reply, Request};
 
 use bytes::Bytes;
@@ -147,7 +147,9 @@ impl Core {
 
     pub(crate) fn meet_peers(&self, layout: &Layout) {
         let mut peers = self.hearsay.newer_than(layout.epoch());
-        peers.extend(layout.nodes().iter().map(|(node, entry)| (*node, entry.addresses.peer.clone())));
+        let reached =
+            |(node, entry): (&NodeId, &NodeEntry)| (*node, self.whereabouts.of(*node, &entry.addresses.peer));
+        peers.extend(layout.nodes().iter().map(reached));
         peers.remove(&self.me);
         if let Some(transport) = self.transport.get() {
             transport.set_peers(peers);

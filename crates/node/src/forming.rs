@@ -3,12 +3,13 @@
 //! Nodes introduce themselves to each other before anything else (`introduction`), so that it is known who is a member
 //! of what before anybody asks to be admitted (`admission`). `joining` asks until a member admits this node; `starting`
 //! feeds the machine that decides who founds, when several nodes start at once; `rival` keeps a node from founding
-//! where a living cluster counts on it.
+//! where a living cluster counts on it. `searching` finds the other members again when all have moved.
 
 mod admission;
 mod introduction;
 mod joining;
 mod rival;
+mod searching;
 mod starting;
 mod waiting;
 

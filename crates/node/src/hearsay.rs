@@ -65,7 +65,8 @@ impl Core {
         let view =
             self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet; try again"))?;
         let members = view.layout.nodes().iter().filter(|(_, entry)| entry.role.state != NodeState::Lost);
-        let nodes = members.map(|(node, entry)| (*node, entry.addresses.peer.clone())).collect();
+        let reached = |node: &NodeId, listed: &str| (*node, self.whereabouts.of(*node, listed));
+        let nodes = members.map(|(node, entry)| reached(node, &entry.addresses.peer)).collect();
         Ok(Reply::Members { epoch: view.epoch(), nodes })
     }
 

@@ -86,6 +86,8 @@ impl Core {
             if self.muster.refuses(peer.node) {
                 // It may never ask anything: it may think that it is alone.
                 self.show_start(peer.node, layout);
+            } else {
+                self.met_at(peer.node, &peer.peer_address, layout);
             }
         }
         if self.standing(peer.node) != Standing::Stranger {

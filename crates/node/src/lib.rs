@@ -46,6 +46,7 @@ mod settings;
 mod status;
 mod sync;
 mod view;
+mod whereabouts;
 mod wholeness;
 
 pub use builder::{Builder, StartError, TransportFactory};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slipring_consensus::{GroupStatus, LayoutGroup};
 use slipring_model::bucket::Durability;
-use slipring_model::{BucketId, ClusterId, Error, ErrorKind, NodeId, Position, Room, Space, limits};
+use slipring_model::{BucketId, ClusterId, Cursor, Error, ErrorKind, NodeId, Position, Room, Space, limits};
 use slipring_ring::{Addresses, Applied, Changes, Command, Layout};
 use slipring_service::{Access, Service};
 use slipring_wire::Request;
@@ -314,12 +314,21 @@ impl Node {
         self.propose(Command::Split { bits, expected_epoch }).await
     }
 
-    /// About `count` keys from `cursor` on, 0 to begin; each key that stays is seen at least once.
+    /// About `count` keys from `cursor` on; each key that stays is seen at least once.
     ///
     /// # Errors
     /// `Unavailable` when no replica of a partition answers; go on with the same cursor.
-    pub async fn scan(&self, bucket: BucketId, cursor: u64, count: usize) -> Result<ScanPage, Error> {
-        self.core.scan(bucket, cursor, count).await
+    pub async fn scan(&self, bucket: BucketId, cursor: Cursor, count: usize) -> Result<ScanPage, Error> {
+        self.core.scan(bucket, cursor, Position(u64::MAX), count).await
+    }
+
+    /// As [`Node::scan`], in one slot alone; `cursor` is in that slot.
+    ///
+    /// # Errors
+    /// Those of [`Node::scan`].
+    pub async fn scan_slot(&self, bucket: BucketId, cursor: Cursor, count: usize) -> Result<ScanPage, Error> {
+        let end = cursor.position().slot().end();
+        self.core.scan(bucket, cursor, end, count).await
     }
 
     /// How many keys a bucket holds, over all nodes; expired ones count until they are swept.

@@ -1,14 +1,16 @@
 //! Looking at a whole bucket from any node: pages of keys, counts, clearing.
 //!
-//! A cursor is the position to go on from, so it means the same on every node and after every restart. Each
+//! A cursor names a place on the ring, so it means the same on every node and after every restart. Each
 //! partition is asked of its first healthy replica; a key that was there throughout is seen at least once.
+
+mod pages;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use slipring_model::{BucketId, Error, NodeId, PartitionId, Position, limits};
+use slipring_model::{BucketId, Cursor, Error, NodeId, PartitionId, Position};
 use slipring_wire::{Reply, Request};
 
 use crate::answer::{STILL_COUNTING, no_bucket};
@@ -18,8 +20,8 @@ use crate::failure::unavailable;
 use crate::requests::{Asker, ReplyTo};
 use crate::view::{BucketView, Place, View};
 
-/// Looks at partitions, empty ones among them, that one page may take before it answers with what it has.
-const PIECES_PER_PAGE: usize = 64;
+pub use pages::ScanPage;
+
 /// How long to wait for a replica that counts its keys.
 const COUNT_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How often new buckets are looked at, whether they hold keys to count.
@@ -27,80 +29,7 @@ const COUNT_INTERVAL: Duration = Duration::from_millis(200);
 /// Deletes under way while a bucket is cleared.
 const CLEAR_WINDOW: usize = 256;
 
-/// Some keys of a bucket.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScanPage {
-    /// The keys, in position order.
-    pub keys: Vec<Bytes>,
-    /// Where to go on; 0 when all have been seen.
-    pub cursor: u64,
-}
-
 impl Core {
-    /// About `count` keys from `cursor` on.
-    pub(crate) async fn scan(&self, bucket: BucketId, cursor: u64, count: usize) -> Result<ScanPage, Error> {
-        let view = self.view().ok_or_else(no_bucket)?;
-        let places = view.bucket(bucket).ok_or_else(no_bucket)?;
-        let count = count.clamp(1, limits::PAGE_RECORDS_MAX);
-        let mut page = ScanPage { keys: Vec::new(), cursor };
-        for piece in 0..PIECES_PER_PAGE {
-            if piece > 0 {
-                tokio::task::yield_now().await;
-            }
-            let left = count - page.keys.len().min(count - 1);
-            page.cursor =
-                self.scan_partition(&view, places, Position(page.cursor), left, &mut page.keys).await?;
-            let bytes: usize = page.keys.iter().map(Bytes::len).sum();
-            if page.cursor == 0 || page.keys.len() >= count || bytes >= limits::SCAN_PIECE_BYTES {
-                break;
-            }
-        }
-        Ok(page)
-    }
-
-    /// Reads on in the partition of `from`; the cursor after what was read.
-    async fn scan_partition(
-        &self,
-        view: &View,
-        bucket: &BucketView,
-        from: Position,
-        limit: usize,
-        keys: &mut Vec<Bytes>,
-    ) -> Result<u64, Error> {
-        let partition = from.partition(view.bits);
-        let end = partition.end(view.bits);
-        let place = bucket.places.get(partition.index()).ok_or_else(no_bucket)?;
-        let node = self.first_healthy(place)?;
-        let next = if node == self.me {
-            let (found, next) = bucket.bucket.keys(from..=end, limit, self.agreed_ms())?;
-            let now = self
-                .view()
-                .filter(|now| now.bits == view.bits)
-                .ok_or_else(|| unavailable("the partition was just split; go on with the same cursor"))?;
-            if !now.place(bucket.bucket.id, from).is_some_and(|(_, place)| place.is_held_by(self.me)) {
-                return Err(unavailable("a partition has just moved away; go on with the same cursor"));
-            }
-            keys.extend(found);
-            next
-        } else {
-            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-            let request = Request::Scan { bucket: bucket.bucket.id, from, to: end, limit };
-            match self.ask(node, request, self.settings.request_timeout()).await {
-                Some(Reply::Keys { keys: found, next }) => {
-                    keys.extend(found);
-                    next.filter(|next| from < *next && *next <= end)
-                }
-                Some(Reply::Failed { kind, message }) => return Err(Error::new(kind, message)),
-                _ => {
-                    return Err(unavailable(
-                        "a replica did not answer the scan in time; go on with the same cursor",
-                    ));
-                }
-            }
-        };
-        Ok(next.map_or_else(|| end.0.wrapping_add(1), |next| next.0))
-    }
-
     /// How many keys the bucket holds, each partition as its first healthy replica counts it. One that has just
     /// started is waited for a little.
     pub(crate) async fn count(&self, bucket: BucketId) -> Result<u64, Error> {
@@ -140,16 +69,16 @@ impl Core {
 
     /// Deletes every key, each by an ordinary request of the bucket's service; how many were asked for.
     pub(crate) async fn clear(&self, bucket: BucketId) -> Result<u64, Error> {
-        let (mut cursor, mut deleted) = (0, 0);
+        let (mut cursor, mut deleted) = (Cursor::START, 0);
         loop {
-            let page = self.scan(bucket, cursor, CLEAR_WINDOW).await?;
+            let page = self.scan(bucket, cursor, Position(u64::MAX), CLEAR_WINDOW).await?;
             let deletes = page.keys.into_iter().map(|key| self.delete(bucket, key));
             for done in futures::future::join_all(deletes).await {
                 done?;
                 deleted += 1;
             }
             cursor = page.cursor;
-            if cursor == 0 {
+            if cursor.is_start() {
                 return Ok(deleted);
             }
             tokio::task::yield_now().await;

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::parser::ValueSource;
@@ -24,6 +25,9 @@ const KEY_VARIABLE: &str = "SLIPRING_CLUSTER_KEY";
 const CLIENTS_MEMORY_PART: u64 = 4;
 /// The least that the memory limit and the reserve of the disk may be set to.
 const ROOM_BYTES_MIN: u64 = 1 << 20;
+/// The longest silence that the system knows, and the longest after which a connection may be closed: a year.
+const KEEPALIVE_SECONDS_MAX: u64 = 32_767;
+const TIMEOUT_SECONDS_MAX: u64 = 365 * 24 * 3_600;
 /// Memory that the disk's caches and buffers take.
 const CACHES_BYTES: u64 = 256 << 20;
 
@@ -126,6 +130,11 @@ settings! {
     workers: usize = 0, "SLIPRING_WORKERS";
     /// The most connections of each port for clients. Fewer when the process may not have enough files open. 16 to 10,000.
     connections: usize = limits::CONNECTIONS_MAX, "SLIPRING_CONNECTIONS";
+    /// Seconds that a client may be silent before the system asks its machine for a sign of life, so that connections of
+    /// clients that vanished end. 1 to 32,767; 0 never asks.
+    tcp_keepalive_s: u64 = 300, "SLIPRING_TCP_KEEPALIVE_S";
+    /// Seconds after which a silent Redis connection is closed. At most 31,536,000; 0 never closes one.
+    redis_timeout_s: u64 = 0, "SLIPRING_REDIS_TIMEOUT_S";
     /// Bytes that clients may have in flight: their input, requests and replies on all ports together. At least 64MiB;
     /// 0 takes a quarter of the memory of the machine, or of the control group.
     clients_memory: ByteSize = ByteSize::default(), "SLIPRING_CLIENTS_MEMORY";
@@ -295,6 +304,8 @@ impl Settings {
             memory_bytes,
             redis_connections: connections.redis,
             http_connections: connections.http,
+            keepalive: seconds(self.tcp_keepalive_s),
+            redis_silence: seconds(self.redis_timeout_s),
         }
     }
 
@@ -352,6 +363,14 @@ impl Settings {
             let (least, most) = (open_files::CLIENTS_MIN, limits::CONNECTIONS_MAX);
             bail!("connections = {} must lie in {least}..={most}", self.connections);
         }
+        for (name, seconds, most) in [
+            ("tcp_keepalive_s", self.tcp_keepalive_s, KEEPALIVE_SECONDS_MAX),
+            ("redis_timeout_s", self.redis_timeout_s, TIMEOUT_SECONDS_MAX),
+        ] {
+            if seconds > most {
+                bail!("{name} = {seconds} must lie in 0..={most}");
+            }
+        }
         let least = limits::CLIENT_MEMORY_BYTES_MIN;
         if self.clients_memory.0 != 0 && bytes_of(self.clients_memory.0) < least {
             bail!("clients_memory = {} must be {least} (64MiB) at least, or 0", self.clients_memory);
@@ -386,6 +405,11 @@ impl Settings {
     }
 }
 
+/// A time that is set, unless it is 0.
+fn seconds(set: u64) -> Option<Duration> {
+    (set > 0).then(|| Duration::from_secs(set))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, FromArgMatches, Parser};
@@ -418,6 +442,19 @@ mod tests {
         assert_eq!((settings.redis_port, settings.zone.as_str(), settings.http_port), (1000, "b", 7379));
         let sources = ["redis_port", "zone", "http_port"].map(|name| origin(&origins, name));
         assert_eq!(sources, ["file", "flag", "default"]);
+    }
+
+    #[test]
+    fn times_of_client_connections_have_bounds() {
+        for (flag, most) in [("--tcp-keepalive-s", 32_767), ("--redis-timeout-s", 31_536_000)] {
+            for (value, is_taken) in [(0, true), (1, true), (most, true), (most + 1, false)] {
+                let resolved = resolve(&["x", flag, &value.to_string()]);
+                assert_eq!(resolved.is_ok(), is_taken, "{flag} {value}");
+            }
+        }
+        let (settings, _) = resolve(&["x"]).expect("settings");
+        assert_eq!([settings.tcp_keepalive_s, settings.redis_timeout_s], [300, 0]);
+        assert_eq!([seconds(0), seconds(9)], [None, Some(Duration::from_secs(9))]);
     }
 
     #[test]

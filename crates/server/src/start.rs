@@ -206,7 +206,8 @@ fn say_where(settings: &Settings, seeds: &Sources, meta: &MetaStore) -> anyhow::
     let places = settings.join.join(" ");
     match (Node::cluster_in(meta)?, settings.expect.0) {
         (Some(cluster), _) => note!(
-            "slipring: this data directory belongs to cluster {} already; --join is not used",
+            "slipring: this data directory belongs to cluster {} already; --join only helps to find its members if they have \
+             moved",
             cluster.short()
         ),
         (None, _) if settings.found => {

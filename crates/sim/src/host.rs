@@ -25,7 +25,7 @@ use tokio::runtime::{Builder, RngSeed, Runtime, UnhandledPanic};
 
 use crate::guest::Guest;
 use crate::journal::{HostClock, Journal};
-use crate::network::{Delivery, Network, address};
+use crate::network::{Delivery, Network};
 
 /// How many bits name a partition when a cluster is founded.
 pub(crate) const PARTITION_BITS: u8 = 4;
@@ -125,7 +125,8 @@ impl Host {
         async move {
             let meta = MetaStore::with_backend(file).map_err(|error| error.to_string())?;
             let port = |port: u16| format!("host-{index}:{port}");
-            let addresses = Addresses { peer: address(index), redis: port(6379), http: port(8080) };
+            let peer = network.address(index);
+            let addresses = Addresses { peer, redis: port(6379), http: port(8080) };
             let datagrams = Arc::new(network.open_socket(index));
             let seeds = StaticSeeds::new(seeds).map_err(|error| error.to_string())?;
             let transport = move |identity: Identity, inbox: Arc<dyn Inbox>| {

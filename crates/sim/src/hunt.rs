@@ -16,7 +16,7 @@ pub struct Hunt {
 }
 
 /// Every mutant.
-pub const HUNTS: [Hunt; 38] = [
+pub const HUNTS: [Hunt; 39] = [
     hunt(Mutant::AckBeforeStored, 10, None),
     hunt(Mutant::AckBeforeSync, 10, Some(include_str!("../plans/blackout.json"))),
     hunt(Mutant::CountHintAsAck, 20, Some(include_str!("../plans/isolations.json"))),
@@ -55,6 +55,7 @@ pub const HUNTS: [Hunt; 38] = [
     hunt(Mutant::DecideOnStaleCopy, 200, Some(include_str!("../plans/disks_fail_after_cuts.json"))),
     hunt(Mutant::AckWithoutRoom, 10, Some(include_str!("../plans/disks_fill.json"))),
     hunt(Mutant::IgnoreOvertaken, 20, Some(include_str!("../plans/wrong_clocks.json"))),
+    hunt(Mutant::NeverSearch, 3, Some(include_str!("../plans/all_relocated.json"))),
 ];
 
 const fn hunt(mutant: Mutant, seeds: u64, plan: Option<&'static str>) -> Hunt {

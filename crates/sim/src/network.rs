@@ -10,6 +10,7 @@
 mod datagrams;
 mod echo;
 mod pair;
+mod places;
 mod strangers;
 mod transport;
 
@@ -27,6 +28,7 @@ use tokio::sync::oneshot;
 use crate::journal::Journal;
 use datagrams::{Mailbox, Post};
 use pair::Pair;
+use places::Places;
 use strangers::Strangers;
 pub(crate) use transport::SimTransport;
 
@@ -57,6 +59,7 @@ struct State {
     rng: Rng,
     delay_ms: u64,
     ports: Vec<Port>,
+    places: Places,
     /// By lower and higher host.
     pairs: BTreeMap<(usize, usize), Pair>,
     /// How many cuts stand between a sender and a receiver.
@@ -98,11 +101,6 @@ struct Question {
     reply: oneshot::Sender<(Hello, Reply)>,
 }
 
-/// The peer address of a host.
-pub(crate) fn address(host: usize) -> String {
-    format!("host-{host}:7946")
-}
-
 impl Network {
     pub(crate) fn new(seed: u64, hosts: usize, journal: Arc<Journal>) -> Self {
         let mut rng = Rng::with_seed(seed ^ 0x6e65_7477_6f72_6b00);
@@ -112,6 +110,7 @@ impl Network {
             rng,
             delay_ms,
             ports: (0..hosts).map(|_| Port::default()).collect(),
+            places: Places::new(hosts),
             pairs: all.map(|pair| (pair, Pair::default())).collect(),
             blocked: BTreeMap::new(),
             slowed: BTreeMap::new(),
@@ -354,14 +353,18 @@ impl State {
             (Hello::decode(&life.hello.encode()).expect("its own encoding"), life.peers.clone())
         };
         let ((low_hello, low_peers), (high_hello, high_peers)) = (greeting(self, low), greeting(self, high));
-        if !low_peers.contains_key(&high_hello.node) && !high_peers.contains_key(&low_hello.node) {
+        let (low_address, high_address) = (self.places.address(low), self.places.address(high));
+        let meets = |peers: &BTreeMap<NodeId, String>, node, address| peers.get(&node) == Some(address);
+        if !meets(&low_peers, high_hello.node, &high_address)
+            && !meets(&high_peers, low_hello.node, &low_address)
+        {
             if self.pair(low, high).0.is_dial_due(now) {
                 let dials =
-                    |peers: &BTreeMap<NodeId, String>, host| peers.values().any(|at| *at == address(host));
-                if dials(&low_peers, high) {
+                    |peers: &BTreeMap<NodeId, String>, address| peers.values().any(|at| at == address);
+                if dials(&low_peers, &high_address) {
                     self.port(high).deliveries.push(Delivery::Dialled(low_hello));
                 }
-                if dials(&high_peers, low) {
+                if dials(&high_peers, &low_address) {
                     self.port(low).deliveries.push(Delivery::Dialled(high_hello));
                 }
             }

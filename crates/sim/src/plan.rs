@@ -3,6 +3,7 @@
 mod aimed;
 mod clocks;
 mod majority;
+mod places;
 
 pub use aimed::Part;
 
@@ -47,6 +48,18 @@ pub enum Fault {
         down_ms: u64,
         /// As for one.
         loses_power: bool,
+    },
+    /// A host dies and comes back at another address.
+    Relocate {
+        /// Which.
+        host: usize,
+        /// Until it is started again.
+        down_ms: u64,
+    },
+    /// All hosts die at once, and each comes back at another address.
+    RelocateAll {
+        /// Until the first is started again; the others follow.
+        down_ms: u64,
     },
     /// Nothing gets from one host to another; the other way it does.
     Cut {

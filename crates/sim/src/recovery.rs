@@ -40,6 +40,8 @@ pub(crate) struct Losses {
     leaderless_since_ms: Option<u64>,
     /// The operator looks on for now.
     is_held_back: bool,
+    /// Lost hosts that are not given up yet.
+    kept: BTreeSet<usize>,
     /// Hosts that the recovered layout does not know: they begin anew.
     forgotten: BTreeSet<usize>,
     /// Buckets of which writes may have lain with lost nodes alone.
@@ -66,6 +68,8 @@ impl World {
             return false;
         }
         self.journal.count("majorities lost", 1);
+        let names: Vec<_> = group.voters.iter().map(|voter| voter.short()).collect();
+        self.journal.note(format_args!("of the voters {} most are lost", names.join(", ")));
         if self.losses.at_ms.is_none() {
             self.losses.without_power = self.lost_power.clone();
         }
@@ -80,6 +84,7 @@ impl World {
     fn lose_for_good(&mut self, host: usize) {
         self.kill_for_good(host);
         self.losses.hosts.insert(host);
+        self.losses.kept.insert(host);
         self.losses.gone.extend(self.ids.get(host));
         self.journal.note(format_args!("host {host} is lost for good"));
     }
@@ -109,6 +114,7 @@ impl World {
     pub(crate) fn watch_for_majority(&mut self) -> Result<(), Violation> {
         if !self.is_majority_lost() {
             self.losses.leaderless_since_ms = None;
+            self.give_up();
             return Ok(());
         }
         let now = self.journal.now_ms();
@@ -118,6 +124,25 @@ impl World {
         }
         self.losses.leaderless_since_ms = None;
         self.recover()
+    }
+
+    /// Gives the lost hosts up by an ordinary order where the group decides without them. A voter whose start was not over
+    /// counted as lost already, so fewer than most were.
+    fn give_up(&mut self) {
+        let is_early = self.losses.at_ms.is_none_or(|at_ms| self.journal.now_ms() < at_ms + PATIENCE_MS);
+        let is_left = |leader: NodeId| !self.losses.gone.contains(&leader);
+        if is_early
+            || self.losses.kept.is_empty()
+            || !self.groups().any(|group| group.deciding().is_some_and(is_left))
+        {
+            return;
+        }
+        self.journal.count("hosts given up", self.losses.kept.len() as u64);
+        self.note_bereft(None);
+        for host in std::mem::take(&mut self.losses.kept) {
+            self.order_away(host, NodeState::Lost);
+        }
+        self.let_lost_return();
     }
 
     /// Stops all that are left, recovers the one that knows most, and starts them.
@@ -154,14 +179,8 @@ impl World {
 
     fn has_recovered(&mut self, chosen: usize, before: &Layout, layout: &Layout) -> Result<(), Violation> {
         self.journal.count("majorities recovered", 1);
-        let latest = self.observations.all().iter().max_by_key(|seen| seen.layout.epoch());
-        let latest = latest.map(|seen| Arc::clone(&seen.layout));
-        for bucket in BucketKind::ALL {
-            let is_bereft = |layout: &Layout| is_bereft(layout, bucket, &self.losses.gone);
-            if is_bereft(before) || latest.as_deref().is_some_and(is_bereft) {
-                self.losses.bereft.insert(bucket);
-            }
-        }
+        self.losses.kept.clear();
+        self.note_bereft(Some(before));
         let (epoch, bereft) = (layout.epoch(), &self.losses.bereft);
         self.journal
             .note(format_args!("host {chosen} is recovered, at epoch {epoch}; bereft are {bereft:?}"));
@@ -171,13 +190,29 @@ impl World {
         let is_unknown = |host: &usize| self.ids.get(*host).is_none_or(|id| !layout.nodes().contains_key(id));
         self.losses.forgotten = self.members().filter(is_unknown).collect();
         self.order_splits_again(layout.bits());
+        self.let_lost_return();
+        Ok(())
+    }
+
+    /// Notes of which buckets writes may be gone, by the latest layout that any node showed and another one.
+    fn note_bereft(&mut self, other: Option<&Layout>) {
+        let latest = self.observations.all().iter().max_by_key(|seen| seen.layout.epoch());
+        let latest = latest.map(|seen| Arc::clone(&seen.layout));
+        for bucket in BucketKind::ALL {
+            let is_bereft = |layout: &Layout| is_bereft(layout, bucket, &self.losses.gone);
+            if other.is_some_and(is_bereft) || latest.as_deref().is_some_and(is_bereft) {
+                self.losses.bereft.insert(bucket);
+            }
+        }
+    }
+
+    fn let_lost_return(&mut self) {
         if let Some(back_ms) = self.losses.back_ms.take() {
             self.journal.count("majorities back", 1);
             for host in self.losses.hosts.clone() {
                 self.return_in(host, back_ms);
             }
         }
-        Ok(())
     }
 
     fn remains(&self, host: usize) -> Result<Option<Remains>, Violation> {

@@ -145,6 +145,7 @@ pub(crate) fn run_with(seed: u64, options: &Options, guest: Option<&GuestFactory
             plan.aim(seed, options.storm_ms);
             plan.set_clocks(seed, hosts, options.storm_ms);
             plan.jump(seed, hosts, options.storm_ms);
+            plan.relocate(seed, hosts, options.storm_ms);
         }
         plan
     });

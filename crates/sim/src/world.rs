@@ -22,7 +22,7 @@ use crate::guest::{Guest, Seat};
 use crate::history::BucketKind;
 use crate::host::Host;
 use crate::journal::Journal;
-use crate::network::{Network, address};
+use crate::network::Network;
 use crate::operator::Operator;
 use crate::plan::{Fault, Part, Plan};
 use crate::recovery::Losses;
@@ -149,7 +149,8 @@ impl World {
         let expected = self.expected;
         let is_founder = expected.is_none() && host == 0 && self.host(0).lives() == 0;
         let others = (0..self.founders).filter(|other| *other != host);
-        let seeds = if is_founder { Vec::new() } else { others.map(address).collect() };
+        let seeds =
+            if is_founder { Vec::new() } else { others.map(|other| self.network.address(other)).collect() };
         if self.host(host).process.is_none() {
             self.failing.remove(&host);
             let network = Arc::clone(&self.network);

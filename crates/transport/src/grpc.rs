@@ -247,7 +247,10 @@ impl Transport for GrpcTransport {
         }
         for (node, address) in addresses {
             let peer = peers.entry(node).or_default();
-            peer.address = Some(address);
+            let before = peer.address.replace(address);
+            if before.is_some() && before != peer.address {
+                peer.hastened.notify_one();
+            }
             if peer.dialler.is_none() {
                 let dialler = client::keep_dialling(Arc::clone(&self.0), node, Arc::clone(&peer.hastened));
                 peer.dialler = Some(tokio::spawn(dialler));

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, try_unfold};
-use slipring_model::{BucketId, limits};
+use slipring_model::{BucketId, Cursor, limits};
 use slipring_node::Node;
 use tonic::Status;
 
@@ -27,7 +27,7 @@ struct Walk {
     prefix: Bytes,
     page_keys: usize,
     deadline: Deadline,
-    cursor: u64,
+    cursor: Cursor,
 }
 
 /// Walks from the request's cursor to the end.
@@ -39,6 +39,8 @@ pub(super) fn pages(node: &Node, deadline: Deadline, request: ScanRequest) -> Re
         _ => return Err(invalid(format!("page_keys must lie in 1..={}", limits::PAGE_RECORDS_MAX))),
     };
     let ScanRequest { prefix, cursor, .. } = request;
+    let cursor = Cursor::new(cursor)
+        .ok_or_else(|| invalid("cursor must be 0 or the cursor of an answer: it is below 2^53".to_owned()))?;
     let walk = Walk { node: node.clone(), bucket, prefix, page_keys, deadline, cursor };
     Ok(try_unfold(Some(walk), |walk| async {
         let Some(mut walk) = walk else { return Ok(None) };
@@ -59,8 +61,8 @@ impl Walk {
             self.cursor = page.cursor;
             let keys: Vec<Bytes> =
                 page.keys.into_iter().filter(|key| key.starts_with(&self.prefix)).collect();
-            if !keys.is_empty() || page.cursor == 0 {
-                return Ok(ScanResponse { keys, cursor: page.cursor });
+            if !keys.is_empty() || page.cursor.is_start() {
+                return Ok(ScanResponse { keys, cursor: page.cursor.number() });
             }
         }
     }

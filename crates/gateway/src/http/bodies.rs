@@ -24,22 +24,38 @@ pub(super) struct Paced<B> {
     bytes: u64,
     /// Runs while the next part is waited for.
     due: Option<Pin<Box<Sleep>>>,
-    is_late: Late,
+    arrival: Arrival,
 }
 
-/// Whether a body was given up because it came too slowly; clones share the answer.
+/// How far a body has come; clones share the answer.
 #[derive(Clone, Default)]
-pub(super) struct Late(Arc<AtomicBool>);
+pub(super) struct Arrival(Arc<Mark>);
 
-impl Late {
-    pub(super) fn is_so(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+#[derive(Default)]
+struct Mark {
+    is_late: AtomicBool,
+    is_whole: AtomicBool,
+}
+
+impl Arrival {
+    /// Whether the body was given up because it came too slowly.
+    pub(super) fn is_late(&self) -> bool {
+        self.0.is_late.load(Ordering::Relaxed)
+    }
+
+    /// Whether all of the body was read.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0.is_whole.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_whole(&self) {
+        self.0.is_whole.store(true, Ordering::Relaxed);
     }
 }
 
 impl<B> Paced<B> {
-    pub(super) fn new(body: B, is_late: Late) -> Self {
-        Self { body, began: Instant::now(), bytes: 0, due: None, is_late }
+    pub(super) fn new(body: B, arrival: Arrival) -> Self {
+        Self { body, began: Instant::now(), bytes: 0, due: None, arrival }
     }
 }
 
@@ -59,12 +75,15 @@ where
             self.due = None;
             let data = part.as_ref().and_then(|part| part.as_ref().ok()?.data_ref());
             self.bytes += data.map_or(0, |data| data.len() as u64);
+            if part.is_none() || self.body.is_end_stream() {
+                self.arrival.note_whole();
+            }
             return Poll::Ready(part.map(|part| part.map_err(Into::into)));
         }
         let due = self.began + BODY_TIME + Duration::from_secs(self.bytes / BODY_BYTES_PER_SECOND);
         let wait = self.due.get_or_insert_with(|| Box::pin(sleep_until(due)));
         std::task::ready!(wait.as_mut().poll(context));
-        self.is_late.0.store(true, Ordering::Relaxed);
+        self.arrival.0.is_late.store(true, Ordering::Relaxed);
         Poll::Ready(Some(Err("the body comes too slowly".into())))
     }
 
@@ -119,8 +138,8 @@ mod tests {
     }
 
     async fn arrives(parts: Vec<(u64, usize)>) -> bool {
-        let late = Late::default();
-        let mut paced = Body::new(Paced::new(body(parts), late.clone())).into_data_stream();
+        let arrival = Arrival::default();
+        let mut paced = Body::new(Paced::new(body(parts), arrival.clone())).into_data_stream();
         let mut is_whole = true;
         while let Some(part) = paced.next().await {
             is_whole &= part.is_ok();
@@ -128,7 +147,7 @@ mod tests {
                 break;
             }
         }
-        assert_eq!(is_whole, !late.is_so());
+        assert_eq!((is_whole, is_whole), (!arrival.is_late(), arrival.is_whole()));
         is_whole
     }
 

@@ -10,15 +10,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::{Request, StatusCode};
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use axum::{BoxError, Router};
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 use tower::Service;
 
 use crate::grpc;
 
-use super::bodies::{Held, Late, Paced};
+use super::bodies::{Arrival, Held, Paced};
 use super::failure::Failure;
 use super::hosts::Hosts;
 use super::seats::Seat;
@@ -38,6 +40,7 @@ pub(super) struct Guard {
     pub(super) seat: Arc<Seat>,
     /// The address of this machine that the connection came in at.
     pub(super) arrived: IpAddr,
+    pub(super) stopping: watch::Receiver<bool>,
 }
 
 impl Guard {
@@ -79,38 +82,63 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let asked = self.seat.asked();
+        let end = End { is_http1: request.version() < Version::HTTP_2, guard: self.clone() };
         if let Some(refusal) = self.refusal(&request) {
             let body = request.into_body();
             return Box::pin(async move {
-                take_in(body).await;
-                Ok(refusal.map(|body| Body::new(Held { body, _asked: asked })))
+                let is_whole = take_in(body).await;
+                Ok(end.mark(refusal, is_whole).map(|body| Body::new(Held { body, _asked: asked })))
             });
         }
-        let (is_grpc, late) = (grpc::is_grpc(request.headers()), Late::default());
+        let (is_grpc, arrival) = (grpc::is_grpc(request.headers()), Arrival::default());
         let request = request.map(|body| match body.is_end_stream() {
-            true => Body::empty(),
-            false => Body::new(Paced::new(body, late.clone())),
+            true => {
+                arrival.note_whole();
+                Body::empty()
+            }
+            false => Body::new(Paced::new(body, arrival.clone())),
         });
         let answering = self.router.call(request);
         Box::pin(async move {
             let answer = answering.await?;
-            let answer = if late.is_so() && !is_grpc { too_late() } else { answer };
+            let answer = if arrival.is_late() && !is_grpc { too_late() } else { answer };
+            let answer = end.mark(answer, arrival.is_whole());
             Ok(answer.map(|body| Body::new(Held { body, _asked: asked })))
         })
     }
 }
 
-/// Takes in a small body that is refused: a client that is cut off while it sends may never read why.
-async fn take_in<B>(body: B)
+/// What must be known of a connection to say in an answer that it is the last.
+struct End {
+    is_http1: bool,
+    guard: Guard,
+}
+
+impl End {
+    /// Says in an answer that the connection ends with it, if so: its client must not send another request there.
+    fn mark(&self, mut answer: Response, is_whole: bool) -> Response {
+        // Behind a body that was not read there is no telling where the next request begins.
+        let is_last = !is_whole || self.guard.seat.is_reserve() || *self.guard.stopping.borrow();
+        if self.is_http1 && is_last {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+}
+
+/// Takes in a small body that is refused: a client that is cut off while it sends may never read why. Whether that is all
+/// of it.
+async fn take_in<B>(body: B) -> bool
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    if !body.is_end_stream() {
-        // What is longer or later is not worth more: the client has been answered.
-        let taken = axum::body::to_bytes(Body::new(body), REFUSED_BYTES_MAX);
-        drop(tokio::time::timeout(REFUSED_TIME, taken).await);
+    if body.is_end_stream() {
+        return true;
     }
+    // What is longer or later is not worth more: the client has been answered.
+    let taken = axum::body::to_bytes(Body::new(body), REFUSED_BYTES_MAX);
+    tokio::time::timeout(REFUSED_TIME, taken).await.is_ok_and(|taken| taken.is_ok())
 }
 
 fn too_late() -> Response {

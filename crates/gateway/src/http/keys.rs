@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use slipring_apps::KV;
 use slipring_apps::kv::{Expiry, Request, Response as Answer};
-use slipring_model::{BucketId, limits};
+use slipring_model::{BucketId, Cursor, limits};
 use slipring_node::{CallOptions, Node};
 
 use super::base64;
@@ -50,7 +50,10 @@ pub(super) async fn list(
         return Err(Failure::invalid(format!("count must be 1 to {}", limits::PAGE_RECORDS_MAX)));
     }
     let bucket = bucket_of(&node, &bucket)?;
-    let page = node.scan(bucket, paging.cursor, paging.count).await?;
+    let cursor = Cursor::new(paging.cursor).ok_or_else(|| {
+        Failure::invalid("cursor must be 0 or the cursor of an answer: it is below 2^53")
+    })?;
+    let page = node.scan(bucket, cursor, paging.count).await?;
     let (mut texts, mut others) = (Vec::new(), Vec::new());
     for key in &page.keys {
         match std::str::from_utf8(key) {
@@ -59,7 +62,8 @@ pub(super) async fn list(
             Err(_) => others.push(base64::encode(key)),
         }
     }
-    let mut told = json!({ "keys": texts, "cursor": page.cursor });
+    // As text: readers of JSON take numbers for many kinds of number.
+    let mut told = json!({ "keys": texts, "cursor": page.cursor.number().to_string() });
     if !others.is_empty()
         && let Some(fields) = told.as_object_mut()
     {

@@ -9,8 +9,11 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use slipring_model::limits;
+use slipring_node::ClientLimits;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+
+use crate::keepalive::keep_alive;
 
 use super::guard::Guard;
 use super::hosts::Hosts;
@@ -29,18 +32,27 @@ struct Port {
     router: Router,
     hosts: Arc<Hosts>,
     seats: Arc<Seats>,
+    keepalive: Option<Duration>,
+    stopping: watch::Receiver<bool>,
 }
 
 /// Serves `router` to what names one of `hosts`, on `listener`, until `stopping` holds `true`; requests under way are
-/// finished. At most `seats_max` connections are served at a time, and some more that ask for the node's health.
+/// finished. At most so many connections are served at a time as `limits` allow, and some more that ask for the node's
+/// health.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     hosts: Hosts,
-    seats_max: usize,
+    limits: &ClientLimits,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let port = Port { router, hosts: Arc::new(hosts), seats: Seats::new(seats_max) };
+    let port = Port {
+        router,
+        hosts: Arc::new(hosts),
+        seats: Seats::new(limits.http_connections),
+        keepalive: limits.keepalive,
+        stopping: stopping.clone(),
+    };
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
@@ -67,6 +79,7 @@ impl Port {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "small answers to a connection may be late");
         }
+        keep_alive(&stream, self.keepalive);
         let Ok(local) = stream.local_addr() else { return };
         let taken = self.seats.take();
         let guard = Guard {
@@ -74,6 +87,7 @@ impl Port {
             hosts: Arc::clone(&self.hosts),
             seat: Arc::clone(&taken.seat),
             arrived: local.ip(),
+            stopping: self.stopping.clone(),
         };
         tokio::spawn(async move {
             let server = server(taken.seat.is_reserve());
@@ -164,7 +178,8 @@ mod tests {
             .route("/values", put(keep));
         let hosts = Hosts::new(IpAddr::V4(Ipv4Addr::LOCALHOST), &[], Vec::new());
         let (stopping, is_stopping) = watch::channel(false);
-        let serving = tokio::spawn(serve(listener, router, hosts, SEATS, is_stopping));
+        let limits = ClientLimits { http_connections: SEATS, ..ClientLimits::default() };
+        let serving = tokio::spawn(async move { serve(listener, router, hosts, &limits, is_stopping).await });
         let silent: Vec<_> = futures::future::join_all((0..SEATS + 2).map(|_| connect(port, b""))).await;
         assert_eq!(
             (status(port, "/other").await, status(port, "/healthz").await),

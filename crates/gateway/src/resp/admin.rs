@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use slipring_model::{BucketId, limits};
+use slipring_model::{BucketId, Cursor, Position, limits};
 use slipring_resp::{Command, decimal};
 
 use super::glob::Pattern;
@@ -36,11 +36,15 @@ async fn config_get(session: &mut Session, patterns: &[Bytes]) {
     let clients_max = session.presence.clients.places().to_string();
     let memory_max = session.node.client_memory().bytes_max().to_string();
     let buckets_max = session.node.spaces().1.limit.to_string();
+    let limits = session.node.client_limits();
+    let [timeout, keepalive] = [limits.redis_silence, limits.keepalive]
+        .map(|time| time.map_or(0, |time| time.as_secs()).to_string());
     let known = [
         ("save", ""),
         ("appendonly", "no"),
         ("databases", "256"),
-        ("timeout", "0"),
+        ("timeout", timeout.as_str()),
+        ("tcp-keepalive", keepalive.as_str()),
         ("replica-read-only", "no"),
         ("slave-read-only", "no"),
         ("maxclients", clients_max.as_str()),
@@ -233,8 +237,8 @@ pub(crate) fn flushall<'s>(session: &'s mut Session, _command: &'s Command) -> B
 
 pub(crate) fn scan<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
     Box::pin(async move {
-        let cursor =
-            std::str::from_utf8(&argument(command, 1)).ok().and_then(|text| text.parse::<u64>().ok());
+        let number = std::str::from_utf8(&argument(command, 1)).ok().and_then(|text| text.parse().ok());
+        let cursor = number.and_then(Cursor::new);
         let Some(cursor) = cursor else { return session.writer.error("ERR invalid cursor") };
         let (mut pattern, mut count, mut is_strings) = (None, 10, true);
         let mut at = 2;
@@ -264,7 +268,7 @@ pub(crate) fn scan<'s>(session: &'s mut Session, command: &'s Command) -> BoxFut
                     select(session, page.keys, pattern.as_mut(), &mut found).await;
                 }
                 session.writer.array(2);
-                session.writer.bulk(page.cursor.to_string().as_bytes());
+                session.writer.bulk(page.cursor.number().to_string().as_bytes());
                 session.writer.bulks(&found);
             }
         }
@@ -292,7 +296,7 @@ pub(crate) fn keys<'s>(session: &'s mut Session, command: &'s Command) -> BoxFut
             Ok(pattern) => pattern,
             Err(error) => return session.writer.error(&error.message()),
         };
-        let (mut cursor, mut found, mut bytes) = (0, Vec::new(), 0);
+        let (mut cursor, mut found, mut bytes) = (Cursor::START, Vec::new(), 0);
         loop {
             match session.node.scan(session.bucket, cursor, limits::PAGE_RECORDS_MAX).await {
                 Err(error) => return session.writer.error(&error_text(&error)),
@@ -309,7 +313,7 @@ pub(crate) fn keys<'s>(session: &'s mut Session, command: &'s Command) -> BoxFut
                 let error = session.node.client_memory().refusal();
                 return session.writer.error(&error_text(&error));
             }
-            if cursor == 0 {
+            if cursor.is_start() {
                 break;
             }
         }
@@ -324,8 +328,8 @@ pub(crate) fn keys<'s>(session: &'s mut Session, command: &'s Command) -> BoxFut
 
 pub(crate) fn randomkey<'s>(session: &'s mut Session, _command: &'s Command) -> BoxFuture<'s, ()> {
     Box::pin(async move {
-        let start = fastrand::u64(1..);
-        for mut cursor in [start, 0] {
+        let start = Cursor::of(Position(fastrand::u64(..)));
+        for mut cursor in [start, Cursor::START] {
             loop {
                 match session.node.scan(session.bucket, cursor, 1).await {
                     Err(error) => return session.writer.error(&error_text(&error)),
@@ -336,7 +340,7 @@ pub(crate) fn randomkey<'s>(session: &'s mut Session, _command: &'s Command) -> 
                         cursor = page.cursor;
                     }
                 }
-                if cursor == 0 {
+                if cursor.is_start() {
                     break;
                 }
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use futures::future::BoxFuture;
-use slipring_model::{NodeId, SLOT_COUNT, Slot};
+use slipring_model::{Cursor, NodeId, SLOT_COUNT, Slot};
 use slipring_node::Presence;
 use slipring_resp::{Command, decimal};
 use slipring_ring::Layout;
@@ -190,16 +190,16 @@ async fn keys_in_slot(session: &mut Session, command: &Command, count: usize) {
     let Some(slot) = slot.filter(|slot| *slot < SLOT_COUNT) else {
         return session.writer.error("ERR Invalid slot");
     };
-    let mut cursor = Slot(slot).start().0;
+    let mut cursor = Cursor::of(Slot(slot).start());
     let mut keys = Vec::new();
     loop {
-        let page = match session.node.scan(session.bucket, cursor, 256).await {
+        let page = match session.node.scan_slot(session.bucket, cursor, 256).await {
             Ok(page) => page,
             Err(error) => return session.writer.error(&error_text(&error)),
         };
-        keys.extend(page.keys.into_iter().filter(|key| Slot::of(key).0 == slot));
+        keys.extend(page.keys);
         cursor = page.cursor;
-        if cursor == 0 || slipring_model::Position(cursor).slot().0 != slot || keys.len() >= count {
+        if cursor.is_start() || keys.len() >= count {
             break;
         }
     }

@@ -46,7 +46,7 @@ pub(super) async fn converse(
             biased;
             read = stream.read_buf(&mut input.buffer) => read?,
             _ = &mut stopped => return Ok(()),
-            () = stalled(session.holds_memory(), STALL_TIME) => return Err(ErrorKind::TimedOut.into()),
+            () = stalled(patience(&session)) => return Err(ErrorKind::TimedOut.into()),
         };
         if read == 0 {
             return Ok(());
@@ -72,11 +72,18 @@ async fn refuse(
     flush(session, input, stream).await
 }
 
-/// Over when a connection that holds memory has not moved for too long; never for one that holds none.
-async fn stalled(holds_memory: bool, time: Duration) {
-    match holds_memory {
-        true => tokio::time::sleep(time).await,
-        false => std::future::pending().await,
+/// How long a connection may take for the next bytes in or out: the time that the operator gives each, and less for one
+/// that holds memory.
+fn patience(session: &Session) -> Option<Duration> {
+    let stall = session.holds_memory().then_some(STALL_TIME);
+    [stall, session.node.client_limits().redis_silence].into_iter().flatten().min()
+}
+
+/// Over when a connection has not moved for so long; never without a limit.
+async fn stalled(patience: Option<Duration>) {
+    match patience {
+        Some(patience) => tokio::time::sleep(patience).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -169,16 +176,16 @@ async fn flush(
         }
         let reads = input.reads_on(session);
         let is_full = !reads && !input.has_ended && !session.is_closing;
-        let holds_memory = session.holds_memory();
+        let patience = patience(session);
         let rest = session.writer.out.get(sent..).unwrap_or_default();
         let moved = tokio::select! {
             biased;
             moved = input.exchange(stream, rest, reads) => moved?,
-            () = stalled(is_full, FULL_TIME) => {
+            () = stalled(is_full.then_some(FULL_TIME)) => {
                 input.tell_why_full(session);
                 return Err(ErrorKind::TimedOut.into());
             }
-            () = stalled(holds_memory, STALL_TIME) => return Err(ErrorKind::TimedOut.into()),
+            () = stalled(patience) => return Err(ErrorKind::TimedOut.into()),
         };
         if let Moved::Out(bytes) = moved {
             sent += bytes;

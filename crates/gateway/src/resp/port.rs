@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::keepalive::keep_alive;
+
 use super::clients::Clients;
 use super::conversation::converse;
 use super::run::Session;
@@ -60,6 +62,7 @@ pub async fn serve(listener: TcpListener, node: Node, mut stopping: watch::Recei
         };
         let entered = accepted.and_then(|(stream, address)| {
             stream.set_nodelay(true)?;
+            keep_alive(&stream, port.node.client_limits().keepalive);
             Ok(port.open(stream, address.to_string()))
         });
         match entered {

@@ -219,6 +219,7 @@ async fn answers(core: &Core, node: NodeId, within: Duration) -> bool {
     }
     let Some(view) = core.view() else { return false };
     let Some(entry) = view.layout.nodes().get(&node) else { return false };
-    let asked = transport.ask(entry.addresses.peer.clone(), nothing, within).await;
+    let address = core.whereabouts.of(node, &entry.addresses.peer);
+    let asked = transport.ask(address, nothing, within).await;
     asked.is_ok_and(|(hello, _)| hello.node == node)
 }

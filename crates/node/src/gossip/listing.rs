@@ -33,7 +33,7 @@ pub(super) async fn run(core: Arc<Core>, datagrams: Arc<dyn Datagrams>) {
     loop {
         let layout = layouts.borrow_and_update().clone();
         if let Some(layout) = newest(layout, &core) {
-            listed = look_up(&layout, &listed, datagrams.as_ref()).await;
+            listed = look_up(&core, &layout, &listed, datagrams.as_ref()).await;
             let metadata = match &told {
                 Some((_, told)) if told.layout_epoch == layout.epoch() => told.clone(),
                 _ => metadata(&layout, &core.settings.zone),
@@ -49,6 +49,7 @@ pub(super) async fn run(core: Arc<Core>, datagrams: Arc<dyn Datagrams>) {
         tokio::select! {
             biased;
             changed = layouts.changed() => if changed.is_err() { return },
+            () = core.whereabouts.changed.notified() => {}
             () = tokio::time::sleep(LOOKUP_INTERVAL) => {}
         }
     }
@@ -61,13 +62,14 @@ fn newest(agreed: Option<Arc<Layout>>, core: &Core) -> Option<Arc<Layout>> {
 }
 
 /// Where each node of a layout is; what cannot be looked up now is where it was before.
-async fn look_up(layout: &Layout, before: &Addresses, datagrams: &dyn Datagrams) -> Addresses {
+async fn look_up(core: &Core, layout: &Layout, before: &Addresses, datagrams: &dyn Datagrams) -> Addresses {
     let asked: Vec<_> = layout
         .nodes()
         .iter()
         .map(|(node, entry)| {
             let known = before.get(node).copied().flatten();
-            look_up_one(*node, datagrams.resolve(entry.addresses.peer.clone()), known)
+            let address = core.whereabouts.of(*node, &entry.addresses.peer);
+            look_up_one(*node, datagrams.resolve(address), known)
         })
         .collect();
     stream::iter(asked).buffered(LOOKUPS_AT_ONCE).collect().await

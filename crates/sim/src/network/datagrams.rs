@@ -47,12 +47,6 @@ pub(crate) struct SimDatagrams {
     mailbox: Arc<Mailbox>,
 }
 
-/// Where a host gets its datagrams.
-fn datagram_address(host: usize) -> SocketAddr {
-    let [.., high, low] = host.to_be_bytes();
-    SocketAddr::from(([10, 0, high, low], 7_946))
-}
-
 impl Post {
     pub(super) fn new(seed: u64) -> Self {
         Self { rng: Rng::with_seed(seed ^ 0x0064_6174_6167_7261), sent: 0, travelling: BTreeMap::new() }
@@ -65,6 +59,11 @@ impl Post {
     fn put(&mut self, due: u64, from: usize, to: usize, bytes: Vec<u8>) {
         self.sent += 1;
         self.travelling.insert((due, self.sent), (from, to, bytes));
+    }
+
+    /// Loses what is on its way from and to a host.
+    pub(super) fn forget(&mut self, host: usize) {
+        self.travelling.retain(|_, (from, to, _)| *from != host && *to != host);
     }
 }
 
@@ -97,9 +96,10 @@ impl State {
         let later = self.post.travelling.split_off(&(now + 1, 0));
         for (from, to, bytes) in std::mem::replace(&mut self.post.travelling, later).into_values() {
             let Some(mailbox) = self.port(to).mailbox.clone() else { continue };
+            let from = self.places.socket(from);
             let mut arrived = mailbox.arrived.lock();
             if arrived.len() < MAILBOX_DATAGRAMS_MAX {
-                arrived.push_back((datagram_address(from), bytes));
+                arrived.push_back((from, bytes));
                 mailbox.wake.notify_one();
             }
         }
@@ -113,8 +113,7 @@ impl Datagrams for SimDatagrams {
         // A process that was detached from the network speaks to nobody.
         let is_mine = |mailbox: &Arc<Mailbox>| Arc::ptr_eq(mailbox, &self.mailbox);
         let is_attached = state.port(self.host).mailbox.as_ref().is_some_and(is_mine);
-        let to = (0..state.ports.len()).find(|host| datagram_address(*host) == to);
-        if let Some(to) = to.filter(|_| is_attached) {
+        if let Some(to) = state.places.at_socket(to).filter(|_| is_attached) {
             self.network.journal.mark(self.host, to, bytes);
             self.network.journal.count("datagrams", 1);
             state.post(now, self.host, to, bytes);
@@ -134,14 +133,15 @@ impl Datagrams for SimDatagrams {
     }
 
     fn resolve(&self, address: String) -> BoxFuture<'static, Option<SocketAddr>> {
-        let hosts = self.network.state.lock().ports.len();
-        let found = (0..hosts).find(|host| super::address(*host) == address).map(datagram_address);
+        let places = &self.network.state.lock().places;
+        let found = places.at(&address).map(|host| places.socket(host));
         Box::pin(async move { found })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Places;
     use super::*;
     use crate::journal::Journal;
 
@@ -155,14 +155,14 @@ mod tests {
         prepare(&network);
         let (here, there) = (network.open_socket(0), network.open_socket(1));
         for number in 0..200 {
-            here.send_to(datagram_address(1), &[number]);
+            here.send_to(Places::new(2).socket(1), &[number]);
             journal.advance_to(journal.now_ms() + 5);
             network.step();
         }
         journal.advance_to(journal.now_ms() + 1_000);
         network.step();
         let arrived = there.mailbox.arrived.lock();
-        assert!(arrived.iter().all(|(from, _)| *from == datagram_address(0)));
+        assert!(arrived.iter().all(|(from, _)| *from == Places::new(2).socket(0)));
         arrived.iter().map(|(_, bytes)| bytes.first().copied().expect("a byte")).collect()
     }
 

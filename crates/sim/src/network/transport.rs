@@ -27,7 +27,7 @@ impl SimTransport {
     fn put(&self, address: &str, request: Request) -> Option<oneshot::Receiver<(Hello, Reply)>> {
         let now = self.network.journal.now_ms();
         let mut state = self.network.state.lock();
-        let to = (0..state.ports.len()).find(|host| super::address(*host) == address)?;
+        let to = state.places.at(address)?;
         let due = now + state.delay(self.host, to);
         let asker = Hello { is_question: true, ..state.port(self.host).life.as_ref()?.hello.clone() };
         let Message::Request { request, .. } = through_a_frame(Message::Request { id: 0, request })? else {

@@ -1,5 +1,6 @@
 //! What happens when an event is due: faults strike, and what they did is undone.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use slipring_model::{NodeId, Room};
@@ -72,6 +73,8 @@ impl World {
                     self.decide(now + down_ms + host as u64 * 150, Event::Start { host });
                 }
             }
+            Fault::Relocate { host, down_ms } => self.relocate(now + down_ms, host..host + 1),
+            Fault::RelocateAll { down_ms } => self.relocate(now + down_ms, 0..self.hosts.len()),
             Fault::Cut { from, to, for_ms } => self.cut(from, to, now + for_ms),
             Fault::Isolate { host, for_ms } => {
                 for other in (0..self.hosts.len()).filter(|other| *other != host) {
@@ -122,6 +125,17 @@ impl World {
             | Fault::Revert
             | Fault::Split
             | Fault::Respread { .. } => self.reshape(now, fault),
+        }
+    }
+
+    /// Kills hosts that take part and starts them at other addresses, one after another.
+    fn relocate(&mut self, at: u64, hosts: Range<usize>) {
+        for host in hosts {
+            if !self.out.contains(&host) {
+                self.kill(host, false);
+                self.network.relocate(host);
+                self.decide(at + host as u64 * 150, Event::Start { host });
+            }
         }
     }
 

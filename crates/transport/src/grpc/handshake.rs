@@ -37,6 +37,7 @@ pub(super) async fn dial(
     let theirs = next(incoming).await?;
     let Greeting { hello, nonce } = read(&theirs)?;
     if let Some(expected) = expected.filter(|expected| *expected != hello.node) {
+        // That connection ends here, unproven on both sides, so that of a pair which is connected already stays.
         let message = format!("node {} answers there, not {}", hello.node.short(), expected.short());
         return Err(Failed::Unreachable(message));
     }

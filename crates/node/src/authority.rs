@@ -74,6 +74,7 @@ pub(crate) fn may_ask(standing: Standing, request: &Request) -> bool {
         | Request::Scan { .. }
         | Request::Count { .. }
         | Request::CountOfCut { .. }
+        | Request::CountEnding { .. }
         | Request::Roots { .. }
         | Request::RootsOfCut { .. }
         | Request::Digests { .. }

@@ -18,6 +18,7 @@ mod clocks;
 mod coordinate;
 mod core;
 mod exchange;
+mod expiry;
 mod failure;
 mod follow;
 mod forming;

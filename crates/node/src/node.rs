@@ -14,6 +14,7 @@ use slipring_wire::Request;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::answer::Counted;
 use crate::bucket::{Locus, Refusal};
 use crate::call::{Call, CallOptions, Pending};
 use crate::change::Force;
@@ -322,12 +323,20 @@ impl Node {
         self.core.scan(bucket, cursor, count).await
     }
 
-    /// How many keys a bucket holds, over all nodes; expired ones count until they are swept.
+    /// How many keys a bucket holds, over all nodes, without expired ones.
     ///
     /// # Errors
     /// `Unavailable` when no replica of a partition answers.
     pub async fn count(&self, bucket: BucketId) -> Result<u64, Error> {
-        self.core.count(bucket).await
+        self.core.count(bucket, Counted::Keys).await
+    }
+
+    /// How many of them will expire.
+    ///
+    /// # Errors
+    /// `Unavailable` when no replica of a partition answers.
+    pub async fn count_ending(&self, bucket: BucketId) -> Result<u64, Error> {
+        self.core.count(bucket, Counted::Ending).await
     }
 
     /// Deletes every key of a bucket by ordinary deletes; how many there were.

@@ -170,9 +170,9 @@ impl Message {
                     entries.iter().map(|(key, _)| key.len() + 12).sum()
                 }
                 Request::Roots { roots, .. } | Request::RootsOfCut { roots, .. } => roots.len() * 20,
-                Request::Count { partitions, .. } | Request::CountOfCut { partitions, .. } => {
-                    partitions.len() * 3
-                }
+                Request::Count { partitions, .. }
+                | Request::CountOfCut { partitions, .. }
+                | Request::CountEnding { partitions, .. } => partitions.len() * 3,
                 Request::Scan { .. }
                 | Request::Status
                 | Request::Goodbye

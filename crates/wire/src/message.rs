@@ -187,6 +187,15 @@ pub enum Request {
         /// In its memory.
         memory: Room,
     },
+    /// How many live keys some partitions hold that will expire. Answer: `Count`.
+    CountEnding {
+        /// The bucket.
+        bucket: BucketId,
+        /// How many bits of a position name its partition.
+        bits: u8,
+        /// The partitions.
+        partitions: Vec<u16>,
+    },
 }
 
 /// What a peer may answer.

@@ -189,6 +189,22 @@ fn a_cell_is_bare_when_nothing_of_it_can_be_read_again() {
 }
 
 #[test]
+fn what_was_added_to_an_expired_value_is_spent_with_it() {
+    let expired = |cell: &Cell<'static>| cell.clone().expired(100).expect("expired");
+    let number = write(&Cell::default(), &expiring("5", 100), dot(1, 1), 1);
+    let grown = write(&number, &Change::Add(1), dot(2, 1), 2);
+    let beside = write(&Cell::default(), &put("b"), dot(3, 1), 0).merge(number.clone());
+    assert_eq!([&number, &grown, &beside].map(Cell::first_end), [Some(100); 3]);
+    assert!([&number, &grown, &beside].iter().all(|cell| cell.has_value() && !cell.is_spent()));
+    let kept = [number, grown, beside].map(|cell| expired(&cell));
+    assert_eq!(kept.clone().map(|cell| cell.is_bare()), [true, false, false]);
+    assert_eq!(kept.clone().map(|cell| (cell.has_value(), cell.first_end())), [(false, None); 3]);
+    assert_eq!(kept.map(|cell| cell.is_spent()), [true, true, false], "the other value is not over");
+    let sum = write(&Cell::default(), &Change::Add(1), dot(1, 1), 1);
+    assert!(sum.has_value() && !Cell::default().has_value() && Cell::default().is_spent());
+}
+
+#[test]
 fn a_value_is_gone_from_its_very_millisecond_on_however_it_is_looked_at() {
     let cell = write(&Cell::default(), &expiring("41", 100), dot(1, 1), 1);
     let grown = write(&cell, &Change::Add(1), dot(2, 1), 2);

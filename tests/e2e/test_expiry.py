@@ -89,7 +89,7 @@ def test_dropping_keeps_up_with_writers_of_short_lives(cluster):
     writer = wait_until("the bucket is known", lambda: client(cluster.nodes[0], 1).ping() and client(cluster.nodes[0], 1))
     before = sum(dropped(node) for node in cluster.nodes)
     began, number, written = time.monotonic(), 0, []
-    while time.monotonic() < began + 9:
+    while time.monotonic() < began + 7:
         pipe = writer.pipeline(transaction=False)
         for _ in range(200):
             pipe.set(f"s:{number}", "0123456789012345678901234567890123456789", px=500)

@@ -173,6 +173,14 @@ fn changes() -> Vec<Request> {
         Request::Store { bucket, epoch: u64::MAX, key: key.clone(), cell: Bytes::new() },
         Request::Store { bucket, epoch: 1, key: key.clone(), cell: Bytes::new() },
         Request::Overwrite { bucket, epoch: 1, key, cell: Bytes::new() },
+        Request::Clear { bucket, from: Position(0), to: Position(u64::MAX) },
+        Request::MergeCleared {
+            bucket,
+            epoch: 1,
+            from: Position(0),
+            to: Position(u64::MAX),
+            cells: Vec::new(),
+        },
         Request::Execute { bucket, epoch: 1, read_acks, write_acks, deadline_ms, request },
     ]
 }

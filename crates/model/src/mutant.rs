@@ -85,11 +85,13 @@ pub enum Mutant {
     IgnoreOvertaken,
     /// A replica acknowledges a cell that its full disk has refused.
     AckWithoutRoom,
+    /// A bucket is cleared of the keys that one replica of each partition knows.
+    ClearWhatOneKnows,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -128,6 +130,7 @@ impl Mutant {
         Self::TrustUnaskedReply,
         Self::IgnoreOvertaken,
         Self::AckWithoutRoom,
+        Self::ClearWhatOneKnows,
     ];
 
     /// Whether this thread has planted it.

@@ -108,6 +108,13 @@ impl Core {
                     core.in_its_turn(|| core.hand_over(bucket, epoch, (from, to), entries)).await
                 }
                 Request::Status => Ok(Reply::Status(core.status_here_json())),
+                Request::Clear { bucket, from, to } => core
+                    .clear_here(bucket, from, to)
+                    .await
+                    .map(|(count, next)| Reply::Cleared { count, next }),
+                Request::MergeCleared { bucket, epoch, from, to, cells } => {
+                    core.merge_cleared((bucket, epoch), (from, to), cells).await
+                }
                 _ => Err(Error::new(ErrorKind::Internal, "a short request was put off")),
             };
             core.answer(from, id, reply.unwrap_or_else(failed));
@@ -343,7 +350,7 @@ impl Core {
 
 /// How far a range lies in the partition it begins in, and where the rest of it begins. Who has not heard of a split
 /// asks for more than a partition, and this node need not hold the rest.
-fn within_partition(from: Position, to: Position, bits: u8) -> (Position, Option<Position>) {
+pub(crate) fn within_partition(from: Position, to: Position, bits: u8) -> (Position, Option<Position>) {
     let end = from.partition(bits).end(bits).min(to);
     (end, (end < to).then(|| Position(end.0 + 1)))
 }
@@ -384,6 +391,8 @@ fn needs_copies(request: &Request) -> bool {
         | Request::Count { .. }
         | Request::CountOfCut { .. }
         | Request::CountEnding { .. }
+        | Request::Clear { .. }
+        | Request::MergeCleared { .. }
         | Request::Roots { .. }
         | Request::RootsOfCut { .. }
         | Request::Digests { .. }

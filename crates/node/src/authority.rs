@@ -75,6 +75,8 @@ pub(crate) fn may_ask(standing: Standing, request: &Request) -> bool {
         | Request::Count { .. }
         | Request::CountOfCut { .. }
         | Request::CountEnding { .. }
+        | Request::Clear { .. }
+        | Request::MergeCleared { .. }
         | Request::Roots { .. }
         | Request::RootsOfCut { .. }
         | Request::Digests { .. }

@@ -5,6 +5,7 @@
 //! Invariant: each change gets a dot higher than every dot this actor issued before in this partition.
 
 mod batch;
+mod clear;
 mod ends;
 mod live;
 mod moves;
@@ -31,6 +32,7 @@ use slipring_storage::{Engine, RecordKey};
 use crate::failure::{damaged, stored};
 use crate::heal::is_damage;
 
+pub(crate) use clear::Clearing;
 use ends::Ends;
 use live::{Live, Worth};
 pub(crate) use moves::{Refusal, Wiped};

@@ -12,6 +12,7 @@ mod budget;
 mod builder;
 mod call;
 mod change;
+mod clear;
 mod clients;
 mod clock;
 mod clocks;

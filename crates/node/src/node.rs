@@ -339,10 +339,12 @@ impl Node {
         self.core.count(bucket, Counted::Ending).await
     }
 
-    /// Deletes every key of a bucket by ordinary deletes; how many there were.
+    /// Deletes every key of a bucket that was acknowledged before; how many there were. Keys that are written meanwhile
+    /// may stay.
     ///
     /// # Errors
-    /// That of the first delete that failed; those before it have happened.
+    /// `Unavailable` when too few replicas of a partition can be reached: nothing was done. `OutcomeUnknown` when they
+    /// were lost on the way: some keys may be gone.
     pub async fn clear(&self, bucket: BucketId) -> Result<u64, Error> {
         self.core.clear(bucket).await
     }

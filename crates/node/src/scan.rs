@@ -1,4 +1,4 @@
-//! Looking at a whole bucket from any node: pages of keys, counts, clearing.
+//! Looking at a whole bucket from any node: pages of keys, and counts.
 //!
 //! A cursor is the position to go on from, so it means the same on every node and after every restart. Each
 //! partition is asked of its first healthy replica; a key that was there throughout is seen at least once.
@@ -15,7 +15,6 @@ use crate::answer::{Counted, STILL_COUNTING, no_bucket};
 use crate::budget::Class;
 use crate::core::Core;
 use crate::failure::unavailable;
-use crate::requests::{Asker, ReplyTo};
 use crate::view::{BucketView, Place, View};
 
 /// Looks at partitions, empty ones among them, that one page may take before it answers with what it has.
@@ -24,8 +23,6 @@ const PIECES_PER_PAGE: usize = 64;
 const COUNT_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How often new buckets are looked at, whether they hold keys to count.
 const COUNT_INTERVAL: Duration = Duration::from_millis(200);
-/// Deletes under way while a bucket is cleared.
-const CLEAR_WINDOW: usize = 256;
 
 /// Some keys of a bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,47 +133,6 @@ impl Core {
             };
         }
         Ok(total)
-    }
-
-    /// Deletes every key, each by an ordinary request of the bucket's service; how many were asked for.
-    pub(crate) async fn clear(&self, bucket: BucketId) -> Result<u64, Error> {
-        let (mut cursor, mut deleted) = (0, 0);
-        loop {
-            let page = self.scan(bucket, cursor, CLEAR_WINDOW).await?;
-            let deletes = page.keys.into_iter().map(|key| self.delete(bucket, key));
-            for done in futures::future::join_all(deletes).await {
-                done?;
-                deleted += 1;
-            }
-            cursor = page.cursor;
-            if cursor == 0 {
-                return Ok(deleted);
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    async fn delete(&self, bucket: BucketId, key: Bytes) -> Result<(), Error> {
-        let view = self.view().ok_or_else(no_bucket)?;
-        let request = self.handler(view.bucket(bucket).ok_or_else(no_bucket)?)?.removal(key);
-        self.request(bucket, request, (None, None), self.settings.request_timeout()).await.map(|_| ())
-    }
-
-    /// Runs one encoded request and waits for its answer.
-    pub(crate) async fn request(
-        &self,
-        bucket: BucketId,
-        request: Bytes,
-        acks: (Option<u8>, Option<u8>),
-        timeout: Duration,
-    ) -> Result<Bytes, Error> {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        let reply_to = ReplyTo::Client(Asker { sender, is_read: false });
-        match self.work(bucket, request, acks, timeout, reply_to) {
-            Ok(work) => self.submit(work),
-            Err((_, error)) => return Err(error),
-        }
-        receiver.await.map_or_else(|_| Err(crate::requests::dropped()), |(answer, _held)| answer)
     }
 
     fn first_healthy(&self, place: &Place) -> Result<NodeId, Error> {

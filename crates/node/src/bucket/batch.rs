@@ -36,6 +36,20 @@ impl Batch {
         self.changes.push(Changed { position, was, is, key_end, end, is_kept });
     }
 
+    /// A record becomes another, which counts for something else.
+    pub(super) fn add_record(
+        &mut self,
+        position: Position,
+        key: &[u8],
+        (was, is): (Worth, Worth),
+        record: &[u8],
+    ) {
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        self.bytes.extend_from_slice(record);
+        self.changes.push(Changed { position, was, is, key_end, end: self.bytes.len(), is_kept: true });
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }

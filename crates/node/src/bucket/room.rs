@@ -58,7 +58,7 @@ impl Bucket {
         Ok(())
     }
 
-    fn check_room(
+    pub(super) fn check_room(
         &self,
         key: &[u8],
         after: usize,

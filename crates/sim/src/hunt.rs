@@ -16,7 +16,7 @@ pub struct Hunt {
 }
 
 /// Every mutant.
-pub const HUNTS: [Hunt; 38] = [
+pub const HUNTS: [Hunt; 39] = [
     hunt(Mutant::AckBeforeStored, 10, None),
     hunt(Mutant::AckBeforeSync, 10, Some(include_str!("../plans/blackout.json"))),
     hunt(Mutant::CountHintAsAck, 20, Some(include_str!("../plans/isolations.json"))),
@@ -54,6 +54,7 @@ pub const HUNTS: [Hunt; 38] = [
     hunt(Mutant::TrustUnaskedReply, 10, Some(include_str!("../plans/strangers.json"))),
     hunt(Mutant::DecideOnStaleCopy, 200, Some(include_str!("../plans/disks_fail_after_cuts.json"))),
     hunt(Mutant::AckWithoutRoom, 10, Some(include_str!("../plans/disks_fill.json"))),
+    hunt(Mutant::ClearWhatOneKnows, 20, Some(include_str!("../plans/clears.json"))),
     hunt(Mutant::IgnoreOvertaken, 20, Some(include_str!("../plans/wrong_clocks.json"))),
 ];
 

@@ -1,7 +1,7 @@
 //! When the values of a partition end: the soonest ends and where their keys are, so that dropping what has expired
 //! reads nothing else.
 //!
-//! An end without its key takes about 30 bytes, and a bucket remembers a million of them at most, the soonest. Time
+//! An end without its key takes about 37 bytes, and a bucket remembers a million of them at most, the soonest. Time
 //! reaches those that were forgotten only after those that were not: then the partition is read through once, and
 //! the soonest of what is left are remembered.
 //!

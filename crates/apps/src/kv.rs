@@ -69,10 +69,6 @@ impl Service for Kv {
         execute::execute(context, request, cells)
     }
 
-    fn removal(&self, key: Bytes) -> Request {
-        Request::Delete { key, seen: None }
-    }
-
     fn encode_request(&self, request: &Request) -> Bytes {
         encode(request)
     }

@@ -173,6 +173,14 @@ fn changes() -> Vec<Request> {
         Request::Store { bucket, epoch: u64::MAX, key: key.clone(), cell: Bytes::new() },
         Request::Store { bucket, epoch: 1, key: key.clone(), cell: Bytes::new() },
         Request::Overwrite { bucket, epoch: 1, key, cell: Bytes::new() },
+        Request::Clear { bucket, from: Position(0), to: Position(u64::MAX) },
+        Request::MergeCleared {
+            bucket,
+            epoch: 1,
+            from: Position(0),
+            to: Position(u64::MAX),
+            cells: Vec::new(),
+        },
         Request::Execute { bucket, epoch: 1, read_acks, write_acks, deadline_ms, request },
     ]
 }
@@ -191,7 +199,8 @@ fn questions() -> Vec<Request> {
         Request::Digest { bucket, epoch, key },
         Request::Scan { bucket, from, to, limit: 9 },
         Request::Count { bucket, partitions: partitions.clone() },
-        Request::CountOfCut { bucket, bits: 4, partitions },
+        Request::CountOfCut { bucket, bits: 4, partitions: partitions.clone() },
+        Request::CountEnding { bucket, bits: 4, partitions },
         Request::Roots { bucket, roots: roots.clone() },
         Request::RootsOfCut { bucket, bits: 4, roots },
         Request::Digests { bucket, from, to: Position(9), entries: entries.clone() },

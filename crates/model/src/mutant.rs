@@ -87,11 +87,13 @@ pub enum Mutant {
     AckWithoutRoom,
     /// A node never asks where members are that have moved.
     NeverSearch,
+    /// A bucket is cleared of the keys that one replica of each partition knows.
+    ClearWhatOneKnows,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::AckBeforeStored,
         Self::AckBeforeSync,
         Self::CountHintAsAck,
@@ -131,6 +133,7 @@ impl Mutant {
         Self::IgnoreOvertaken,
         Self::AckWithoutRoom,
         Self::NeverSearch,
+        Self::ClearWhatOneKnows,
     ];
 
     /// Whether this thread has planted it.

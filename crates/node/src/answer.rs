@@ -66,10 +66,13 @@ impl Core {
             }
             Request::Scan { bucket, from, to, limit } => self.scan_here(bucket, from, to, limit as usize),
             Request::Count { bucket, partitions } => {
-                self.count_here(bucket, None, &partitions).map(Reply::Count)
+                self.count_here((bucket, Counted::Keys), None, &partitions).map(Reply::Count)
             }
             Request::CountOfCut { bucket, bits, partitions } => {
-                self.count_here(bucket, Some(bits), &partitions).map(Reply::Count)
+                self.count_here((bucket, Counted::Keys), Some(bits), &partitions).map(Reply::Count)
+            }
+            Request::CountEnding { bucket, bits, partitions } => {
+                self.count_here((bucket, Counted::Ending), Some(bits), &partitions).map(Reply::Count)
             }
             Request::Moves => Ok(self.moving.taken_over()),
             Request::Clock => Ok(Reply::Clock { wall_us: self.clock.wall_us() }),
@@ -105,6 +108,13 @@ impl Core {
                     core.in_its_turn(|| core.hand_over(bucket, epoch, (from, to), entries)).await
                 }
                 Request::Status => Ok(Reply::Status(core.status_here_json())),
+                Request::Clear { bucket, from, to } => core
+                    .clear_here(bucket, from, to)
+                    .await
+                    .map(|(count, next)| Reply::Cleared { count, next }),
+                Request::MergeCleared { bucket, epoch, from, to, cells } => {
+                    core.merge_cleared((bucket, epoch), (from, to), cells).await
+                }
                 _ => Err(Error::new(ErrorKind::Internal, "a short request was put off")),
             };
             core.answer(from, id, reply.unwrap_or_else(failed));
@@ -312,7 +322,7 @@ impl Core {
     /// that is not told.
     pub(crate) fn count_here(
         &self,
-        bucket: BucketId,
+        (bucket, counted): (BucketId, Counted),
         bits: Option<u8>,
         partitions: &[u16],
     ) -> Result<u64, Error> {
@@ -329,15 +339,29 @@ impl Core {
         if known().any(|partition| !bucket.bucket.counts(PartitionId(*partition), bits)) {
             return Err(unavailable(STILL_COUNTING));
         }
-        Ok(known().map(|partition| bucket.bucket.live(PartitionId(*partition), bits)).sum())
+        let now_ms = self.agreed_ms();
+        let count = |partition: &u16| match counted {
+            Counted::Keys => bucket.bucket.live(PartitionId(*partition), bits, now_ms),
+            Counted::Ending => bucket.bucket.ending(PartitionId(*partition), bits, now_ms),
+        };
+        Ok(known().map(count).sum())
     }
 }
 
 /// How far a range lies in the partition it begins in, and where the rest of it begins. Who has not heard of a split
 /// asks for more than a partition, and this node need not hold the rest.
-fn within_partition(from: Position, to: Position, bits: u8) -> (Position, Option<Position>) {
+pub(crate) fn within_partition(from: Position, to: Position, bits: u8) -> (Position, Option<Position>) {
     let end = from.partition(bits).end(bits).min(to);
     (end, (end < to).then(|| Position(end.0 + 1)))
+}
+
+/// Which keys are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// All with a value.
+    Keys,
+    /// Those whose values will expire.
+    Ending,
 }
 
 /// Why a count is not told.
@@ -366,6 +390,9 @@ fn needs_copies(request: &Request) -> bool {
         | Request::Scan { .. }
         | Request::Count { .. }
         | Request::CountOfCut { .. }
+        | Request::CountEnding { .. }
+        | Request::Clear { .. }
+        | Request::MergeCleared { .. }
         | Request::Roots { .. }
         | Request::RootsOfCut { .. }
         | Request::Digests { .. }

@@ -74,6 +74,9 @@ pub(crate) fn may_ask(standing: Standing, request: &Request) -> bool {
         | Request::Scan { .. }
         | Request::Count { .. }
         | Request::CountOfCut { .. }
+        | Request::CountEnding { .. }
+        | Request::Clear { .. }
+        | Request::MergeCleared { .. }
         | Request::Roots { .. }
         | Request::RootsOfCut { .. }
         | Request::Digests { .. }

@@ -4,6 +4,9 @@
 //!
 //! Invariant: each change gets a dot higher than every dot this actor issued before in this partition.
 
+mod batch;
+mod clear;
+mod ends;
 mod live;
 mod moves;
 mod room;
@@ -29,9 +32,12 @@ use slipring_storage::{Engine, RecordKey};
 use crate::failure::{damaged, stored};
 use crate::heal::is_damage;
 
-use live::Live;
+pub(crate) use clear::Clearing;
+use ends::Ends;
+use live::{Live, Worth};
 pub(crate) use moves::{Refusal, Wiped};
 use room::Difference;
+pub(crate) use upkeep::DropTimes;
 
 /// Scratch space a partition keeps between writes; larger writes give theirs back.
 const SCRATCH_BYTES_MAX: usize = 4 * 1024;
@@ -48,7 +54,7 @@ pub(crate) struct Bucket {
     pub(crate) engine: Arc<dyn Engine>,
     bits: u8,
     partitions: Box<[Mutex<Partition>]>,
-    /// Keys with a value, expired ones among them until they are swept.
+    /// Keys with a value, expired ones among them until they are dropped.
     live: Live,
     /// Whether the keys that were there when it was opened are among them.
     is_counted: Arc<AtomicBool>,
@@ -70,8 +76,8 @@ struct Partition {
     /// Rises with each change; tells whether `root` is still true.
     version: u64,
     root: Option<(u64, u128)>,
-    /// Whether anything here may expire.
-    is_mortal: bool,
+    /// When what is here expires.
+    ends: Ends,
     /// From where on the keys that were there are not counted yet.
     uncounted: Option<Position>,
     scratch: Vec<u8>,
@@ -118,7 +124,8 @@ impl Bucket {
         engine: Arc<dyn Engine>,
         bits: u8,
     ) -> Result<Self, Error> {
-        let partitions = (0..1_u32 << bits).map(|_| Mutex::default()).collect();
+        let partition = |_| Mutex::new(Partition { ends: Ends::new(bits), ..Partition::default() });
+        let partitions = (0..1_u32 << bits).map(partition).collect();
         let (live, damaged, is_counted) = (Live::new(), Arc::default(), Arc::new(AtomicBool::new(true)));
         let bucket = Self { id, name, policy, engine, bits, partitions, live, is_counted, damaged };
         if bucket.holds_any()? {
@@ -269,10 +276,22 @@ impl Bucket {
         Ok((page, next))
     }
 
-    /// Keys with a value in a partition, one of `1 << bits` with 1 to 14 bits, however the bucket is cut. Expired
-    /// ones count until they are swept.
-    pub(crate) fn live(&self, partition: PartitionId, bits: u8) -> u64 {
-        self.live.sum(partition, bits)
+    /// Keys with a value at `now_ms` in a partition, one of `1 << bits` with 1 to 14 bits, however the bucket is cut.
+    pub(crate) fn live(&self, partition: PartitionId, bits: u8, now_ms: u64) -> u64 {
+        self.live.keys(partition, bits).saturating_sub(self.expired(partition, bits, now_ms))
+    }
+
+    /// Those of them that will expire.
+    pub(crate) fn ending(&self, partition: PartitionId, bits: u8, now_ms: u64) -> u64 {
+        self.live.ending(partition, bits).saturating_sub(self.expired(partition, bits, now_ms))
+    }
+
+    /// Keys of a partition whose values have expired at `now_ms` and are still kept.
+    fn expired(&self, partition: PartitionId, bits: u8, now_ms: u64) -> u64 {
+        let (start, end) = (partition.start(bits), partition.end(bits));
+        let parts = start.partition(self.bits).index()..=end.partition(self.bits).index();
+        let parts = self.partitions.get(parts).unwrap_or_default();
+        parts.iter().map(|part| part.lock().ends.passed(now_ms, start, end) as u64).sum()
     }
 
     /// Up to `limit` keys whose records were found damaged, after this one.
@@ -312,9 +331,8 @@ impl Bucket {
         let difference = Difference {
             before: 0,
             is_kept: merged.is_some(),
-            was_live: true,
-            is_live: merged.as_ref().is_some_and(|cell| !cell.is_bare()),
-            is_mortal: merged.as_ref().is_some_and(is_mortal),
+            was: Worth::of_damaged(),
+            is: merged.as_ref().map(Worth::of).unwrap_or_default(),
         };
         self.store(partition, (position, key), &difference, None)?;
         partition.tidy();
@@ -378,7 +396,7 @@ impl Partition {
         let mut cells = Cells::new(&cell, context.now_ms).before(dot);
         let response = run(context, &mut cells);
         let Some(change) = cells.into_change() else { return Ok((response, None)) };
-        let was_live = !cell.is_bare();
+        let was = Worth::of(&cell);
         let stamp = Timestamp::next(locus.wall_ms, self.last_stamp, cell.last_stamp());
         self.counter = dot.counter;
         self.last_stamp = stamp;
@@ -388,14 +406,14 @@ impl Partition {
         changed.encode(&mut self.scratch);
         let is_last = locus.is_alone || Mutant::DropTombstone.is_planted();
         let is_kept = !(is_last && changed.is_bare());
-        let difference = Difference { is_kept, ..Difference::between(record, was_live, &changed) };
+        let difference = Difference { is_kept, ..Difference::between(record, was, &changed) };
         Ok((response, Some((difference, is_overwrite.then_some(dot)))))
     }
 
     /// Merges; leaves the merged cell in `scratch` and says how it differs.
     fn merge(&mut self, record: Option<&[u8]>, theirs: &[u8]) -> Result<Merged, Error> {
         let ours = decode(record)?;
-        let was_live = !ours.is_bare();
+        let was = Worth::of(&ours);
         let mut theirs = Cell::decode(theirs).map_err(|_| not_a_cell())?;
         if Mutant::RestampOnReplay.is_planted() {
             self.last_stamp = Timestamp::next(0, self.last_stamp, theirs.last_stamp());
@@ -408,7 +426,7 @@ impl Partition {
         self.scratch.clear();
         merged.encode(&mut self.scratch);
         let is_changed = record != Some(self.scratch.as_slice());
-        let difference = is_changed.then(|| Difference::between(record, was_live, &merged));
+        let difference = is_changed.then(|| Difference::between(record, was, &merged));
         Ok(Merged { difference, is_overtaken: merged.winner().is_some_and(|dot| !seen.covers(dot)) })
     }
 
@@ -439,13 +457,6 @@ fn decode(record: Option<&[u8]>) -> Result<Cell<'_>, Error> {
 
 fn not_a_cell() -> Error {
     Error::new(ErrorKind::Invalid, "a peer sent bytes that are not a cell; nothing was stored")
-}
-
-fn is_mortal(cell: &Cell<'_>) -> bool {
-    use slipring_service::Content;
-    cell.siblings
-        .iter()
-        .any(|sibling| sibling.expires_at.is_some() && matches!(sibling.content, Content::Register(_)))
 }
 
 #[cfg(test)]

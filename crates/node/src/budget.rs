@@ -1,9 +1,10 @@
 //! The budget of background work: while clients are served each short piece of work is followed by a rest, so that all
 //! together takes a set share of the machine's processors, though never more than one of them.
 //!
-//! There are two lanes, each with one turn. What brings back copies that are missing or behind has its own: its rests
+//! There are three lanes, each with one turn. What brings back copies that are missing or behind has its own: its rests
 //! have a limit that falls the longer it goes on, so it ends however busy clients are. Routine upkeep has the other, and
-//! gives way while this node recovers: then it rests as long as it ever does.
+//! gives way while this node recovers: then it rests as long as it ever does. Dropping what has expired has the third: its
+//! share grows with what waits to be dropped, up to a whole processor when that is a tenth of all keys.
 //!
 //! A rest is measured in the piece's own time, so work that others slow down rests longer by itself; the limits keep
 //! that from stopping it.
@@ -28,6 +29,10 @@ const RECOVERY_REST: (Duration, Duration) = (Duration::from_millis(20), Duration
 const HALVED_AFTER: Duration = Duration::from_secs(5);
 /// The longest rest after a piece that a peer waits for.
 const ASKED_REST: Duration = Duration::from_millis(10);
+/// The longest rest after a piece of dropping.
+const EXPIRY_REST: Duration = Duration::from_millis(20);
+/// When so many percent of the keys wait to be dropped, dropping takes a whole processor.
+const BACKLOG_PERCENT_MAX: u64 = 10;
 /// A recovery that rested for so long has ended.
 const OVER_AFTER: Duration = Duration::from_secs(1);
 
@@ -38,8 +43,30 @@ pub(crate) enum Class {
     Recovery,
     /// A peer waits for it, perhaps to recover.
     Asked,
-    /// What can wait: scrub, periodic exchanges, expiry, planned moves, removing what has moved away.
+    /// What can wait: scrub, periodic exchanges, planned moves, removing what has moved away.
     Upkeep,
+    /// Values are dropped that have expired, while so many wait for it.
+    Expiry(Backlog),
+}
+
+/// What waits to be dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Backlog {
+    /// Values that have expired.
+    pub(crate) due: u64,
+    /// All keys, those among them.
+    pub(crate) kept: u64,
+}
+
+impl Backlog {
+    /// The share of one processor, in percent, that dropping takes when it takes `least` at rest.
+    fn share(self, least: u32) -> u32 {
+        let most = self.kept.saturating_mul(BACKLOG_PERCENT_MAX) / 100;
+        let part = u64::from(100 - least).saturating_mul(self.due.min(most)).checked_div(most);
+        // Where there are few keys, any backlog is the most.
+        let more = part.unwrap_or(u64::from(100 - least) * self.due.min(1));
+        least + u32::try_from(more).unwrap_or(0)
+    }
 }
 
 /// Who has the turns, and what each lane owes.
@@ -48,11 +75,12 @@ pub(crate) struct Budget {
     share: u32,
     urgent: Mutex<Account>,
     upkeep: Mutex<Account>,
+    expiry: Mutex<Account>,
     has_served: AtomicBool,
     seen: parking_lot::Mutex<Seen>,
 }
 
-/// What both lanes know.
+/// What all lanes know.
 #[derive(Default)]
 struct Seen {
     last_served: Option<Instant>,
@@ -74,11 +102,11 @@ impl Budget {
     fn new(share: u32, processors: usize) -> Self {
         let processors = u32::try_from(processors).unwrap_or(u32::MAX);
         let share = share.saturating_mul(processors).clamp(1, 100);
-        let (urgent, upkeep) = (Mutex::default(), Mutex::default());
         Self {
             share,
-            urgent,
-            upkeep,
+            urgent: Mutex::default(),
+            upkeep: Mutex::default(),
+            expiry: Mutex::default(),
             has_served: AtomicBool::new(false),
             seen: parking_lot::Mutex::default(),
         }
@@ -99,7 +127,11 @@ impl Budget {
 
     /// Does one short piece of work when it is its turn, and rests if clients are being served.
     pub(crate) async fn run<R>(&self, class: Class, piece: impl FnOnce() -> R) -> R {
-        let lane = if class == Class::Upkeep { &self.upkeep } else { &self.urgent };
+        let lane = match class {
+            Class::Recovery | Class::Asked => &self.urgent,
+            Class::Upkeep => &self.upkeep,
+            Class::Expiry(_) => &self.expiry,
+        };
         let mut account = lane.lock().await;
         let began = Instant::now();
         let result = piece();
@@ -129,11 +161,16 @@ impl Budget {
             account.owed = Duration::ZERO;
             return None;
         }
-        account.owed += (ended - began) * (100 - self.share) / self.share;
+        let share = match class {
+            Class::Expiry(backlog) => backlog.share(self.share),
+            Class::Recovery | Class::Asked | Class::Upkeep => self.share,
+        };
+        account.owed += (ended - began) * (100 - share) / share;
         let longest = match class {
             Class::Recovery => seen.longest_rest(ended),
             Class::Asked => ASKED_REST,
             Class::Upkeep => LONGEST_REST,
+            Class::Expiry(_) => EXPIRY_REST,
         };
         if class == Class::Upkeep && seen.is_recovering(ended) {
             account.owed = longest;
@@ -241,6 +278,23 @@ mod tests {
         assert_eq!(upkeep(now), Some(LONGEST_REST));
         assert_eq!(upkeep(now + OVER_AFTER - PIECE), Some(LONGEST_REST));
         assert_eq!(upkeep(now + OVER_AFTER), None, "it is over");
+    }
+
+    #[test]
+    fn share_of_expiry_grows_with_its_backlog_up_to_a_processor() {
+        let share = |due, kept| Backlog { due, kept }.share(2);
+        let shares = [(0, 1_000), (50, 1_000), (99, 1_000), (100, 1_000), (101, 1_000), (1_000, 1_000)];
+        assert_eq!(shares.map(|(due, kept)| share(due, kept)), [2, 51, 99, 100, 100, 100]);
+        assert_eq!([share(0, 0), share(0, 9), share(1, 9), share(u64::MAX, u64::MAX)], [2, 2, 100, 100]);
+        let (budget, now) = (Budget::new(2, 1), Instant::now());
+        let rest = |due| {
+            budget.serves();
+            let class = Class::Expiry(Backlog { due, kept: 1_000 });
+            budget.rest(&mut Account::default(), class, (now, now + PIECE))
+        };
+        assert_eq!((rest(0), rest(100)), (Some(EXPIRY_REST), None));
+        assert_eq!(rest(60), None, "it is owed less than the least rest");
+        assert_eq!(rest(10), Some(PIECE * 89 / 11));
     }
 
     #[test]

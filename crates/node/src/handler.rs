@@ -8,7 +8,6 @@ use slipring_service::{Access, Cells, Context, Service};
 pub(crate) trait Handler: Send + Sync {
     fn describe(&self, request: &Bytes) -> Result<(Bytes, Access), Error>;
     fn execute(&self, context: &Context, request: Bytes, cells: &mut Cells<'_>) -> Result<Bytes, Error>;
-    fn removal(&self, key: Bytes) -> Bytes;
 }
 
 /// The handler of a typed service.
@@ -23,9 +22,5 @@ impl<S: Service> Handler for Erased<S> {
     fn execute(&self, context: &Context, request: Bytes, cells: &mut Cells<'_>) -> Result<Bytes, Error> {
         let request = self.0.decode_request(request)?;
         Ok(self.0.encode_response(&self.0.execute(context, request, cells)))
-    }
-
-    fn removal(&self, key: Bytes) -> Bytes {
-        self.0.encode_request(&self.0.removal(key))
     }
 }

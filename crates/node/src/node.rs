@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::acks::check_acks;
+use crate::answer::Counted;
 use crate::bucket::{Locus, Refusal};
 use crate::call::{Call, CallOptions, Pending};
 use crate::change::Force;
@@ -331,18 +332,28 @@ impl Node {
         self.core.scan(bucket, cursor, end, count).await
     }
 
-    /// How many keys a bucket holds, over all nodes; expired ones count until they are swept.
+    /// How many keys a bucket holds, over all nodes, without expired ones.
     ///
     /// # Errors
     /// `Unavailable` when no replica of a partition answers.
     pub async fn count(&self, bucket: BucketId) -> Result<u64, Error> {
-        self.core.count(bucket).await
+        self.core.count(bucket, Counted::Keys).await
     }
 
-    /// Deletes every key of a bucket by ordinary deletes; how many there were.
+    /// How many of them will expire.
     ///
     /// # Errors
-    /// That of the first delete that failed; those before it have happened.
+    /// `Unavailable` when no replica of a partition answers.
+    pub async fn count_ending(&self, bucket: BucketId) -> Result<u64, Error> {
+        self.core.count(bucket, Counted::Ending).await
+    }
+
+    /// Deletes every key of a bucket that was acknowledged before; how many there were. Keys that are written meanwhile
+    /// may stay.
+    ///
+    /// # Errors
+    /// `Unavailable` when too few replicas of a partition can be reached: nothing was done. `OutcomeUnknown` when they
+    /// were lost on the way: some keys may be gone.
     pub async fn clear(&self, bucket: BucketId) -> Result<u64, Error> {
         self.core.clear(bucket).await
     }

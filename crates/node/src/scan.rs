@@ -1,4 +1,4 @@
-//! Looking at a whole bucket from any node: pages of keys, counts, clearing.
+//! Looking at a whole bucket from any node: pages of keys, and counts.
 //!
 //! A cursor names a place on the ring, so it means the same on every node and after every restart. Each
 //! partition is asked of its first healthy replica; a key that was there throughout is seen at least once.
@@ -13,11 +13,10 @@ use bytes::Bytes;
 use slipring_model::{BucketId, Cursor, Error, NodeId, PartitionId, Position};
 use slipring_wire::{Reply, Request};
 
-use crate::answer::{STILL_COUNTING, no_bucket};
+use crate::answer::{Counted, STILL_COUNTING, no_bucket};
 use crate::budget::Class;
 use crate::core::Core;
 use crate::failure::unavailable;
-use crate::requests::{Asker, ReplyTo};
 use crate::view::{BucketView, Place, View};
 
 pub use pages::ScanPage;
@@ -26,16 +25,14 @@ pub use pages::ScanPage;
 const COUNT_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How often new buckets are looked at, whether they hold keys to count.
 const COUNT_INTERVAL: Duration = Duration::from_millis(200);
-/// Deletes under way while a bucket is cleared.
-const CLEAR_WINDOW: usize = 256;
 
 impl Core {
     /// How many keys the bucket holds, each partition as its first healthy replica counts it. One that has just
     /// started is waited for a little.
-    pub(crate) async fn count(&self, bucket: BucketId) -> Result<u64, Error> {
+    pub(crate) async fn count(&self, bucket: BucketId, counted: Counted) -> Result<u64, Error> {
         let deadline = self.now().after(self.settings.request_timeout());
         loop {
-            match self.count_now(bucket).await {
+            match self.count_now(bucket, counted).await {
                 Err(error) if error.message == STILL_COUNTING && self.now() < deadline => {
                     tokio::time::sleep(COUNT_AGAIN_AFTER).await;
                 }
@@ -44,7 +41,7 @@ impl Core {
         }
     }
 
-    async fn count_now(&self, bucket: BucketId) -> Result<u64, Error> {
+    async fn count_now(&self, bucket: BucketId, counted: Counted) -> Result<u64, Error> {
         let view = self.view().ok_or_else(no_bucket)?;
         let places = &view.bucket(bucket).ok_or_else(no_bucket)?.places;
         let mut by_node: BTreeMap<NodeId, Vec<u16>> = BTreeMap::new();
@@ -54,9 +51,9 @@ impl Core {
         let mut total = 0;
         for (node, partitions) in by_node {
             total += if node == self.me {
-                self.count_here(bucket, Some(view.bits), &partitions)?
+                self.count_here((bucket, counted), Some(view.bits), &partitions)?
             } else {
-                let request = count_request(&view, bucket, partitions);
+                let request = count_request(&view, (bucket, counted), partitions);
                 match self.ask(node, request, self.settings.request_timeout()).await {
                     Some(Reply::Count(count)) => count,
                     Some(Reply::Failed { kind, message }) => return Err(Error::new(kind, message)),
@@ -65,47 +62,6 @@ impl Core {
             };
         }
         Ok(total)
-    }
-
-    /// Deletes every key, each by an ordinary request of the bucket's service; how many were asked for.
-    pub(crate) async fn clear(&self, bucket: BucketId) -> Result<u64, Error> {
-        let (mut cursor, mut deleted) = (Cursor::START, 0);
-        loop {
-            let page = self.scan(bucket, cursor, Position(u64::MAX), CLEAR_WINDOW).await?;
-            let deletes = page.keys.into_iter().map(|key| self.delete(bucket, key));
-            for done in futures::future::join_all(deletes).await {
-                done?;
-                deleted += 1;
-            }
-            cursor = page.cursor;
-            if cursor.is_start() {
-                return Ok(deleted);
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    async fn delete(&self, bucket: BucketId, key: Bytes) -> Result<(), Error> {
-        let view = self.view().ok_or_else(no_bucket)?;
-        let request = self.handler(view.bucket(bucket).ok_or_else(no_bucket)?)?.removal(key);
-        self.request(bucket, request, (None, None), self.settings.request_timeout()).await.map(|_| ())
-    }
-
-    /// Runs one encoded request and waits for its answer.
-    pub(crate) async fn request(
-        &self,
-        bucket: BucketId,
-        request: Bytes,
-        acks: (Option<u8>, Option<u8>),
-        timeout: Duration,
-    ) -> Result<Bytes, Error> {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        let reply_to = ReplyTo::Client(Asker { sender, is_read: false });
-        match self.work(bucket, request, acks, timeout, reply_to) {
-            Ok(work) => self.submit(work),
-            Err((_, error)) => return Err(error),
-        }
-        receiver.await.map_or_else(|_| Err(crate::requests::dropped()), |(answer, _held)| answer)
     }
 
     fn first_healthy(&self, place: &Place) -> Result<NodeId, Error> {
@@ -140,48 +96,14 @@ impl Core {
         }
         Ok(())
     }
-
-    /// Drops expired values, a share of the partitions each time, by the time that a majority of the members' clocks
-    /// have passed.
-    pub(crate) async fn run_sweeper(self: Arc<Self>) {
-        const SHARES: u16 = 16;
-        let interval = Duration::from_millis(self.settings.expiry_interval_ms);
-        for turn in (0..SHARES).cycle() {
-            tokio::time::sleep(interval).await;
-            let Some(view) = self.view() else { continue };
-            for bucket in view.buckets() {
-                self.sweep_share(&view, bucket, |partition| partition % SHARES == turn).await;
-            }
-        }
-    }
-
-    async fn sweep_share(&self, view: &View, bucket: &BucketView, is_due: impl Fn(u16) -> bool + Send) {
-        for (index, place) in bucket.places.iter().enumerate() {
-            let partition = PartitionId(index as u16);
-            if !is_due(partition.0) || place.mine.is_none() {
-                continue;
-            }
-            let position = partition.start(view.bits);
-            let is_alone = || {
-                let now = self.view();
-                let place = now.as_ref().and_then(|now| now.place(bucket.bucket.id, position));
-                place.is_some_and(|(_, place)| place.alone().is_some())
-            };
-            // Read again for each partition: a clock may have stepped meanwhile.
-            let Some(drop_ms) = self.drop_ms() else { return };
-            match bucket.bucket.sweep(partition, drop_ms, is_alone, &self.budget).await {
-                Ok(expired) => drop(self.metrics.expired.inc_by(expired)),
-                Err(error) => tracing::warn!(%error, "expired values could not be dropped"),
-            }
-        }
-    }
 }
 
 /// Who knows of a split says how the ring is cut; before there was one, nodes of older releases may be asked.
-fn count_request(view: &View, bucket: BucketId, partitions: Vec<u16>) -> Request {
-    match view.is_cut_into(None) {
-        true => Request::Count { bucket, partitions },
-        false => Request::CountOfCut { bucket, bits: view.bits, partitions },
+fn count_request(view: &View, (bucket, counted): (BucketId, Counted), partitions: Vec<u16>) -> Request {
+    match (counted, view.is_cut_into(None)) {
+        (Counted::Keys, true) => Request::Count { bucket, partitions },
+        (Counted::Keys, false) => Request::CountOfCut { bucket, bits: view.bits, partitions },
+        (Counted::Ending, _) => Request::CountEnding { bucket, bits: view.bits, partitions },
     }
 }
 
@@ -194,7 +116,7 @@ mod tests {
     fn counts_name_the_cut_once_there_was_a_split() {
         let mut layout = settled(2);
         let (bucket, partitions) = (BucketId(0), vec![1]);
-        let request = |layout: &_| count_request(&view_of(layout, 1), bucket, vec![1]);
+        let request = |layout: &_| count_request(&view_of(layout, 1), (bucket, Counted::Keys), vec![1]);
         assert_eq!(request(&layout), Request::Count { bucket, partitions: partitions.clone() });
         split(&mut layout);
         assert_eq!(request(&layout), Request::CountOfCut { bucket, bits: 2, partitions });

@@ -25,9 +25,9 @@ pub struct Settings {
     /// How long to rest between two partitions whose records are all read to find damage. Shorter finds it
     /// sooner and reads more. 10 to 3,600,000.
     pub scrub_interval_ms: u64,
-    /// How much of all the machine's processors moving data, repair, scrub and expiry may take together while clients
-    /// are served, in percent, though never more than one processor; without clients they take what they need. Less
-    /// disturbs clients less and takes longer. 1 to 100.
+    /// How much of all the machine's processors moving data, repair and scrub may take together while clients
+    /// are served, in percent, though never more than one processor; without clients they take what they need. Expiry
+    /// takes as much, and more while it is behind. Less disturbs clients less and takes longer. 1 to 100.
     pub background_share: u32,
     /// How long a node may be gone until it is given up and its share goes to others; 0 never. The same on all
     /// nodes. 0, or 1,000 to 2,592,000,000.
@@ -59,7 +59,7 @@ impl Default for Settings {
             hedge_ms: 50,
             exchange_interval_ms: 10_000,
             sync_interval_ms: 100,
-            expiry_interval_ms: 1_000,
+            expiry_interval_ms: 100,
             scrub_interval_ms: 10_000,
             background_share: 1,
             replace_after_ms: 0,

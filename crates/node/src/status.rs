@@ -216,9 +216,11 @@ impl Core {
         let places = || view.buckets().flat_map(|bucket| bucket.places.iter());
         let held = places().filter(|place| place.mine.is_some()).count();
         let primaries = places().filter(|place| place.replicas.first() == Some(&self.me)).count();
+        let now_ms = self.agreed_ms();
         let keys = view.buckets().map(|bucket| {
             let all: Vec<u16> = (0..view.layout.partition_count()).collect();
-            all.iter().map(|partition| bucket.bucket.live(PartitionId(*partition), view.bits)).sum::<u64>()
+            let live = |partition| bucket.bucket.live(PartitionId(partition), view.bits, now_ms);
+            all.into_iter().map(live).sum::<u64>()
         });
         let (disk, memory) = self.spaces();
         Some(OwnStatus {

@@ -22,6 +22,8 @@ pub(crate) enum Waiter {
     Peer { node: NodeId, id: u64 },
     /// A task of the background.
     Task(oneshot::Sender<()>),
+    /// A page of a clearing.
+    Page(oneshot::Sender<()>),
 }
 
 /// How a node may wait for its disk.
@@ -137,7 +139,7 @@ impl Core {
                     continue;
                 }
                 // Its end tells the task that nothing is synced.
-                Waiter::Task(_) => continue,
+                Waiter::Task(_) | Waiter::Page(_) => continue,
             };
             let answer = self.requests.with(id, |entry| match entry {
                 Entry::Write(write) => (write.answer.take(), false),
@@ -157,7 +159,7 @@ impl Core {
             Waiter::Write(id) => self.drive_write(id, WriteInput::Persisted),
             Waiter::Peer { node, id } => self.answer(node, id, Reply::Stored),
             // A task that is gone waits for nothing.
-            Waiter::Task(done) => drop(done.send(())),
+            Waiter::Task(done) | Waiter::Page(done) => drop(done.send(())),
         }
     }
 }

@@ -153,11 +153,12 @@ settings! {
     /// Milliseconds between two forced writes of buffered buckets: what a loss of power can take. 1 to 10,000.
     sync_interval_ms: u64 = 100, "SLIPRING_SYNC_INTERVAL_MS";
     /// Milliseconds between two looks for expired values. 10 to 3,600,000.
-    expiry_interval_ms: u64 = 1_000, "SLIPRING_EXPIRY_INTERVAL_MS";
+    expiry_interval_ms: u64 = 100, "SLIPRING_EXPIRY_INTERVAL_MS";
     /// How long to rest between two partitions whose records are all read to find damage, in milliseconds.
     scrub_interval_ms: u64 = 10_000, "SLIPRING_SCRUB_INTERVAL_MS";
-    /// Percent of the machine's processors that moving data, repair, scrub and expiry may take together while clients
-    /// are served, one processor at most; without clients they take what they need. 1 to 100.
+    /// Percent of the machine's processors that moving data, repair and scrub may take together while clients are
+    /// served, one processor at most; without clients they take what they need. Expiry takes as much, and more while it
+    /// is behind. 1 to 100.
     background_share: u32 = 1, "SLIPRING_BACKGROUND_SHARE";
     /// Milliseconds a node may be gone until it is given up for good and its share goes to others; 0 never. The same
     /// on all nodes. At least 1,000, and more than a restart takes.

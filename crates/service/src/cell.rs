@@ -111,6 +111,18 @@ impl<'a> Cell<'a> {
         self.siblings.iter().all(|sibling| matches!(sibling.content, Content::Tombstone | Content::Expired))
     }
 
+    /// The same cell without the bytes of its values, as if they were deletions: what another replica must know of it
+    /// to delete all that it holds.
+    #[must_use]
+    pub fn without_values(mut self) -> Self {
+        for sibling in &mut self.siblings {
+            if matches!(sibling.content, Content::Register(_) | Content::Expired) {
+                sibling.content = Content::Tombstone;
+            }
+        }
+        self
+    }
+
     /// The same cell with the bytes of values that expired by `now_ms` dropped; `None` when nothing has.
     #[must_use]
     pub fn expired(mut self, now_ms: u64) -> Option<Self> {

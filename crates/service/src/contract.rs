@@ -57,9 +57,6 @@ pub trait Service: Send + Sync + 'static {
     /// Answers a request, changing the cell through `cells`.
     fn execute(&self, context: &Context, request: Self::Request, cells: &mut Cells<'_>) -> Self::Response;
 
-    /// The request that deletes a key, for clearing a bucket.
-    fn removal(&self, key: Bytes) -> Self::Request;
-
     /// Writes a request for another node.
     fn encode_request(&self, request: &Self::Request) -> Bytes;
 

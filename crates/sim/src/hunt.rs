@@ -54,6 +54,7 @@ pub const HUNTS: [Hunt; 39] = [
     hunt(Mutant::TrustUnaskedReply, 10, Some(include_str!("../plans/strangers.json"))),
     hunt(Mutant::DecideOnStaleCopy, 200, Some(include_str!("../plans/disks_fail_after_cuts.json"))),
     hunt(Mutant::AckWithoutRoom, 10, Some(include_str!("../plans/disks_fill.json"))),
+    hunt(Mutant::ClearWhatOneKnows, 20, Some(include_str!("../plans/clears.json"))),
     hunt(Mutant::IgnoreOvertaken, 20, Some(include_str!("../plans/wrong_clocks.json"))),
     hunt(Mutant::NeverSearch, 3, Some(include_str!("../plans/all_relocated.json"))),
 ];

@@ -247,6 +247,13 @@ pub enum Fault {
     },
     /// Every partition is halved, as soon as nothing moves.
     Split,
+    /// A client of a host clears a bucket.
+    Clear {
+        /// Which host.
+        host: usize,
+        /// The bucket's number: that of one whose clients write registers and counters.
+        bucket: u32,
+    },
     /// Hosts that are no members speak to a host in valid messages.
     Strangers {
         /// Whom they speak to.

@@ -31,6 +31,8 @@ const COUNTERS: usize = 3;
 const COUNTER: &str = "counter";
 /// Rests of one client between two operations, in milliseconds.
 const REST_MS: std::ops::Range<u64> = 5..70;
+/// Hosts that may be probed, those that join among them.
+const HOSTS_PROBED: usize = 16;
 const TTL_MS: std::ops::Range<u64> = 50..2_000;
 
 /// What the clients of a run share.
@@ -70,6 +72,34 @@ impl Workload {
     /// Keeps something until the run is over.
     fn keep(&self, what: impl Any + Send) {
         self.kept.lock().push(Box::new(what));
+    }
+
+    /// Clears a bucket: for each key that clients use this is a deletion.
+    pub(crate) async fn clear(self: Arc<Self>, node: Node, bucket: BucketKind, client: String) {
+        let registers = (0..HOT_KEYS + COLD_KEYS).map(register_key);
+        let probes = (0..HOSTS_PROBED).map(crate::run::probe_key);
+        let keys = registers.chain((0..COUNTERS).map(counter_key)).chain(probes);
+        let start_ms = self.journal.now_ms();
+        let begin = |key| {
+            let (client, action) = (client.clone(), Action::Delete);
+            let deletion = Operation { bucket, key, client, action, start_ms, end: None, is_final: false };
+            self.history.begin(deletion)
+        };
+        let numbers: Vec<usize> = keys.map(begin).collect();
+        let outcome = match node.clear(bucket.id()).await {
+            Ok(_) => Outcome::Written,
+            Err(Error { kind: ErrorKind::Unavailable | ErrorKind::Overloaded, message }) => {
+                Outcome::Refused(message.into_owned())
+            }
+            Err(Error { kind: ErrorKind::OutcomeUnknown, message }) => Outcome::Unknown(message.into_owned()),
+            Err(Error { kind, message }) => Outcome::Broken(format!("{kind:?}: {message}")),
+        };
+        self.journal
+            .count(if outcome == Outcome::Written { "buckets cleared" } else { "clearings failed" }, 1);
+        self.journal.note(format_args!("{client} has cleared {bucket:?}: {outcome:?}"));
+        for number in numbers {
+            self.history.end(number, self.journal.now_ms(), outcome.clone());
+        }
     }
 
     /// Lets clients ask little for a while, or as much as before.
@@ -253,11 +283,11 @@ impl Client {
             _ => BucketKind::Siblings,
         };
         if bucket != BucketKind::Siblings && self.rng.u8(..4) == 0 {
-            return (bucket, format!("{COUNTER}-{}", self.rng.usize(..COUNTERS)));
+            return (bucket, counter_key(self.rng.usize(..COUNTERS)));
         }
         let register =
             if self.rng.bool() { self.rng.usize(..HOT_KEYS) } else { HOT_KEYS + self.rng.usize(..COLD_KEYS) };
-        (bucket, format!("register-{register}"))
+        (bucket, register_key(register))
     }
 
     fn draw_action(&mut self) -> Action {
@@ -271,6 +301,14 @@ impl Client {
             _ => Action::Get,
         }
     }
+}
+
+fn counter_key(number: usize) -> String {
+    format!("{COUNTER}-{number}")
+}
+
+fn register_key(number: usize) -> String {
+    format!("register-{number}")
 }
 
 /// What an action is for the application; a replacement has `seen` this causal context.

@@ -95,6 +95,17 @@ fn every_promise_is_kept_while_partitions_are_split() {
 }
 
 #[test]
+fn every_promise_is_kept_while_buckets_are_cleared() {
+    let plan: Plan = serde_json::from_str(include_str!("../plans/clears.json")).expect("a plan");
+    for seed in 0..4 {
+        let report = run(seed, &Options { plan: Some(plan.clone()), ..Options::default() });
+        assert_eq!(report.verdict, Ok(()), "{report}");
+        let times = |what| report.counts.get(what).copied().unwrap_or(0);
+        assert!(times("clearings") >= 40 && times("buckets cleared") >= 10, "{report}");
+    }
+}
+
+#[test]
 fn a_host_that_slept_through_two_splits_does_no_harm() {
     // It wakes with requests and copies of partitions that are four each by now, some of them elsewhere.
     let plan = serde_json::from_str(include_str!("../plans/sleeps_through_splits.json")).expect("a plan");

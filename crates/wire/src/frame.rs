@@ -170,10 +170,12 @@ impl Message {
                     entries.iter().map(|(key, _)| key.len() + 12).sum()
                 }
                 Request::Roots { roots, .. } | Request::RootsOfCut { roots, .. } => roots.len() * 20,
-                Request::Count { partitions, .. } | Request::CountOfCut { partitions, .. } => {
-                    partitions.len() * 3
-                }
+                Request::Count { partitions, .. }
+                | Request::CountOfCut { partitions, .. }
+                | Request::CountEnding { partitions, .. } => partitions.len() * 3,
+                Request::MergeCleared { cells, .. } => weight_of(cells),
                 Request::Scan { .. }
+                | Request::Clear { .. }
                 | Request::Status
                 | Request::Goodbye
                 | Request::Moves
@@ -201,14 +203,19 @@ impl Message {
                 | Reply::RolledBack
                 | Reply::Removed
                 | Reply::Stale { .. }
+                | Reply::Cleared { .. }
                 | Reply::Clock { .. } => 0,
-                Reply::Page { cells, .. } => cells.iter().map(|(key, cell)| key.len() + cell.len() + 8).sum(),
+                Reply::Page { cells, .. } | Reply::StillThere { cells, .. } => weight_of(cells),
                 Reply::TakenOver(moves) => moves.len() * 16,
                 Reply::Members { nodes, .. } => nodes.iter().map(|(_, address)| address.len() + 68).sum(),
             },
         };
         body + 48
     }
+}
+
+fn weight_of(cells: &[(Bytes, Bytes)]) -> usize {
+    cells.iter().map(|(key, cell)| key.len() + cell.len() + 8).sum()
 }
 
 fn encode_message(mut out: Vec<u8>, message: &Message) -> Vec<u8> {

@@ -187,6 +187,37 @@ pub enum Request {
         /// In its memory.
         memory: Room,
     },
+    /// How many live keys some partitions hold that will expire. Answer: `Count`.
+    CountEnding {
+        /// The bucket.
+        bucket: BucketId,
+        /// How many bits of a position name its partition.
+        bits: u8,
+        /// The partitions.
+        partitions: Vec<u16>,
+    },
+    /// Delete the keys of a page of a range, here and on the other replicas. Answer: `Cleared`.
+    Clear {
+        /// The bucket.
+        bucket: BucketId,
+        /// First position.
+        from: Position,
+        /// Last position.
+        to: Position,
+    },
+    /// Merge the cells of a range whose keys were deleted. Answer: `StillThere`.
+    MergeCleared {
+        /// The bucket.
+        bucket: BucketId,
+        /// The layout the sender works with; one older than the replica's copy is `Stale`.
+        epoch: u64,
+        /// First position.
+        from: Position,
+        /// Last position, of the same partition.
+        to: Position,
+        /// Keys and cells, in the order of positions.
+        cells: Vec<(Bytes, Bytes)>,
+    },
 }
 
 /// What a peer may answer.
@@ -271,5 +302,19 @@ pub enum Reply {
     Overtaken {
         /// The merged cell.
         cell: Bytes,
+    },
+    /// A page is cleared, on as many replicas as must store a write.
+    Cleared {
+        /// How many keys were deleted.
+        count: u64,
+        /// Where to go on, if anything is left in the range.
+        next: Option<Position>,
+    },
+    /// The cells are merged and as durable as the bucket promises; these keys of the range have a value all the same.
+    StillThere {
+        /// The keys, and their cells without the values.
+        cells: Vec<(Bytes, Bytes)>,
+        /// Where to go on, if not all of the range was looked at.
+        next: Option<Position>,
     },
 }

@@ -89,10 +89,6 @@ impl Service for Scores {
         }
     }
 
-    fn removal(&self, key: Bytes) -> Request {
-        Request::Forget { player: key }
-    }
-
     fn encode_request(&self, request: &Request) -> Bytes {
         postcard::to_allocvec(request).expect("a request is plain data").into()
     }

@@ -92,7 +92,8 @@ impl Bucket {
         guard.commit();
         let next = found.last().filter(|_| found.len() >= WIPED_AT_ONCE).map(|(position, _)| *position);
         if next.is_none() {
-            (guard.is_mortal, guard.root, guard.uncounted) = (false, None, None);
+            (guard.root, guard.uncounted) = (None, None);
+            guard.ends.clear();
             self.live.clear(partition, self.bits);
             let mut damaged = self.damaged.lock();
             damaged.retain(|(position, _)| position.partition(self.bits) != partition);
@@ -192,14 +193,14 @@ mod tests {
         bucket.note_damage(HIGH, b"k");
         let rest = || bucket.keys(LOW..=HIGH, 10, 0).expect("read").0.len();
         assert_eq!(bucket.wipe_some(low, LOWEST, || false).expect("nothing fails"), Wiped::Nothing);
-        assert_eq!(bucket.live(low, 1), WIPED_AT_ONCE as u64 + 1, "nobody wanted it");
+        assert_eq!(bucket.live(low, 1, 0), WIPED_AT_ONCE as u64 + 1, "nobody wanted it");
         let Wiped::Until(next) = bucket.wipe_some(low, LOWEST, || true).expect("wiped") else {
             panic!("one is left")
         };
         assert_eq!(next, Position(WIPED_AT_ONCE as u64 - 1));
-        assert_eq!((rest(), bucket.live(low, 1)), (2, WIPED_AT_ONCE as u64 + 1), "one is left");
+        assert_eq!((rest(), bucket.live(low, 1, 0)), (2, WIPED_AT_ONCE as u64 + 1), "one is left");
         assert_eq!(bucket.wipe_some(low, next, || true).expect("wiped"), Wiped::All);
-        assert_eq!((rest(), bucket.live(low, 1), bucket.live(high, 1)), (1, 0, 1));
+        assert_eq!((rest(), bucket.live(low, 1, 0), bucket.live(high, 1, 0)), (1, 0, 1));
         assert!(!bucket.is_damaged_within(Position(0), LOW) && bucket.is_damaged_within(HIGH, HIGH));
     }
 

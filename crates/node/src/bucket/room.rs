@@ -8,7 +8,8 @@ use slipring_model::{Error, ErrorKind, Mutant, Position, Room};
 use slipring_service::Cell;
 use slipring_storage::{RecordKey, Write};
 
-use super::{Bucket, Partition, is_mortal};
+use super::live::Worth;
+use super::{Bucket, Partition};
 use crate::failure::stored;
 
 /// What a record that is new takes beside its key and bytes, about.
@@ -20,17 +21,15 @@ pub(super) struct Difference {
     pub(super) before: usize,
     /// Whether there is a record afterwards.
     pub(super) is_kept: bool,
-    pub(super) was_live: bool,
-    pub(super) is_live: bool,
-    /// Whether it may expire.
-    pub(super) is_mortal: bool,
+    pub(super) was: Worth,
+    pub(super) is: Worth,
 }
 
 impl Difference {
     /// From a record to a cell that is kept.
-    pub(super) fn between(record: Option<&[u8]>, was_live: bool, cell: &Cell<'_>) -> Self {
+    pub(super) fn between(record: Option<&[u8]>, was: Worth, cell: &Cell<'_>) -> Self {
         let before = record.map_or(0, <[u8]>::len);
-        Self { before, is_kept: true, was_live, is_live: !cell.is_bare(), is_mortal: is_mortal(cell) }
+        Self { before, is_kept: true, was, is: Worth::of(cell) }
     }
 }
 
@@ -55,12 +54,11 @@ impl Bucket {
         // What failed may be there all the same.
         partition.commit();
         applied?;
-        partition.note(&self.live, position, difference.was_live, difference.is_live);
-        partition.is_mortal |= difference.is_mortal;
+        partition.note(&self.live, position, difference.was, difference.is);
         Ok(())
     }
 
-    fn check_room(
+    pub(super) fn check_room(
         &self,
         key: &[u8],
         after: usize,
@@ -82,7 +80,7 @@ impl Bucket {
         let is_in_memory = self.policy.engine == EngineKind::Memory;
         // On disk, a record of the same length takes room until the one before is compacted away.
         let is_smaller = after < difference.before || is_in_memory && growth == 0;
-        let shrinks = !difference.is_kept || !difference.is_live || is_smaller;
+        let shrinks = !difference.is_kept || !difference.is.is_live || is_smaller;
         match (room.max(others), shrinks) {
             (Room::Scarce, true) => Ok(()),
             _ if others > room => Err(no_room("too few replicas of the key have room for more")),
@@ -163,10 +161,10 @@ mod tests {
         }
         assert!(here(Room::Scarce, &put("v")).is_ok(), "shorter than before");
         assert_eq!(here(Room::Spent, &|cells| cells.remove()), FULL);
-        assert_eq!(bucket.live(PartitionId(0), 1), 2, "what was refused counts for nothing");
+        assert_eq!(bucket.live(PartitionId(0), 1, 0), 2, "what was refused counts for nothing");
         assert!(here(Room::Scarce, &|cells| cells.remove()).is_ok());
         assert_eq!(here(Room::Scarce, &put("value")), FULL);
-        assert_eq!(bucket.live(PartitionId(0), 1), 0);
+        assert_eq!(bucket.live(PartitionId(0), 1, 0), 0);
         assert!(here(Room::Ample, &put("value")).is_ok(), "there is room again");
     }
 

@@ -46,7 +46,7 @@ impl Partition {
             counter: if Mutant::SplitForgetsDots.is_planted() { 0 } else { self.counter },
             draws: self.draws,
             last_stamp: self.last_stamp,
-            is_mortal: self.is_mortal,
+            ends: self.ends.within(id.start(bits), id.end(bits), bits),
             ..Self::default()
         }
     }
@@ -61,7 +61,7 @@ mod tests {
     use slipring_service::{Cell, Context};
     use slipring_storage::MemoryEngine;
 
-    use super::super::{Locus, Refusal, Wiped};
+    use super::super::{DropTimes, Locus, Refusal, Wiped};
     use super::*;
     use crate::budget::{Budget, Class};
 
@@ -100,12 +100,15 @@ mod tests {
         block_on(bucket.root(PartitionId(0), (&Budget::of_this_machine(100), Class::Upkeep)))
     }
 
-    fn sweep(bucket: &Bucket, partition: u16, is_alone: bool) -> Result<u64, Error> {
-        block_on(bucket.sweep(PartitionId(partition), 99, || is_alone, &Budget::of_this_machine(100)))
+    /// Drops what has expired in a partition.
+    fn sweep(bucket: &Bucket, partition: u16, is_alone: bool) -> Result<usize, Error> {
+        let is_alone = |at: PartitionId| (at.0 == partition).then_some(is_alone);
+        let times = DropTimes { now_ms: 99, drop_ms: 99 };
+        bucket.drop_some(PartitionId(0), times, is_alone).map(|dropped| dropped.count)
     }
 
     fn count(bucket: &Bucket, bits: u8) -> Vec<u64> {
-        (0..1 << bits).map(|partition| bucket.live(PartitionId(partition), bits)).collect()
+        (0..1 << bits).map(|partition| bucket.live(PartitionId(partition), bits, 0)).collect()
     }
 
     #[test]

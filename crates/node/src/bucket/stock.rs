@@ -6,9 +6,10 @@
 
 use std::sync::atomic::Ordering;
 
-use slipring_model::{Error, PartitionId, Position, SLOT_COUNT};
+use slipring_model::{Error, PartitionId, Position};
 
-use super::{Bucket, Live, Partition, is_mortal};
+use super::live::{Live, Worth};
+use super::{Bucket, Partition};
 use crate::budget::PIECE_RECORDS;
 use crate::failure::stored;
 
@@ -45,8 +46,9 @@ impl Bucket {
                 bytes += record.map_or(0, <[u8]>::len);
                 let cell = self.decode(position, key, record);
                 // A damaged record counts until it is healed.
-                self.live.note(position, false, cell.as_ref().is_none_or(|cell| !cell.is_bare()));
-                guard.is_mortal |= cell.as_ref().is_none_or(is_mortal);
+                let worth = cell.as_ref().map_or_else(Worth::of_damaged, Worth::of);
+                self.live.note(position, Worth::default(), worth);
+                guard.ends.note(position, None, worth.end);
                 true
             })
             .map_err(stored)?;
@@ -58,7 +60,6 @@ impl Bucket {
     pub(crate) fn stock(&self) -> Option<Vec<u8>> {
         let batches = self.engine.batches().filter(|_| self.is_counted())?;
         let mut bytes = [batches.to_le_bytes().as_slice(), &[self.bits]].concat();
-        bytes.extend(self.partitions.iter().map(|part| u8::from(part.lock().is_mortal)));
         bytes.extend(self.live.numbers().flat_map(u32::to_le_bytes));
         Some(bytes)
     }
@@ -67,16 +68,19 @@ impl Bucket {
     pub(crate) fn take_stock(&self, bytes: &[u8]) -> bool {
         let Some((batches, rest)) = bytes.split_first_chunk::<8>() else { return false };
         let Some(([bits], rest)) = rest.split_first_chunk::<1>() else { return false };
-        let Some((mortals, numbers)) = rest.split_at_checked(self.partitions.len()) else { return false };
-        let (numbers, odd) = numbers.as_chunks::<4>();
+        let (numbers, odd) = rest.as_chunks::<4>();
         let is_of_this = Some(u64::from_le_bytes(*batches)) == self.engine.batches() && *bits == self.bits;
-        if !is_of_this || numbers.len() != usize::from(SLOT_COUNT) || !odd.is_empty() {
+        if !is_of_this || numbers.len() != Live::len() || !odd.is_empty() {
             return false;
         }
         self.live.set(numbers.iter().map(|number| u32::from_le_bytes(*number)));
-        for (part, is_mortal) in self.partitions.iter().zip(mortals) {
+        for (index, part) in self.partitions.iter().enumerate() {
             let mut guard = part.lock();
-            (guard.is_mortal, guard.uncounted) = (*is_mortal != 0, None);
+            guard.uncounted = None;
+            // Only their number is left of what ends: which keys do is read when there is time.
+            if self.live.ending(PartitionId(index as u16), self.bits) > 0 {
+                guard.ends.doubt();
+            }
         }
         self.is_counted.store(true, Ordering::Release);
         true
@@ -97,6 +101,7 @@ impl Bucket {
             let mut guard = part.lock();
             self.live.clear(partition, self.bits);
             guard.uncounted = Some(partition.start(self.bits));
+            guard.ends.clear();
         }
     }
 
@@ -113,11 +118,12 @@ impl Bucket {
 }
 
 impl Partition {
-    /// A key came to life, or died.
-    pub(super) fn note(&self, live: &Live, at: Position, was_live: bool, is_live: bool) {
+    /// A record has changed.
+    pub(super) fn note(&mut self, live: &Live, at: Position, was: Worth, is: Worth) {
         if self.uncounted.is_none_or(|from| at < from) {
-            live.note(at, was_live, is_live);
+            live.note(at, was, is);
         }
+        self.ends.note(at, was.end, is.end);
     }
 
     /// Where a part that ends at `end` is to be counted from.
@@ -167,7 +173,7 @@ mod tests {
     }
 
     fn live(bucket: &Bucket) -> u64 {
-        (0..1 << BITS).map(|partition| bucket.live(PartitionId(partition), BITS)).sum()
+        (0..1 << BITS).map(|partition| bucket.live(PartitionId(partition), BITS, 0)).sum()
     }
 
     fn count_all(bucket: &Bucket) {

@@ -55,6 +55,7 @@ fn must_hear_of(view: &View, adopted: u64, request: &Request) -> Option<u64> {
         | Request::Overwrite { bucket, epoch, key, .. }
         | Request::Fetch { bucket, epoch, key }
         | Request::Digest { bucket, epoch, key } => (*bucket, *epoch, Position::of(key), false),
+        Request::MergeCleared { bucket, epoch, from, .. } => (*bucket, *epoch, *from, false),
         Request::Pull { bucket, epoch, from, .. } => (*bucket, *epoch, *from, true),
         _ => return None,
     };

@@ -49,6 +49,27 @@ impl Cell<'_> {
         }
     }
 
+    /// Whether it has a value, or had one whose time is over and whose bytes are still kept.
+    #[must_use]
+    pub fn has_value(&self) -> bool {
+        let is_dropped = self.base().is_some_and(|base| matches!(base.content, Content::Expired));
+        !is_dropped && !self.is_bare()
+    }
+
+    /// Whether nothing is left but deletions, what expired, and what was added to that.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        let mut contents = self.siblings.iter().map(|sibling| &sibling.content);
+        !self.has_value() && !contents.any(|content| matches!(content, Content::Register(_)))
+    }
+
+    /// Unix milliseconds at which the first of its values ends.
+    #[must_use]
+    pub fn first_end(&self) -> Option<u64> {
+        let is_kept = |sibling: &&Sibling<'_>| matches!(sibling.content, Content::Register(_));
+        self.siblings.iter().filter(is_kept).filter_map(|sibling| sibling.expires_at).min()
+    }
+
     /// Every surviving register at `now_ms`, for buckets whose clients resolve conflicts.
     pub fn values(&self, now_ms: u64) -> impl Iterator<Item = &[u8]> {
         self.siblings.iter().filter_map(move |sibling| match &sibling.content {

@@ -189,6 +189,36 @@ fn a_cell_is_bare_when_nothing_of_it_can_be_read_again() {
 }
 
 #[test]
+fn a_deletion_that_knows_a_cell_without_its_values_covers_them() {
+    let value = write(&Cell::default(), &put("a"), dot(1, 1), 1);
+    let cell =
+        write(&value, &Change::Add(5), dot(2, 1), 2).merge(write(&Cell::default(), &put("b"), dot(3, 1), 3));
+    let shape = own(&cell.clone().without_values());
+    assert!(shape.siblings.iter().all(|sibling| !matches!(sibling.content, Content::Register(_))));
+    let deleted = write(&Cell::default().merge(shape), &Change::Remove { seen: None }, dot(1, 9), 9);
+    let merged = deleted.clone().merge(cell.clone());
+    assert_eq!((merged.value(0), merged.is_bare()), (None, true));
+    let later = write(&cell, &Change::Add(2), dot(2, 2), 4).merge(deleted);
+    assert_eq!(text(&later, 0).as_deref(), Some("2"), "only what was added later is left");
+}
+
+#[test]
+fn what_was_added_to_an_expired_value_is_spent_with_it() {
+    let expired = |cell: &Cell<'static>| cell.clone().expired(100).expect("expired");
+    let number = write(&Cell::default(), &expiring("5", 100), dot(1, 1), 1);
+    let grown = write(&number, &Change::Add(1), dot(2, 1), 2);
+    let beside = write(&Cell::default(), &put("b"), dot(3, 1), 0).merge(number.clone());
+    assert_eq!([&number, &grown, &beside].map(Cell::first_end), [Some(100); 3]);
+    assert!([&number, &grown, &beside].iter().all(|cell| cell.has_value() && !cell.is_spent()));
+    let kept = [number, grown, beside].map(|cell| expired(&cell));
+    assert_eq!(kept.clone().map(|cell| cell.is_bare()), [true, false, false]);
+    assert_eq!(kept.clone().map(|cell| (cell.has_value(), cell.first_end())), [(false, None); 3]);
+    assert_eq!(kept.map(|cell| cell.is_spent()), [true, true, false], "the other value is not over");
+    let sum = write(&Cell::default(), &Change::Add(1), dot(1, 1), 1);
+    assert!(sum.has_value() && !Cell::default().has_value() && Cell::default().is_spent());
+}
+
+#[test]
 fn a_value_is_gone_from_its_very_millisecond_on_however_it_is_looked_at() {
     let cell = write(&Cell::default(), &expiring("41", 100), dot(1, 1), 1);
     let grown = write(&cell, &Change::Add(1), dot(2, 1), 2);

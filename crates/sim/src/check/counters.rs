@@ -1,5 +1,6 @@
 //! Counters add up: a counter is never below the increments acknowledged before the read, nor above all that
-//! may have happened by its end. An increment that is told the sum after it has read the counter, too.
+//! may have happened by its end. One that may have been deleted may be below, but not below the increments that began
+//! after the last deletion was over. An increment that is told the sum after it has read the counter, too.
 //!
 //! Source: Jepsen's counter test; Shapiro et al., CRDT report (2011), PN-counter.
 
@@ -32,7 +33,14 @@ pub fn check(operations: &[Operation], terms: &Terms) -> Result<(), Violation> {
 }
 
 fn acked_before(operations: &[&Operation], at: u64) -> i64 {
-    sum(operations, |operation| operation.acked_at().is_some_and(|acked| acked < at))
+    let is_deletion =
+        |operation: &&&Operation| operation.action == Action::Delete && operation.may_have_written();
+    let deletions = operations.iter().filter(is_deletion);
+    let deleted_ms = deletions.map(|deletion| deletion.latest_effect_ms()).max();
+    sum(operations, |operation| {
+        let is_later = deleted_ms.is_none_or(|deleted_ms| deleted_ms < operation.start_ms);
+        is_later && operation.acked_at().is_some_and(|acked| acked < at)
+    })
 }
 
 fn begun_by(operations: &[&Operation], at: u64) -> i64 {
@@ -51,6 +59,24 @@ fn sum(operations: &[&Operation], counts: impl Fn(&Operation) -> bool) -> i64 {
 mod tests {
     use super::*;
     use crate::check::samples::{acked, operation, refused, unknown};
+
+    #[test]
+    fn a_deletion_takes_with_it_what_was_added_before_and_no_more() {
+        let deletion = |end| operation(Action::Delete, 10, end);
+        let total = |total| operation(Action::Total, 40, Some((45, Outcome::Counted(total))));
+        let is_right = |deletion, counted| {
+            let adds = [(3, 0, 5), (4, 12, 15), (5, 30, 35)];
+            let added = |(delta, start, end): (i64, u64, u64)| {
+                operation(Action::Add(delta), start, Some((end, Outcome::Added(delta))))
+            };
+            let history = adds.map(added).into_iter().chain([deletion, total(counted)]).collect::<Vec<_>>();
+            check(&history, &Terms::default()).is_ok()
+        };
+        let right = [0, 4, 5, 9, 12, 13].map(|counted| is_right(deletion(acked(20)), counted));
+        assert_eq!(right, [false, false, true, true, true, false]);
+        assert!(is_right(deletion(unknown(20)), 0), "it may come at any time");
+        assert!(!is_right(deletion(refused(20)), 9));
+    }
 
     #[test]
     fn a_lost_increment_and_one_counted_twice_are_found() {

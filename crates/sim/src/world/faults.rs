@@ -8,6 +8,7 @@ use slipring_node::Node;
 use slipring_ring::NodeState;
 
 use super::{Event, World};
+use crate::history::BucketKind;
 use crate::plan::Fault;
 
 impl World {
@@ -88,6 +89,7 @@ impl World {
                 self.decide(now + for_ms, Event::Hasten { from, to });
             }
             Fault::Reset { a, b } => self.network.reset(a, b),
+            Fault::Clear { host, bucket } => self.clear(host, bucket),
             Fault::Pause { host, for_ms } => self.pause(host, now + for_ms, "pauses"),
             Fault::Sleep { host, for_ms } => self.pause(host, now + for_ms, "sleeps for hours"),
             Fault::Skew { .. } | Fault::Jump { .. } | Fault::Drift { .. } => self.set_clock(now, fault),
@@ -137,6 +139,15 @@ impl World {
                 self.decide(at + host as u64 * 150, Event::Start { host });
             }
         }
+    }
+
+    /// A client of a host clears a bucket, if the host is up.
+    fn clear(&mut self, host: usize, bucket: u32) {
+        let kind = BucketKind::ALL.into_iter().find(|kind| kind.id().0 == bucket);
+        let (Some(node), Some(kind)) = (self.node(host), kind) else { return };
+        let workload = Arc::clone(&self.workload);
+        self.journal.count("clearings", 1);
+        self.spawn_on(host, workload.clear(node, kind, format!("clearing-{host}")));
     }
 
     fn set_clock(&mut self, now: u64, fault: Fault) {

@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use slipring_model::{BucketId, Cursor, Error, NodeId, PartitionId, Position};
+use slipring_model::{BucketId, Error, NodeId, PartitionId};
 use slipring_wire::{Reply, Request};
 
 use crate::answer::{Counted, STILL_COUNTING, no_bucket};

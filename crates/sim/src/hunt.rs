@@ -16,7 +16,7 @@ pub struct Hunt {
 }
 
 /// Every mutant.
-pub const HUNTS: [Hunt; 39] = [
+pub const HUNTS: [Hunt; 40] = [
     hunt(Mutant::AckBeforeStored, 10, None),
     hunt(Mutant::AckBeforeSync, 10, Some(include_str!("../plans/blackout.json"))),
     hunt(Mutant::CountHintAsAck, 20, Some(include_str!("../plans/isolations.json"))),

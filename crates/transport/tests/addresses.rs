@@ -1,6 +1,6 @@
 //! Whatever answers at the address of a member that is gone, the dial ends alone: connections of others stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ impl Inbox for Counter {
         self.0.connected.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn disconnected(&self, _: NodeId) {
+    fn disconnected(&self, _: NodeId, _: BTreeSet<u64>) {
         self.0.disconnected.fetch_add(1, Ordering::SeqCst);
     }
 

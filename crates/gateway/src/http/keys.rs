@@ -50,9 +50,8 @@ pub(super) async fn list(
         return Err(Failure::invalid(format!("count must be 1 to {}", limits::PAGE_RECORDS_MAX)));
     }
     let bucket = bucket_of(&node, &bucket)?;
-    let cursor = Cursor::new(paging.cursor).ok_or_else(|| {
-        Failure::invalid("cursor must be 0 or the cursor of an answer: it is below 2^53")
-    })?;
+    let cursor = Cursor::new(paging.cursor)
+        .ok_or_else(|| Failure::invalid("cursor must be 0 or the cursor of an answer: it is below 2^53"))?;
     let page = node.scan(bucket, cursor, paging.count).await?;
     let (mut texts, mut others) = (Vec::new(), Vec::new());
     for key in &page.keys {

@@ -33,7 +33,7 @@ def get(node, key, *headers):
 def listed(node, bucket, query=""):
     """Every page of a list together: the texts and those in base64 beside them."""
     cursor, texts, others = None, [], []
-    while cursor != 0:
+    while cursor != "0":
         page = json.loads(http(node, "GET", f"/v1/kv/{bucket}?cursor={cursor or 0}{query}")[1])
         cursor, texts, others = page["cursor"], texts + page["keys"], others + page.get("keys_base64", [])
     return texts, others

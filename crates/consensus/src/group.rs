@@ -76,6 +76,9 @@ pub enum AnswerError {
         /// Whether it is this one.
         goes_on: bool,
     },
+    /// The asker's group was recovered, and this member has not heard of it from one that leads it.
+    #[error("the layout group was recovered, and this node has not heard of it yet")]
+    NotYet,
     /// The request cannot be read, or not be answered here.
     #[error(transparent)]
     Failed(Error),
@@ -263,7 +266,8 @@ impl LayoutGroup {
             Verdict::LeftBehind if ancestry.current().is_followed(known) => Err(AnswerError::LeftBehind),
             Verdict::KnewLess => Err(AnswerError::KnewLess),
             Verdict::Apart { goes_on } => Err(AnswerError::Apart { goes_on }),
-            Verdict::LeftBehind | Verdict::NotYet => {
+            Verdict::NotYet => Err(AnswerError::NotYet),
+            Verdict::LeftBehind => {
                 Err(failed("the layout group was recovered, and not all have heard of it yet".to_owned()))
             }
         }

@@ -157,6 +157,9 @@ impl Core {
         if is_left_behind && self.is_given_up(from) {
             return self.answer(from, id, Reply::Removed);
         }
+        if matches!(verdict, Some(Err(AnswerError::NotYet))) {
+            self.hearsay.warn_of_recovered(from);
+        }
         self.look_for_newer_members();
         self.answer(from, id, failed(self.no_member(from)));
     }

@@ -323,7 +323,7 @@ impl Builder {
             acquaintance: Acquaintance::default(),
             rivals: Rivals::default(),
             muster: Muster::default(),
-            hearsay: Hearsay::default(),
+            hearsay: Hearsay::new(self.settings.follow),
             whereabouts: Whereabouts::default(),
             recovery: Recovery::default(),
             gossip: Gossip::default(),

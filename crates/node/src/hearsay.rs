@@ -3,6 +3,7 @@
 //! A node that was away may come back to a cluster that is led by a node which joined in the meantime. It takes no word of
 //! the layout group from a stranger; so it asks the members that it knows of, and believes what they say of a layout
 //! that is newer than its own. That gives no member more authority than it has: any may bring a newer layout.
+//! Where all of those are lost for good, the operator names the member to believe.
 //!
 //! Invariant: only members by this node's own layout are asked, at most once in [`REST`].
 
@@ -28,7 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Hearsay {
     told: Mutex<Told>,
+    /// A member by the word of the operator.
+    named: Option<NodeId>,
     is_asking: AtomicBool,
+    has_warned: AtomicBool,
 }
 
 /// The members of the newest layout that was told of.
@@ -39,8 +43,16 @@ struct Told {
 }
 
 impl Hearsay {
-    /// Whether a node is a member by a layout newer than `epoch`.
+    /// Nothing but that the operator names a member.
+    pub(crate) fn new(named: Option<NodeId>) -> Self {
+        Self { named, ..Self::default() }
+    }
+
+    /// Whether a node is a member by a layout newer than `epoch`, or by the operator's word.
     pub(crate) fn has(&self, node: NodeId, epoch: u64) -> bool {
+        if self.named == Some(node) {
+            return true;
+        }
         let told = self.told.lock();
         told.epoch > epoch && told.nodes.contains_key(&node)
     }
@@ -49,6 +61,17 @@ impl Hearsay {
     pub(crate) fn newer_than(&self, epoch: u64) -> BTreeMap<NodeId, String> {
         let told = self.told.lock();
         if told.epoch > epoch { told.nodes.clone() } else { BTreeMap::new() }
+    }
+
+    /// Tells the operator once of a node that speaks for a recovered group and is no member here.
+    pub(crate) fn warn_of_recovered(&self, node: NodeId) {
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                node = %node,
+                "a node that this node's layout does not have says that the layout group was recovered; if you ran \
+                 `slipring recover` for it, start this node with --follow and its full id"
+            );
+        }
     }
 
     fn note(&self, epoch: u64, nodes: Vec<(NodeId, String)>) {
@@ -115,5 +138,12 @@ mod tests {
         assert!(!hearsay.has(other, 5), "a newer one was told of before");
         assert_eq!(hearsay.newer_than(6).len(), 1);
         assert!(hearsay.newer_than(7).is_empty());
+    }
+
+    #[test]
+    fn operator_names_one_member() {
+        let (named, other) = (NodeId([1; 32]), NodeId([2; 32]));
+        let hearsay = Hearsay::new(Some(named));
+        assert!(hearsay.has(named, u64::MAX) && !hearsay.has(other, 0));
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use slipring_membership::Settings as MembershipSettings;
-use slipring_model::{Versions, limits};
+use slipring_model::{NodeId, Versions, limits};
 use slipring_wire::PROTOCOL_VERSIONS;
 
 /// A node's settings; every time is in milliseconds.
@@ -44,6 +44,9 @@ pub struct Settings {
     /// Whether this node joins as a member more although the layout gives its address to a member that was not given up.
     /// Without meaning once it has joined.
     pub as_new: bool,
+    /// A node that the operator has recovered after a lost majority, and that joined while this node was away: a member,
+    /// too, until this node's layout says what it is.
+    pub follow: Option<NodeId>,
     /// How fast failures of other nodes are seen, and what that costs. The same on all nodes.
     pub membership: MembershipSettings,
     /// The versions of the protocol between nodes that this one speaks. Not an operator's to set: those of the build,
@@ -68,6 +71,7 @@ impl Default for Settings {
             weight: 100,
             spare: false,
             as_new: false,
+            follow: None,
             membership: MembershipSettings::lan(),
             versions: PROTOCOL_VERSIONS,
         }

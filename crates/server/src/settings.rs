@@ -10,7 +10,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use serde::{Deserialize, Serialize};
 use slipring_gateway::http::HostName;
-use slipring_model::limits;
+use slipring_model::{NodeId, limits};
 use slipring_node::{ClientLimits, ClusterSecret, MembershipSettings};
 
 use crate::announced;
@@ -85,6 +85,9 @@ settings! {
     /// may be what this node was before its data directory was lost.
     #[arg(num_args = 0..=1, default_missing_value = "true")]
     as_new: bool = false, "SLIPRING_AS_NEW";
+    /// The full id of the node that slipring recover was run on, where it joined while this node was away: without it this
+    /// node would not believe it. Without meaning once this node's layout has it.
+    follow: String = String::new(), "SLIPRING_FOLLOW";
     /// How many nodes start at once, the same on all: when that many have found each other where they join, one of them
     /// founds a cluster and the others join it. Without meaning once a node belongs to a cluster.
     expect: Expected = Expected::default(), "SLIPRING_EXPECT";
@@ -288,9 +291,23 @@ impl Settings {
             weight: self.weight,
             spare: self.spare,
             as_new: self.as_new,
+            follow: self.follow()?,
             membership: self.membership()?,
             ..slipring_node::Settings::default()
         })
+    }
+
+    fn follow(&self) -> anyhow::Result<Option<NodeId>> {
+        if self.follow.is_empty() {
+            return Ok(None);
+        }
+        let id = self.follow.parse().map_err(|error| {
+            anyhow::anyhow!(
+                "follow = {:?} must be the full id of a node, as slipring status gives it: {error}",
+                self.follow
+            )
+        })?;
+        Ok(Some(id))
     }
 
     /// What clients may take, with `connections` on the ports.

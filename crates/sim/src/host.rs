@@ -40,6 +40,8 @@ pub(crate) struct Host {
     lives: u64,
     /// How often its disks were replaced by empty ones: its node is another one since.
     pub(crate) times_new: usize,
+    /// The node that the operator tells it to believe.
+    pub(crate) follows: Option<NodeId>,
     /// Whether a new node of it joins as a spare.
     pub(crate) is_spare: bool,
     pub(crate) process: Option<Process>,
@@ -70,6 +72,7 @@ impl Host {
             seed: seed.wrapping_mul(31).wrapping_add(index as u64),
             lives: 0,
             times_new: 0,
+            follows: None,
             is_spare: false,
             process: None,
             is_paused: false,
@@ -120,7 +123,8 @@ impl Host {
         let (index, network, clock) = (self.index, Arc::clone(network), Arc::clone(&self.clock));
         let file = self.file.clone();
         // What a host was before is given up only later.
-        let settings = Settings { spare: self.is_spare, as_new: self.times_new > 0, ..settings() };
+        let settings =
+            Settings { spare: self.is_spare, as_new: self.times_new > 0, follow: self.follows, ..settings() };
         let (sync_delay_ms, guest) = (Arc::clone(&self.sync_delay_ms), self.guest.clone());
         async move {
             let meta = MetaStore::with_backend(file).map_err(|error| error.to_string())?;

@@ -170,8 +170,12 @@ impl World {
             other => return Err(failed(format!("host {chosen} cannot be recovered: {other:?}"))),
         }
         self.start(*chosen);
+        let recovered = self.ids.get(*chosen).copied();
         let mut rng = Rng::with_seed(self.seed ^ self.journal.now_ms());
         for host in left.into_iter().filter(|host| host != chosen) {
+            if let Some(told) = self.hosts.get_mut(host) {
+                told.follows = recovered;
+            }
             self.start_in(host, rng.u64(..STARTING_MS));
         }
         Ok(())

@@ -161,6 +161,14 @@ fn node_with_wrong_clock_behind_slow_way_ends_no_value_early() {
 }
 
 #[test]
+fn member_follows_recovered_node_that_it_did_not_know() {
+    // Found by seed 413: the recovered node had joined while this one was away, so its layout knew no such member.
+    let plan = serde_json::from_str(include_str!("../plans/recovered_after_joining.json")).expect("a plan");
+    let report = run(413, &Options { plan: Some(plan), ..Options::default() });
+    assert_eq!(report.verdict, Ok(()), "{report}");
+}
+
+#[test]
 fn strangers_that_speak_the_protocol_change_nothing() {
     let counts = kept(include_str!("../plans/strangers.json"), 3, 0..4);
     assert!(counts.get("messages of strangers").is_some_and(|times| *times > 1_000), "{counts:?}");

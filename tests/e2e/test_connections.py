@@ -85,8 +85,8 @@ def test_vanished_client_is_listed_no_more(tmp_path):
 
 
 def test_silent_redis_connections_end_and_busy_ones_stay(node):
+    began = time.monotonic()
     with plain(node.redis) as silent, plain(node.redis) as busy:
-        began = time.monotonic()
         stop = threading.Event()
 
         def ping():

@@ -55,22 +55,36 @@ struct Shard {
     others: BTreeMap<(u64, Box<[u8]>), Box<[u8]>>,
 }
 
-/// Key and record in one heap block: key length (two bytes), key, record.
-struct Block(ThinVec<u8>);
+/// Key and record in one heap block: key length (two bytes), bytes that are spare at the end (one), key, record. It
+/// consists of pieces, since the vector takes its elements one by one.
+struct Block(ThinVec<Piece>);
+
+type Piece = [u8; 16];
+const HEAD_BYTES: usize = 3;
 
 impl Block {
     fn new(key: &[u8], record: &[u8]) -> Self {
-        let length = u16::try_from(key.len()).expect("keys are shorter than 64 KiB").to_le_bytes();
-        let mut block = ThinVec::with_capacity(2 + key.len() + record.len());
-        block.extend_from_slice(&length);
-        block.extend_from_slice(key);
-        block.extend_from_slice(record);
+        let [low, high] = u16::try_from(key.len()).expect("keys are shorter than 64 KiB").to_le_bytes();
+        let bytes = HEAD_BYTES + key.len() + record.len();
+        let pieces = bytes.div_ceil(size_of::<Piece>());
+        let spare = (pieces * size_of::<Piece>() - bytes) as u8;
+        let mut block = ThinVec::with_capacity(pieces);
+        block.resize(pieces, Piece::default());
+        let mut rest = block.as_flattened_mut();
+        for part in [&[low, high, spare], key, record] {
+            let (place, behind) = rest.split_at_mut_checked(part.len()).expect("there is room for all parts");
+            place.copy_from_slice(part);
+            rest = behind;
+        }
         Self(block)
     }
 
     fn parts(&self) -> (&[u8], &[u8]) {
-        let (length, rest) = self.0.split_first_chunk::<2>().expect("a block begins with its key's length");
-        rest.split_at_checked(usize::from(u16::from_le_bytes(*length))).expect("a block holds its whole key")
+        let ([low, high, spare], rest) =
+            self.0.as_flattened().split_first_chunk::<HEAD_BYTES>().expect("a block begins with its head");
+        let parts = rest.get(..rest.len() - usize::from(*spare)).expect("less is spare than a piece has");
+        let key_bytes = usize::from(u16::from_le_bytes([*low, *high]));
+        parts.split_at_checked(key_bytes).expect("a block holds its whole key")
     }
 
     fn key(&self) -> &[u8] {
@@ -79,11 +93,13 @@ impl Block {
 
     /// Replaces the record, in place where it has the same length.
     fn replace(&mut self, record: &[u8]) {
-        let start = 2 + self.key().len();
-        match self.0.get_mut(start..) {
-            Some(old) if old.len() == record.len() => old.copy_from_slice(record),
-            _ => *self = Self::new(self.key(), record),
+        let (key, old) = self.parts();
+        if old.len() != record.len() {
+            *self = Self::new(key, record);
+            return;
         }
+        let place = HEAD_BYTES + key.len()..HEAD_BYTES + key.len() + record.len();
+        self.0.as_flattened_mut().get_mut(place).expect("the record lies here").copy_from_slice(record);
     }
 }
 

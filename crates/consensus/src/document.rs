@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use slipring_ring::{Applied, Layout, Refused};
 use tokio::sync::watch;
 
+use crate::aside::aside;
 use crate::log::{Log, damaged};
 use crate::protocol::{
     Entry, Group, LogId, Outcome, Proposal, Snapshot, SnapshotMeta, StoredMembership, encode,
@@ -115,7 +116,7 @@ impl Document {
                 last_log_id: self.stored.applied,
                 last_membership: self.stored.membership.clone(),
             },
-            snapshot: serde_json::to_string(&self.stored.layout).expect("a layout is plain data"),
+            snapshot: aside(|| serde_json::to_string(&self.stored.layout)).expect("a layout is plain data"),
         }
     }
 }
@@ -134,11 +135,12 @@ impl RaftStateMachine<Group> for Document {
     {
         let mut answers = Vec::new();
         while let Some((entry, responder)) = entries.try_next().await? {
-            let outcome = self.apply_entry(entry);
+            // A layout of many partitions takes long to work out.
+            let outcome = aside(|| self.apply_entry(entry));
             answers.extend(responder.map(|responder| (responder, outcome)));
         }
-        self.log.put(DOCUMENT, &self.stored)?;
-        self.publish();
+        aside(|| self.log.put(DOCUMENT, &self.stored))?;
+        aside(|| self.publish());
         answers.into_iter().for_each(|(responder, outcome)| responder.send(outcome));
         Ok(())
     }

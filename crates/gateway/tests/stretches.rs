@@ -139,6 +139,7 @@ async fn commands_let_others_through_every_few_milliseconds() {
     }
     let pattern = |text: String| command([b"KEYS".to_vec(), text.into_bytes()].into_iter());
     let plain = |words: &str| command(words.split(' ').map(|word| word.as_bytes().to_vec()));
+    let set_large = command([b"SET".to_vec(), b"large".to_vec(), vec![b'v'; 2_000_000]].into_iter());
     let commands = [
         ("MSET", keyed("MSET", KEYS / 2, true)),
         ("MGET", keyed("MGET", KEYS, false)),
@@ -153,6 +154,10 @@ async fn commands_let_others_through_every_few_milliseconds() {
         ("CLUSTER SLOTS", plain("CLUSTER SLOTS")),
         ("PINGs", b"PING\r\n".repeat(100_000)),
         ("DEL", keyed("DEL", KEYS / 4, false)),
+        ("SET of 2 MB", set_large),
+        ("GET of 2 MB", plain("GET large")),
+        ("APPEND to 2 MB", plain("APPEND large value")),
+        ("SETRANGE in 2 MB", plain("SETRANGE large 5 value")),
         ("FLUSHALL", plain("FLUSHALL")),
     ];
     let longest = Arc::new(Mutex::new(Duration::ZERO));

@@ -5,6 +5,7 @@
 //! they acknowledged may be gone. Copies that are not asked for any more are not missed; but those that would be left
 //! must answer, and with other numbers reads must not begin to miss what was written.
 
+use slipring_consensus::aside;
 use slipring_model::{BucketPolicy, Error, ErrorKind, NodeId, PartitionId};
 use slipring_ring::{Change, Changes, Holders, Layout, NodeChange, NodeState, Refused};
 
@@ -40,6 +41,11 @@ impl Core {
     /// # Errors
     /// `Conflict` when they cannot be made at all.
     pub(crate) fn objection(&self, layout: &Layout, changes: &Changes) -> Result<Option<String>, Error> {
+        // With many partitions this takes long.
+        aside(|| self.objection_now(layout, changes))
+    }
+
+    fn objection_now(&self, layout: &Layout, changes: &Changes) -> Result<Option<String>, Error> {
         let is_up = |node: NodeId| self.is_up(node);
         let refused = |error: Refused| Error::new(ErrorKind::Conflict, error.to_string());
         let next = layout.with(changes).map_err(refused)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use slipring_consensus::{Courier, CourierError};
+use slipring_consensus::{Courier, CourierError, aside};
 use slipring_model::bucket::EngineKind;
 use slipring_model::{BucketId, Mutant, NodeId, PartitionId};
 use slipring_ring::{Layout, NodeEntry};
@@ -52,6 +52,11 @@ impl Core {
 
     /// Makes `layout` the one this node works with, when it is newer.
     pub(crate) fn adopt(&self, layout: &Arc<Layout>) {
+        // With many partitions this takes long.
+        aside(|| self.adopt_now(layout));
+    }
+
+    fn adopt_now(&self, layout: &Arc<Layout>) {
         let before = self.view();
         if before.as_ref().is_some_and(|view| view.epoch() >= layout.epoch())
             && !Mutant::AdoptOlder.is_planted()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use slipring_consensus::aside;
 use slipring_model::{Error, ErrorKind, NodeId, Position};
 use slipring_ring::{Changes, Plan, TableId};
 
@@ -72,9 +73,9 @@ impl Core {
     pub(crate) async fn propose_changes(&self, changes: &Changes) -> Result<Proposal, Error> {
         let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
         let refused = |error: slipring_ring::Refused| Error::new(ErrorKind::Conflict, error.to_string());
-        let plan = view.layout.plan(changes).map_err(refused)?;
+        let plan = aside(|| view.layout.plan(changes)).map_err(refused)?;
         // A bucket that gets a table of its own is not of the one that it shares now.
-        let next = view.layout.with(changes).map_err(refused)?;
+        let next = aside(|| view.layout.with(changes)).map_err(refused)?;
         let mut of_table: BTreeMap<TableId, Amount> = BTreeMap::new();
         for bucket in view.buckets() {
             let Some(table) = next.table_of(bucket.bucket.id) else { continue };
@@ -123,7 +124,7 @@ impl Core {
     pub(crate) fn propose_split(&self, bits: u8) -> Result<Proposal, Error> {
         let view = self.view().ok_or_else(|| unavailable("this node has not joined its cluster yet"))?;
         let refused = |error: slipring_ring::Refused| Error::new(ErrorKind::Conflict, error.to_string());
-        let plan = view.layout.plan_split(bits).map_err(refused)?;
+        let plan = aside(|| view.layout.plan_split(bits)).map_err(refused)?;
         Ok(Proposal { plan, copies: 0, bytes: 0, seconds: 0, seconds_beside_clients: 0, objection: None })
     }
 }

@@ -31,10 +31,18 @@ pub(crate) struct Muster {
     is_agreed: AtomicBool,
     /// Whether it was leaving, and the cluster has let it go.
     pub(crate) has_left: AtomicBool,
-    /// Incarnation and boot of each peer, as it told them.
-    starts: Mutex<BTreeMap<NodeId, (u64, u64)>>,
+    /// What each peer told of its start.
+    starts: Mutex<BTreeMap<NodeId, Told>>,
     refused: Mutex<BTreeSet<NodeId>>,
     has_refused: AtomicBool,
+}
+
+/// What a peer told of its start.
+struct Told {
+    incarnation: u64,
+    boot: u64,
+    /// Where Redis Cluster clients reach it.
+    redis_cluster_address: String,
 }
 
 impl Muster {
@@ -45,15 +53,22 @@ impl Muster {
             let Some(layout) = layout else { return };
             starts.retain(|node, _| layout.nodes().contains_key(node));
         }
-        starts.insert(hello.node, (hello.incarnation, hello.boot));
+        let (incarnation, boot) = (hello.incarnation, hello.boot);
+        let redis_cluster_address = hello.redis_cluster_address.clone();
+        starts.insert(hello.node, Told { incarnation, boot, redis_cluster_address });
+    }
+
+    /// Where Redis Cluster clients reach a peer, as it told at its latest connection; none before the first.
+    fn redis_cluster_address(&self, peer: NodeId) -> Option<String> {
+        self.starts.lock().get(&peer).map(|told| told.redis_cluster_address.clone())
     }
 
     /// Holds the starts of peers against a layout; those that are refused from now on.
     fn review(&self, layout: &Layout) -> Vec<NodeId> {
         let starts = self.starts.lock();
-        let is_refused = |(node, (incarnation, boot)): (&NodeId, &(u64, u64))| {
+        let is_refused = |(node, told): (&NodeId, &Told)| {
             let entry = layout.nodes().get(node)?;
-            entry.is_rolled_back(*incarnation, *boot).then_some(*node)
+            entry.is_rolled_back(told.incarnation, told.boot).then_some(*node)
         };
         let refused: BTreeSet<NodeId> = starts.iter().filter_map(is_refused).collect();
         self.has_refused.store(!refused.is_empty(), Ordering::Release);
@@ -79,6 +94,20 @@ impl Core {
         let is_agreed = self.muster.is_agreed() && self.time.is_compared()
             || self.view.load().as_ref().is_some_and(|view| view.layout.nodes().len() == 1);
         is_agreed && !self.rivals.has_any()
+    }
+
+    /// Where Redis Cluster clients reach a member; empty where nobody has told. What it says itself comes first: members of
+    /// older releases leave it out of the layout.
+    pub(crate) fn redis_cluster_address(&self, node: NodeId) -> String {
+        if node == self.me {
+            return self.addresses.redis_cluster.clone();
+        }
+        self.muster.redis_cluster_address(node).unwrap_or_else(|| {
+            let listed = self.view().and_then(|view| {
+                view.layout.nodes().get(&node).map(|entry| entry.addresses.redis_cluster.clone())
+            });
+            listed.unwrap_or_default()
+        })
     }
 
     /// Holds the starts of peers against a layout, and shows those whose start is not their latest that one.
@@ -159,7 +188,28 @@ mod tests {
     fn hello(node: NodeId, incarnation: u64) -> Hello {
         let (storage, versions) = (StorageId::default(), Versions::UNTOLD);
         let (cluster, peer_address) = (None, String::new());
-        Hello { versions, cluster, node, storage, incarnation, boot: 1, peer_address, is_question: false }
+        Hello {
+            versions,
+            cluster,
+            node,
+            storage,
+            incarnation,
+            boot: 1,
+            peer_address,
+            is_question: false,
+            redis_cluster_address: format!("cluster:{incarnation}"),
+        }
+    }
+
+    #[test]
+    fn cluster_address_of_a_peer_is_what_it_told_last() {
+        let muster = Muster::default();
+        assert_eq!(muster.redis_cluster_address(node(2)), None);
+        for incarnation in [1, 2] {
+            muster.met(&hello(node(2), incarnation), None);
+            let told = muster.redis_cluster_address(node(2));
+            assert_eq!(told, Some(format!("cluster:{incarnation}")));
+        }
     }
 
     #[test]

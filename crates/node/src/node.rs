@@ -378,6 +378,12 @@ impl Node {
         self.core.presence(node)
     }
 
+    /// Where Redis Cluster clients reach a member; empty where it has not told, which members of older releases never do.
+    #[must_use]
+    pub fn redis_cluster_address(&self, node: NodeId) -> String {
+        self.core.redis_cluster_address(node)
+    }
+
     /// How another member is believed to be: a hint, for people and for routing. Nothing where no gossip runs.
     #[must_use]
     pub fn member(&self, peer: NodeId) -> Option<MemberStatus> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slipring_consensus::ProposeError;
 use slipring_model::{Error, NodeId, limits};
-use slipring_ring::{Command, Layout, NodeState, Refused};
+use slipring_ring::{Command, Layout, NodeEntry, NodeState, Refused};
 use slipring_wire::Hello;
 
 use crate::core::Core;
@@ -58,9 +58,17 @@ impl Muster {
         starts.insert(hello.node, Told { incarnation, boot, redis_cluster_address });
     }
 
-    /// Where Redis Cluster clients reach a peer, as it told at its latest connection; none before the first.
-    fn redis_cluster_address(&self, peer: NodeId) -> Option<String> {
-        self.starts.lock().get(&peer).map(|told| told.redis_cluster_address.clone())
+    /// Where Redis Cluster clients reach a member; empty where nobody has told. What it told at its latest connection comes
+    /// first, as members of older releases leave it out of the layout, unless the layout knows a later start.
+    fn redis_cluster_address(&self, member: NodeId, entry: Option<&NodeEntry>) -> String {
+        let starts = self.starts.lock();
+        let told = starts.get(&member).map(|told| (told.incarnation, &told.redis_cluster_address));
+        let listed = entry.map(|entry| (entry.incarnation, &entry.addresses.redis_cluster));
+        let latest = match (told, listed) {
+            (Some(told), Some(listed)) if listed.0 > told.0 => Some(listed),
+            (told, listed) => told.or(listed),
+        };
+        latest.map(|(_, address)| address.clone()).unwrap_or_default()
     }
 
     /// Holds the starts of peers against a layout; those that are refused from now on.
@@ -96,18 +104,14 @@ impl Core {
         is_agreed && !self.rivals.has_any()
     }
 
-    /// Where Redis Cluster clients reach a member; empty where nobody has told. What it says itself comes first: members of
-    /// older releases leave it out of the layout.
+    /// Where Redis Cluster clients reach a member; empty where nobody has told.
     pub(crate) fn redis_cluster_address(&self, node: NodeId) -> String {
         if node == self.me {
             return self.addresses.redis_cluster.clone();
         }
-        self.muster.redis_cluster_address(node).unwrap_or_else(|| {
-            let listed = self.view().and_then(|view| {
-                view.layout.nodes().get(&node).map(|entry| entry.addresses.redis_cluster.clone())
-            });
-            listed.unwrap_or_default()
-        })
+        let view = self.view();
+        let entry = view.as_ref().and_then(|view| view.layout.nodes().get(&node));
+        self.muster.redis_cluster_address(node, entry)
     }
 
     /// Holds the starts of peers against a layout, and shows those whose start is not their latest that one.
@@ -181,9 +185,10 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use slipring_model::{StorageId, Versions};
+    use slipring_ring::Addresses;
 
     use super::*;
-    use crate::wholeness::tests::{layout, node};
+    use crate::wholeness::tests::{entry, layout, node};
 
     fn hello(node: NodeId, incarnation: u64) -> Hello {
         let (storage, versions) = (StorageId::default(), Versions::UNTOLD);
@@ -197,19 +202,25 @@ mod tests {
             boot: 1,
             peer_address,
             is_question: false,
-            redis_cluster_address: format!("cluster:{incarnation}"),
+            redis_cluster_address: format!("told:{incarnation}"),
         }
     }
 
     #[test]
-    fn cluster_address_of_a_peer_is_what_it_told_last() {
+    fn cluster_address_of_a_member_is_that_of_its_latest_start() {
+        let listed = |incarnation| {
+            let redis_cluster = format!("listed:{incarnation}");
+            let addresses = Addresses { redis_cluster, ..Addresses::default() };
+            NodeEntry { incarnation, addresses, ..entry(2) }
+        };
         let muster = Muster::default();
-        assert_eq!(muster.redis_cluster_address(node(2)), None);
-        for incarnation in [1, 2] {
-            muster.met(&hello(node(2), incarnation), None);
-            let told = muster.redis_cluster_address(node(2));
-            assert_eq!(told, Some(format!("cluster:{incarnation}")));
-        }
+        let of = |entry: Option<&NodeEntry>| muster.redis_cluster_address(node(2), entry);
+        assert_eq!([of(None), of(Some(&listed(1)))], ["", "listed:1"]);
+        muster.met(&hello(node(2), 2), None);
+        assert_eq!([None, Some(&listed(1)), Some(&listed(2))].map(of), ["told:2"; 3]);
+        assert_eq!(of(Some(&listed(3))), "listed:3", "it has restarted and is not connected yet");
+        muster.met(&hello(node(2), 3), None);
+        assert_eq!(of(Some(&listed(3))), "told:3");
     }
 
     #[test]

@@ -84,7 +84,7 @@ class Node:
         self.binary, self.process = BINARY, None
         # What it finds in its environment beside this process's own.
         self.environment = {}
-        self.redis = self.http = self.peer = None
+        self.redis = self.redis_cluster = self.http = self.peer = None
 
     def launch(self):
         self.ready.unlink(missing_ok=True)
@@ -93,8 +93,10 @@ class Node:
         port = lambda address: address.rsplit(":", 1)[1] if address else first()
         command = [self.binary, "start", "--data", self.data, "--ready-file", self.ready, "--redis-port", port(self.redis),
                    "--http-port", port(self.http), "--peer-port", port(self.peer), *self.extra]
-        # Earlier builds do not know it.
-        command += () if SOONER[0] in self.extra or self.binary != BINARY else SOONER
+        # Earlier builds do not know these.
+        if self.binary == BINARY:
+            command += ["--redis-cluster-port", port(self.redis_cluster)]
+            command += () if SOONER[0] in self.extra else SOONER
         if self.join:
             command += ["--join", self.join]
         log = open(self.log, "ab")
@@ -114,6 +116,8 @@ class Node:
             raise
         addresses = json.loads(self.ready.read_text())
         self.redis, self.http, self.peer = addresses["redis"], addresses["http"], addresses["peer"]
+        # Earlier builds have none.
+        self.redis_cluster = addresses.get("redis_cluster")
         return self
 
     def start(self):
@@ -134,6 +138,10 @@ class Node:
     @property
     def redis_port(self):
         return int(self.redis.rsplit(":", 1)[1])
+
+    @property
+    def cluster_port(self):
+        return int(self.redis_cluster.rsplit(":", 1)[1])
 
     def resident_bytes(self):
         statm = pathlib.Path(f"/proc/{self.process.pid}/statm").read_text()

@@ -33,10 +33,11 @@ def test_unknown_commands_get_the_error_of_redis(cluster):
 
 
 def test_redis_cli_understands_the_cluster(cluster):
-    seed = cluster.nodes[1].redis
+    seed = cluster.nodes[1].redis_cluster
     for task in ("info", "check"):
         command = ["redis-cli", "--cluster", task, seed]
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT)
+        assert done.returncode == 0, done.stdout + done.stderr
         assert "16384 slots covered" in done.stdout or "3 masters" in done.stdout, done.stdout
 
 
@@ -58,11 +59,11 @@ def test_scan_sees_every_key_once_over_the_cluster(cluster):
 
 
 def test_a_cluster_client_finds_its_way(cluster):
-    smart = RedisCluster(host="127.0.0.1", port=cluster.nodes[0].redis_port, decode_responses=True)
+    smart = RedisCluster(host="127.0.0.1", port=cluster.nodes[0].cluster_port, decode_responses=True)
     for index in range(200):
         smart.set(f"smart:{index}", index)
     assert [smart.get(f"smart:{index}") for index in range(200)] == [str(index) for index in range(200)]
-    slots = client(cluster.nodes[2]).execute_command("CLUSTER SLOTS")
+    slots = redis.Redis(port=cluster.nodes[2].cluster_port).execute_command("CLUSTER SLOTS")
     assert slots
 
 
@@ -87,7 +88,8 @@ def test_buckets_are_databases(cluster):
 
 @pytest.mark.parametrize("options", [(), ("--cluster",), ("-P", "16")])
 def test_redis_benchmark_runs_without_an_error(cluster, options):
-    command = ["redis-benchmark", "-p", str(cluster.nodes[1].redis_port), "-q", "-n", "5000", "-t",
+    port = cluster.nodes[1].cluster_port if "--cluster" in options else cluster.nodes[1].redis_port
+    command = ["redis-benchmark", "-p", str(port), "-q", "-n", "5000", "-t",
                "ping_inline,ping_mbulk,set,get,incr,mset", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT)
     assert done.returncode == 0 and "rror" not in done.stdout + done.stderr, done.stdout + done.stderr

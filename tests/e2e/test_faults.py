@@ -189,6 +189,9 @@ def test_wrong_joins_are_refused_with_a_reason(fresh, tmp_path):
     port = str(fresh.nodes[0].redis_port)
     taken = slipring("start", "--data", tmp_path / "x", "--redis-port", port, *common[2:], check=False)
     assert taken.returncode == 1 and "--redis-port" in taken.stderr
+    port = ("--redis-cluster-port", str(fresh.nodes[0].cluster_port))
+    taken = slipring("start", "--data", tmp_path / "z", *port, *common, check=False)
+    assert taken.returncode == 1 and "--redis-cluster-port" in taken.stderr
     open_ = slipring("start", "--data", tmp_path / "y", "--bind", "0.0.0.0", *common, check=False)
     assert open_.returncode == 1 and "--insecure" in open_.stderr
 
@@ -200,7 +203,8 @@ def test_seven_nodes_ask_to_join_at_once(tmp_path):
         for node in nodes[1:]:
             node.wait()
         client = redis.Redis(port=nodes[-1].redis_port, decode_responses=True)
-        wait_until("all are members", lambda: len(set(client.execute_command("CLUSTER NODES"))) >= 8)
+        view = redis.Redis(port=nodes[-1].cluster_port, decode_responses=True)
+        wait_until("all are members", lambda: len(set(view.execute_command("CLUSTER NODES"))) >= 8)
         wait_until("it serves", lambda: client.set("k", "v"))
         other = redis.Redis(port=nodes[3].redis_port, decode_responses=True)
         assert answered(lambda: other.get("k")) == "v"

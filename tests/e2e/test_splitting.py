@@ -21,7 +21,7 @@ class SmartClient(threading.Thread):
     def __init__(self, node, stop):
         super().__init__()
         self.stop, self.rounds, self.wrong, self.last_error = stop, 0, [], None
-        self.client = RedisCluster(host="127.0.0.1", port=node.redis_port, decode_responses=True, socket_timeout=5)
+        self.client = RedisCluster(host="127.0.0.1", port=node.cluster_port, decode_responses=True, socket_timeout=5)
 
     def run(self):
         while not self.stop.is_set():
@@ -46,7 +46,7 @@ def partitions_seen(cluster):
 
 def assert_slots(node, partitions):
     """CLUSTER SLOTS names each slot once, in ranges of whole partitions."""
-    client = redis.Redis(port=node.redis_port, decode_responses=True)
+    client = redis.Redis(port=node.cluster_port, decode_responses=True)
     ranges = client.execute_command("CLUSTER SLOTS")
     bounds = sorted(tuple(map(int, key)) if isinstance(key, tuple) else (key[0], key[1]) for key in ranges)
     assert bounds[0][0] == 0 and bounds[-1][1] == 16383

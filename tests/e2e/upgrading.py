@@ -65,6 +65,15 @@ def assert_filled(cluster):
         assert answered(lambda: client.mget(keys)) == [f"value-{index}" for index in range(FILLED)]
 
 
+def are_counted_once(cluster):
+    """Whether every node lists every other one at its port for cluster clients, and their masters have each key once."""
+    views = [redis.Redis(port=node.cluster_port, decode_responses=True) for node in cluster.nodes]
+    ports = {str(node.cluster_port) for node in cluster.nodes}
+    listed = [{address.rsplit(":", 1)[1] for address in view.execute_command("CLUSTER NODES")} for view in views]
+    total = redis.Redis(port=cluster.nodes[0].redis_port).dbsize()
+    return all(each == ports for each in listed) and sum(view.dbsize() for view in views) == total
+
+
 def test_nodes_are_upgraded_one_by_one_under_load_and_nothing_is_lost(earlier):
     client = redis.Redis(port=earlier.nodes[0].redis_port)
     wait_until("the keys are written", lambda: client.mset({f"filled:{i}": f"value-{i}" for i in range(FILLED)}))
@@ -89,3 +98,4 @@ def test_nodes_are_upgraded_one_by_one_under_load_and_nothing_is_lost(earlier):
     assert min(history.acknowledged()) > 500
     history.check()
     assert_filled(earlier)
+    wait_until("cluster clients see each key once", lambda: are_counted_once(earlier))

@@ -1,4 +1,4 @@
-//! The Redis protocol, RESP2 and RESP3, on one port or on any stream of bytes.
+//! The Redis protocol, RESP2 and RESP3, on ports of two views or on any stream of bytes.
 //!
 //! One task per connection: it takes every complete command out of what was read, runs them, and writes all
 //! replies at once. A command that this node can answer alone costs no task and no wait.
@@ -20,12 +20,14 @@ mod stretch;
 mod strings;
 mod table;
 mod transaction;
+mod view;
 mod write;
 
 use slipring_resp::Command;
 
 pub use port::{Port, serve};
 use run::Session;
+pub use view::View;
 
 /// The version of Redis whose commands these are.
 const REDIS_VERSION: &str = "7.4.0";

@@ -118,6 +118,7 @@ impl Speaker {
             boot: start.1,
             peer_address,
             is_question: false,
+            redis_cluster_address: String::new(),
         };
         let drawn = std::sync::Mutex::new(fastrand::Rng::new());
         let nonces = Arc::new(move || std::array::from_fn(|_| drawn.lock().expect("one thread").u8(..)));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use slipring_apps::KV;
-use slipring_gateway::resp::Port;
+use slipring_gateway::resp::{Port, View};
 use slipring_model::{ClusterId, NodeId};
 use slipring_node::{ClientLimits, DiskWaits, Entropy, Node, Settings};
 use slipring_ring::Addresses;
@@ -61,7 +61,12 @@ async fn port_of(limits: ClientLimits) -> (Port, watch::Sender<bool>) {
         Settings::default(),
         meta,
         Arc::new(MemoryEngine::new()),
-        Addresses { peer: "a:1".into(), redis: "a:2".into(), http: "a:3".into() },
+        Addresses {
+            peer: "a:1".into(),
+            redis: "a:2".into(),
+            http: "a:3".into(),
+            redis_cluster: "a:4".into(),
+        },
         Box::new(move |_, _| Ok(transport)),
     );
     let builder = builder
@@ -97,6 +102,39 @@ async fn rest(stream: &mut DuplexStream) -> String {
     let read = timeout(PATIENCE, stream.read_to_string(&mut rest)).await;
     assert!(matches!(read, Ok(Ok(_))), "{read:?}, {rest}");
     rest
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_view_of_a_node_is_true_in_itself() {
+    let (port, _stopping) = port().await;
+    let (mut plain, mut cluster) = (connect(&port, 1024), connect(&port.with_view(View::Cluster), 1024));
+    let refusal =
+        "-ERR This instance has cluster support disabled: this node serves cluster clients at a:4\r\n";
+    for command in ["CLUSTER SLOTS\r\n", "READONLY\r\n", "READWRITE\r\n", "ASKING\r\n"] {
+        exchange(&mut plain, command, refusal).await;
+    }
+    exchange(&mut cluster, "READONLY\r\nASKING\r\nCLUSTER KEYSLOT foo\r\n", "+OK\r\n+OK\r\n:12182\r\n").await;
+    let refusal = "+OK\r\n-ERR SELECT is not allowed in cluster mode\r\n";
+    exchange(&mut cluster, "SELECT 0\r\nSELECT 1\r\n", refusal).await;
+    for (stream, told) in [(&mut plain, "$2\r\nno\r\n"), (&mut cluster, "$3\r\nyes\r\n")] {
+        let expected = format!("*2\r\n$15\r\ncluster-enabled\r\n{told}");
+        exchange(stream, "CONFIG GET cluster-enabled\r\n", &expected).await;
+    }
+    exchange(&mut cluster, "SET k v\r\nDBSIZE\r\nCLUSTER COUNTKEYSINSLOT 7629\r\n", "+OK\r\n:1\r\n:1\r\n")
+        .await;
+    exchange(&mut plain, "DBSIZE\r\nSELECT 1\r\nSET c v\r\n", ":1\r\n+OK\r\n+OK\r\n").await;
+    exchange(&mut cluster, "FLUSHALL\r\nDBSIZE\r\n", "+OK\r\n:0\r\n").await;
+    exchange(&mut plain, "DBSIZE\r\nFLUSHALL\r\nDBSIZE\r\n", ":1\r\n+OK\r\n:0\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ports_of_both_views_share_their_places() {
+    let (port, _stopping) = port_of(ClientLimits { redis_connections: 2, ..ClientLimits::default() }).await;
+    let other = port.with_view(View::Cluster);
+    let (_plain, _cluster) = (connect(&port, 16), connect(&other, 16));
+    for port in [port, other] {
+        assert!(port.open(tokio::io::duplex(16).1, "memory:1".to_owned()).is_err());
+    }
 }
 
 #[tokio::test(start_paused = true)]

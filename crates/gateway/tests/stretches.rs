@@ -78,7 +78,12 @@ async fn node() -> Node {
         Settings::default(),
         meta,
         Arc::new(MemoryEngine::new()),
-        Addresses { peer: "a:1".into(), redis: "a:2".into(), http: "a:3".into() },
+        Addresses {
+            peer: "a:1".into(),
+            redis: "a:2".into(),
+            http: "a:3".into(),
+            redis_cluster: "a:4".into(),
+        },
         Box::new(move |_, _| Ok(transport)),
     );
     let builder = builder

@@ -25,6 +25,7 @@ const TAIL_LINES: usize = 15;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addresses {
     pub(crate) redis: SocketAddr,
+    pub(crate) redis_cluster: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) peer: SocketAddr,
 }
@@ -82,6 +83,7 @@ impl Process {
         command.args(["--advertise-redis", &own, "--advertise-http", &own]);
         command.args(place.flags()).arg("--data").arg(self.data()).arg("--ready-file").arg(&ready);
         command.args(["--redis-port", &port(|known| known.redis), "--http-port", &port(|known| known.http)]);
+        command.args(["--redis-cluster-port", &port(|known| known.redis_cluster)]);
         command.args([
             "--peer-port",
             &port(|known| known.peer),
@@ -114,8 +116,9 @@ impl Process {
             let text = ready.get(name).and_then(Value::as_str).context("an address is missing")?;
             text.parse().with_context(|| text.to_owned())
         };
-        let (redis, http, peer) = (address("redis")?, address("http")?, address("peer_listens")?);
-        self.addresses = Some(Addresses { redis, http, peer });
+        let (redis, redis_cluster) = (address("redis")?, address("redis_cluster")?);
+        let (http, peer) = (address("http")?, address("peer_listens")?);
+        self.addresses = Some(Addresses { redis, redis_cluster, http, peer });
         self.is_ready = true;
         Ok(true)
     }

@@ -383,6 +383,7 @@ impl Core {
             boot: self.boot,
             peer_address: self.addresses.peer.clone(),
             is_question: false,
+            redis_cluster_address: self.addresses.redis_cluster.clone(),
         }
     }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use slipring_model::bucket::Durability;
-use slipring_model::{BucketId, Error, ErrorKind, Mutant, NodeId, PartitionId, Position};
+use slipring_model::{BucketId, Error, ErrorKind, Mutant, NodeId, Position};
 use slipring_replication::{Quorums, Shortfall};
 use slipring_wire::{Reply, Request};
 use tokio::sync::oneshot;
@@ -25,6 +25,7 @@ use crate::answer::{no_bucket, within_partition};
 use crate::bucket::{Clearing, Refusal};
 use crate::core::Core;
 use crate::failure::{failed, unavailable, unreachable};
+use crate::scan::Region;
 use crate::sync::Waiter;
 use crate::view::{BucketView, Place};
 
@@ -56,15 +57,16 @@ struct Told {
 }
 
 impl Core {
-    /// Deletes every key that was acknowledged before; how many were deleted.
-    pub(crate) async fn clear(&self, bucket: BucketId) -> Result<u64, Error> {
+    /// Deletes every key of a region that was acknowledged before; how many were deleted.
+    pub(crate) async fn clear(&self, bucket: BucketId, region: &Region) -> Result<u64, Error> {
         let view = self.view().ok_or_else(no_bucket)?;
-        let places = &view.bucket(bucket).ok_or_else(no_bucket)?.places;
-        places.iter().try_for_each(|place| self.check_quorums(place))?;
-        let mut waiting = (0..1_u16 << view.bits).map(|index| {
-            let partition = PartitionId(index);
-            self.clear_range(bucket, partition.start(view.bits), partition.end(view.bits))
-        });
+        let pieces = region.pieces(view.bits, Position(0), usize::MAX);
+        for piece in &pieces {
+            let (_, place) = view.place(bucket, *piece.start()).ok_or_else(no_bucket)?;
+            self.check_quorums(place)?;
+        }
+        let mut waiting =
+            pieces.into_iter().map(|piece| self.clear_range(bucket, *piece.start(), *piece.end()));
         let mut under_way: FuturesUnordered<_> = waiting.by_ref().take(PARTITIONS_AT_ONCE).collect();
         let mut count = 0;
         while let Some(cleared) = under_way.next().await {

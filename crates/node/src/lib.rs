@@ -64,7 +64,7 @@ pub use lost_majority::{Losses, RecoverError, Remains, recover};
 pub use moving::Proposal;
 pub use node::Node;
 pub use presence::Presence;
-pub use scan::ScanPage;
+pub use scan::{Region, ScanPage};
 pub use settings::Settings;
 pub use slipring_membership::Settings as MembershipSettings;
 pub use status::{BucketStatus, GroupPlace, NodeStatus, OwnStatus, Status};

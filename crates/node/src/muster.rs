@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slipring_consensus::ProposeError;
 use slipring_model::{Error, NodeId, limits};
-use slipring_ring::{Command, Layout, NodeState, Refused};
+use slipring_ring::{Command, Layout, NodeEntry, NodeState, Refused};
 use slipring_wire::Hello;
 
 use crate::core::Core;
@@ -31,10 +31,18 @@ pub(crate) struct Muster {
     is_agreed: AtomicBool,
     /// Whether it was leaving, and the cluster has let it go.
     pub(crate) has_left: AtomicBool,
-    /// Incarnation and boot of each peer, as it told them.
-    starts: Mutex<BTreeMap<NodeId, (u64, u64)>>,
+    /// What each peer told of its start.
+    starts: Mutex<BTreeMap<NodeId, Told>>,
     refused: Mutex<BTreeSet<NodeId>>,
     has_refused: AtomicBool,
+}
+
+/// What a peer told of its start.
+struct Told {
+    incarnation: u64,
+    boot: u64,
+    /// Where Redis Cluster clients reach it.
+    redis_cluster_address: String,
 }
 
 impl Muster {
@@ -45,15 +53,30 @@ impl Muster {
             let Some(layout) = layout else { return };
             starts.retain(|node, _| layout.nodes().contains_key(node));
         }
-        starts.insert(hello.node, (hello.incarnation, hello.boot));
+        let (incarnation, boot) = (hello.incarnation, hello.boot);
+        let redis_cluster_address = hello.redis_cluster_address.clone();
+        starts.insert(hello.node, Told { incarnation, boot, redis_cluster_address });
+    }
+
+    /// Where Redis Cluster clients reach a member; empty where nobody has told. What it told at its latest connection comes
+    /// first, as members of older releases leave it out of the layout, unless the layout knows a later start.
+    fn redis_cluster_address(&self, member: NodeId, entry: Option<&NodeEntry>) -> String {
+        let starts = self.starts.lock();
+        let told = starts.get(&member).map(|told| (told.incarnation, &told.redis_cluster_address));
+        let listed = entry.map(|entry| (entry.incarnation, &entry.addresses.redis_cluster));
+        let latest = match (told, listed) {
+            (Some(told), Some(listed)) if listed.0 > told.0 => Some(listed),
+            (told, listed) => told.or(listed),
+        };
+        latest.map(|(_, address)| address.clone()).unwrap_or_default()
     }
 
     /// Holds the starts of peers against a layout; those that are refused from now on.
     fn review(&self, layout: &Layout) -> Vec<NodeId> {
         let starts = self.starts.lock();
-        let is_refused = |(node, (incarnation, boot)): (&NodeId, &(u64, u64))| {
+        let is_refused = |(node, told): (&NodeId, &Told)| {
             let entry = layout.nodes().get(node)?;
-            entry.is_rolled_back(*incarnation, *boot).then_some(*node)
+            entry.is_rolled_back(told.incarnation, told.boot).then_some(*node)
         };
         let refused: BTreeSet<NodeId> = starts.iter().filter_map(is_refused).collect();
         self.has_refused.store(!refused.is_empty(), Ordering::Release);
@@ -79,6 +102,16 @@ impl Core {
         let is_agreed = self.muster.is_agreed() && self.time.is_compared()
             || self.view.load().as_ref().is_some_and(|view| view.layout.nodes().len() == 1);
         is_agreed && !self.rivals.has_any()
+    }
+
+    /// Where Redis Cluster clients reach a member; empty where nobody has told.
+    pub(crate) fn redis_cluster_address(&self, node: NodeId) -> String {
+        if node == self.me {
+            return self.addresses.redis_cluster.clone();
+        }
+        let view = self.view();
+        let entry = view.as_ref().and_then(|view| view.layout.nodes().get(&node));
+        self.muster.redis_cluster_address(node, entry)
     }
 
     /// Holds the starts of peers against a layout, and shows those whose start is not their latest that one.
@@ -152,14 +185,42 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use slipring_model::{StorageId, Versions};
+    use slipring_ring::Addresses;
 
     use super::*;
-    use crate::wholeness::tests::{layout, node};
+    use crate::wholeness::tests::{entry, layout, node};
 
     fn hello(node: NodeId, incarnation: u64) -> Hello {
         let (storage, versions) = (StorageId::default(), Versions::UNTOLD);
         let (cluster, peer_address) = (None, String::new());
-        Hello { versions, cluster, node, storage, incarnation, boot: 1, peer_address, is_question: false }
+        Hello {
+            versions,
+            cluster,
+            node,
+            storage,
+            incarnation,
+            boot: 1,
+            peer_address,
+            is_question: false,
+            redis_cluster_address: format!("told:{incarnation}"),
+        }
+    }
+
+    #[test]
+    fn cluster_address_of_a_member_is_that_of_its_latest_start() {
+        let listed = |incarnation| {
+            let redis_cluster = format!("listed:{incarnation}");
+            let addresses = Addresses { redis_cluster, ..Addresses::default() };
+            NodeEntry { incarnation, addresses, ..entry(2) }
+        };
+        let muster = Muster::default();
+        let of = |entry: Option<&NodeEntry>| muster.redis_cluster_address(node(2), entry);
+        assert_eq!([of(None), of(Some(&listed(1)))], ["", "listed:1"]);
+        muster.met(&hello(node(2), 2), None);
+        assert_eq!([None, Some(&listed(1)), Some(&listed(2))].map(of), ["told:2"; 3]);
+        assert_eq!(of(Some(&listed(3))), "listed:3", "it has restarted and is not connected yet");
+        muster.met(&hello(node(2), 3), None);
+        assert_eq!(of(Some(&listed(3))), "told:3");
     }
 
     #[test]

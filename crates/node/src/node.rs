@@ -26,7 +26,7 @@ use crate::gossip::MemberStatus;
 use crate::moving::Proposal;
 use crate::presence::Presence;
 use crate::requests::{Asker, ReplyTo, Work};
-use crate::scan::ScanPage;
+use crate::scan::{Region, ScanPage};
 use crate::status::Status;
 use crate::view::{BucketView, View};
 
@@ -320,32 +320,38 @@ impl Node {
     /// # Errors
     /// `Unavailable` when no replica of a partition answers; go on with the same cursor.
     pub async fn scan(&self, bucket: BucketId, cursor: Cursor, count: usize) -> Result<ScanPage, Error> {
-        self.core.scan(bucket, cursor, Position(u64::MAX), count).await
+        self.scan_region(bucket, &Region::whole(), cursor, count).await
     }
 
-    /// As [`Node::scan`], in one slot alone; `cursor` is in that slot.
+    /// As [`Node::scan`], in a region alone.
     ///
     /// # Errors
     /// Those of [`Node::scan`].
-    pub async fn scan_slot(&self, bucket: BucketId, cursor: Cursor, count: usize) -> Result<ScanPage, Error> {
-        let end = cursor.position().slot().end();
-        self.core.scan(bucket, cursor, end, count).await
+    pub async fn scan_region(
+        &self,
+        bucket: BucketId,
+        region: &Region,
+        cursor: Cursor,
+        count: usize,
+    ) -> Result<ScanPage, Error> {
+        self.core.scan(bucket, region, cursor, count).await
     }
 
-    /// How many keys a bucket holds, over all nodes, without expired ones.
+    /// How many keys of a region a bucket holds, over all nodes, without expired ones. Each partition is in the region or
+    /// is not.
     ///
     /// # Errors
     /// `Unavailable` when no replica of a partition answers.
-    pub async fn count(&self, bucket: BucketId) -> Result<u64, Error> {
-        self.core.count(bucket, Counted::Keys).await
+    pub async fn count(&self, bucket: BucketId, region: &Region) -> Result<u64, Error> {
+        self.core.count(bucket, region, Counted::Keys).await
     }
 
     /// How many of them will expire.
     ///
     /// # Errors
     /// `Unavailable` when no replica of a partition answers.
-    pub async fn count_ending(&self, bucket: BucketId) -> Result<u64, Error> {
-        self.core.count(bucket, Counted::Ending).await
+    pub async fn count_ending(&self, bucket: BucketId, region: &Region) -> Result<u64, Error> {
+        self.core.count(bucket, region, Counted::Ending).await
     }
 
     /// Deletes every key of a bucket that was acknowledged before; how many there were. Keys that are written meanwhile
@@ -355,7 +361,15 @@ impl Node {
     /// `Unavailable` when too few replicas of a partition can be reached: nothing was done. `OutcomeUnknown` when they
     /// were lost on the way: some keys may be gone.
     pub async fn clear(&self, bucket: BucketId) -> Result<u64, Error> {
-        self.core.clear(bucket).await
+        self.clear_region(bucket, &Region::whole()).await
+    }
+
+    /// As [`Node::clear`], in a region alone.
+    ///
+    /// # Errors
+    /// Those of [`Node::clear`].
+    pub async fn clear_region(&self, bucket: BucketId, region: &Region) -> Result<u64, Error> {
+        self.core.clear(bucket, region).await
     }
 
     /// The nodes that hold a key, in the order in which they are asked.
@@ -376,6 +390,12 @@ impl Node {
     #[must_use]
     pub fn presence(&self, node: NodeId) -> Presence {
         self.core.presence(node)
+    }
+
+    /// Where Redis Cluster clients reach a member; empty where it has not told, which members of older releases never do.
+    #[must_use]
+    pub fn redis_cluster_address(&self, node: NodeId) -> String {
+        self.core.redis_cluster_address(node)
     }
 
     /// How another member is believed to be: a hint, for people and for routing. Nothing where no gossip runs.

@@ -4,6 +4,7 @@
 //! partition is asked of its first healthy replica; a key that was there throughout is seen at least once.
 
 mod pages;
+mod region;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::failure::unavailable;
 use crate::view::{BucketView, Place, View};
 
 pub use pages::ScanPage;
+pub use region::Region;
 
 /// How long to wait for a replica that counts its keys.
 const COUNT_AGAIN_AFTER: Duration = Duration::from_millis(20);
@@ -26,12 +28,17 @@ const COUNT_AGAIN_AFTER: Duration = Duration::from_millis(20);
 const COUNT_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Core {
-    /// How many keys the bucket holds, each partition as its first healthy replica counts it. One that has just
-    /// started is waited for a little.
-    pub(crate) async fn count(&self, bucket: BucketId, counted: Counted) -> Result<u64, Error> {
+    /// How many keys of a region of whole partitions the bucket holds, each partition as its first healthy replica counts
+    /// it. One that has just started is waited for a little.
+    pub(crate) async fn count(
+        &self,
+        bucket: BucketId,
+        region: &Region,
+        counted: Counted,
+    ) -> Result<u64, Error> {
         let deadline = self.now().after(self.settings.request_timeout());
         loop {
-            match self.count_now(bucket, counted).await {
+            match self.count_now(bucket, region, counted).await {
                 Err(error) if error.message == STILL_COUNTING && self.now() < deadline => {
                     tokio::time::sleep(COUNT_AGAIN_AFTER).await;
                 }
@@ -40,12 +47,14 @@ impl Core {
         }
     }
 
-    async fn count_now(&self, bucket: BucketId, counted: Counted) -> Result<u64, Error> {
+    async fn count_now(&self, bucket: BucketId, region: &Region, counted: Counted) -> Result<u64, Error> {
         let view = self.view().ok_or_else(no_bucket)?;
         let places = &view.bucket(bucket).ok_or_else(no_bucket)?.places;
         let mut by_node: BTreeMap<NodeId, Vec<u16>> = BTreeMap::new();
-        for (partition, place) in places.iter().enumerate() {
-            by_node.entry(self.first_healthy(place)?).or_default().push(partition as u16);
+        for (partition, place) in (0..).map(PartitionId).zip(places.iter()) {
+            if region.contains(partition.start(view.bits)) {
+                by_node.entry(self.first_healthy(place)?).or_default().push(partition.0);
+            }
         }
         let mut total = 0;
         for (node, partitions) in by_node {

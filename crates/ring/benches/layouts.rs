@@ -91,7 +91,12 @@ fn entry(number: u16) -> NodeEntry {
         incarnation: 1,
         boot: 1,
         raft_id: 0,
-        addresses: Addresses { peer: port(7946), redis: port(6379), http: port(7379) },
+        addresses: Addresses {
+            redis_cluster: port(6479),
+            peer: port(7946),
+            redis: port(6379),
+            http: port(7379),
+        },
         versions: Versions::default(),
         role: Role { zone: zone(number), weight: 100, state: NodeState::Active },
         signature: None,

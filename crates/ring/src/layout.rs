@@ -173,9 +173,10 @@ impl Layout {
     /// There is none, or there are several.
     pub fn member_called(&self, name: &str) -> Result<NodeId, NotOneMember> {
         let is_meant = |(id, entry): &(&NodeId, &NodeEntry)| {
-            let addresses = [&entry.addresses.peer, &entry.addresses.redis, &entry.addresses.http];
-            !name.is_empty() && id.to_string().starts_with(name)
-                || addresses.iter().any(|address| *address == name)
+            let Addresses { peer, redis, http, redis_cluster } = &entry.addresses;
+            !name.is_empty()
+                && (id.to_string().starts_with(name)
+                    || [peer, redis, http, redis_cluster].iter().any(|address| *address == name))
         };
         let mut meant = self.nodes.iter().filter(is_meant);
         match (meant.next(), meant.next()) {

@@ -1,6 +1,7 @@
 //! Where a node says that others reach it, for each of its ports.
 //!
-//! A surface's own setting comes first, then the host that `--advertise` names, then the address it listens on.
+//! A surface's own setting comes first, then the host that `--advertise` names, then the address it listens on. For Redis
+//! Cluster clients the host of `--advertise-redis` comes in between.
 //!
 //! Invariant: an announced host is never an unspecified address, such as 0.0.0.0.
 
@@ -59,17 +60,23 @@ fn place(name: &str, text: &str) -> anyhow::Result<Option<Place>> {
 /// Where each port is reached that listens at these addresses.
 pub(crate) fn addresses(settings: &Settings, listens: &Listens) -> anyhow::Result<Addresses> {
     let peer = place("advertise", &settings.advertise)?;
-    let announced = |own: Option<Place>, listens: SocketAddr| {
-        let port = own.as_ref().and_then(|own| own.port).map_or(listens.port(), NonZeroU16::get);
-        match own.as_ref().or(peer.as_ref()) {
+    let redis = place("advertise_redis", &settings.advertise_redis)?;
+    let announced = |own: Option<&Place>, other: Option<&Place>, listens: SocketAddr| {
+        let port = own.and_then(|own| own.port).map_or(listens.port(), NonZeroU16::get);
+        match own.or(other).or(peer.as_ref()) {
             Some(place) => format!("{}:{port}", place.host),
             None => SocketAddr::new(listens.ip(), port).to_string(),
         }
     };
+    let [cluster, http] = [
+        place("advertise_redis_cluster", &settings.advertise_redis_cluster)?,
+        place("advertise_http", &settings.advertise_http)?,
+    ];
     Ok(Addresses {
-        peer: announced(peer.clone(), listens.peer),
-        redis: announced(place("advertise_redis", &settings.advertise_redis)?, listens.redis),
-        http: announced(place("advertise_http", &settings.advertise_http)?, listens.http),
+        peer: announced(peer.as_ref(), None, listens.peer),
+        redis: announced(redis.as_ref(), None, listens.redis),
+        http: announced(http.as_ref(), None, listens.http),
+        redis_cluster: announced(cluster.as_ref(), redis.as_ref(), listens.redis_cluster),
     })
 }
 
@@ -78,12 +85,14 @@ pub(crate) struct Listens {
     pub(crate) peer: SocketAddr,
     pub(crate) redis: SocketAddr,
     pub(crate) http: SocketAddr,
+    pub(crate) redis_cluster: SocketAddr,
 }
 
 /// Refuses settings that would announce an address which no other machine reaches.
 pub(crate) fn check(settings: &Settings, bind: IpAddr) -> anyhow::Result<()> {
     let peer = place("advertise", &settings.advertise)?;
     place("advertise_redis", &settings.advertise_redis)?;
+    place("advertise_redis_cluster", &settings.advertise_redis_cluster)?;
     place("advertise_http", &settings.advertise_http)?;
     if peer.as_ref().is_some_and(|peer| peer.port.is_none()) {
         bail!("advertise = \"{}\" must be host:port", settings.advertise);

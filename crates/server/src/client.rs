@@ -190,6 +190,7 @@ impl Client {
         let mut table = table(&[
             "node",
             "redis",
+            "redis cluster",
             "http",
             "zone",
             "start",
@@ -209,6 +210,7 @@ impl Client {
             let row = [
                 format!("{}{mark}", node.id.short()),
                 node.addresses.redis.clone(),
+                node.addresses.redis_cluster.clone(),
                 node.addresses.http.clone(),
                 node.zone.clone(),
                 node.incarnation.to_string(),

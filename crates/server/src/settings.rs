@@ -25,6 +25,8 @@ const KEY_VARIABLE: &str = "SLIPRING_CLUSTER_KEY";
 const CLIENTS_MEMORY_PART: u64 = 4;
 /// The least that the memory limit and the reserve of the disk may be set to.
 const ROOM_BYTES_MIN: u64 = 1 << 20;
+/// How far the port for Redis Cluster clients is from that for Redis clients where it is not set.
+const CLUSTER_PORT_OFFSET: u16 = 100;
 /// The longest silence that the system knows, and the longest after which a connection may be closed: a year.
 const KEEPALIVE_SECONDS_MAX: u64 = 32_767;
 const TIMEOUT_SECONDS_MAX: u64 = 365 * 24 * 3_600;
@@ -100,6 +102,9 @@ settings! {
     insecure: bool = false, "SLIPRING_INSECURE";
     /// The port for Redis clients; 0 picks a free one.
     redis_port: u16 = 6379, "SLIPRING_REDIS_PORT";
+    /// The port for Redis Cluster clients, which shows the node as one of a Redis Cluster; 0 picks a free one. Unless set it
+    /// is 100 more than the port for Redis clients.
+    redis_cluster_port: ClusterPort = ClusterPort::default(), "SLIPRING_REDIS_CLUSTER_PORT";
     /// The port for HTTP clients; 0 picks a free one.
     http_port: u16 = 7379, "SLIPRING_HTTP_PORT";
     /// The port for other nodes; 0 picks a free one.
@@ -107,9 +112,12 @@ settings! {
     /// Where other nodes reach this one (host:port), when that is not where it listens; empty means there. Clients are
     /// sent to the same host, unless --advertise-redis or --advertise-http names another.
     advertise: String = String::new(), "SLIPRING_ADVERTISE";
-    /// Where Redis clients reach this node (host or host:port), as the cluster commands tell it; empty means the host of
-    /// --advertise, and the port it listens on.
+    /// Where Redis clients reach this node (host or host:port); empty means the host of --advertise, and the port it
+    /// listens on.
     advertise_redis: String = String::new(), "SLIPRING_ADVERTISE_REDIS";
+    /// Where Redis Cluster clients reach this node (host or host:port), as the cluster commands tell it; empty means the
+    /// host of --advertise-redis, or else of --advertise, and the port it listens on.
+    advertise_redis_cluster: String = String::new(), "SLIPRING_ADVERTISE_REDIS_CLUSTER";
     /// Where HTTP and gRPC clients reach this node (host or host:port); empty means the host of --advertise, and the port
     /// it listens on.
     advertise_http: String = String::new(), "SLIPRING_ADVERTISE_HTTP";
@@ -209,6 +217,19 @@ impl FromStr for Expected {
         number
             .map(|number| Self(Some(number)))
             .ok_or_else(|| format!("must lie in 1..={}", limits::NODES_MAX))
+    }
+}
+
+/// The port for Redis Cluster clients, if it is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct ClusterPort(Option<u16>);
+
+impl FromStr for ClusterPort {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(|port| Self(Some(port)))
     }
 }
 
@@ -375,7 +396,24 @@ impl Settings {
         ClusterSecret::new(&text).map(Some).with_context(|| place)
     }
 
+    /// The port for Redis Cluster clients; 0 for any free one.
+    pub(crate) fn redis_cluster_port(&self) -> anyhow::Result<u16> {
+        match (self.redis_cluster_port.0, self.redis_port) {
+            (Some(port), _) => Ok(port),
+            (None, 0) => Ok(0),
+            (None, port) => port.checked_add(CLUSTER_PORT_OFFSET).with_context(|| {
+                format!(
+                    "redis_cluster_port must be set: {CLUSTER_PORT_OFFSET} more than redis_port = {port} is no port"
+                )
+            }),
+        }
+    }
+
     fn validate(&self) -> anyhow::Result<()> {
+        let cluster_port = self.redis_cluster_port()?;
+        if cluster_port == self.redis_port && cluster_port != 0 {
+            bail!("redis_cluster_port = {cluster_port} is redis_port as well: the two need a port each");
+        }
         self.node()?.validate().map_err(anyhow::Error::msg)?;
         if !(open_files::CLIENTS_MIN..=limits::CONNECTIONS_MAX).contains(&self.connections) {
             let (least, most) = (open_files::CLIENTS_MIN, limits::CONNECTIONS_MAX);
@@ -575,7 +613,7 @@ mod tests {
             let error = resolve(&["x", "--advertise", wrong]).expect_err("refused").to_string();
             assert!(error.contains("advertise"), "{error}");
         }
-        for flag in ["--advertise-redis", "--advertise-http"] {
+        for flag in ["--advertise-redis", "--advertise-redis-cluster", "--advertise-http"] {
             assert!(
                 resolve(&["x", flag, "a.example"]).is_ok() && resolve(&["x", flag, "a.example:1"]).is_ok()
             );
@@ -590,16 +628,41 @@ mod tests {
     fn ports_are_announced_by_their_own_host_or_the_advertised() {
         let announced = |arguments: &[&str]| {
             let (settings, _) = resolve(arguments).expect("settings");
-            let [peer, redis, http] = [1, 2, 3].map(|port| (std::net::Ipv4Addr::LOCALHOST, port).into());
-            let Addresses { peer, redis, http } =
-                announced::addresses(&settings, &Listens { peer, redis, http }).expect("addresses");
-            [peer, redis, http]
+            let [peer, redis, http, redis_cluster] =
+                [1, 2, 3, 4].map(|port| (std::net::Ipv4Addr::LOCALHOST, port).into());
+            let listens = Listens { peer, redis, http, redis_cluster };
+            let Addresses { peer, redis, http, redis_cluster } =
+                announced::addresses(&settings, &listens).expect("addresses");
+            [peer, redis, http, redis_cluster]
         };
-        assert_eq!(announced(&["x"]), ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
-        assert_eq!(announced(&["x", "--advertise", "a:9"]), ["a:9", "a:2", "a:3"]);
+        assert_eq!(announced(&["x"]), ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"]);
+        assert_eq!(announced(&["x", "--advertise", "a:9"]), ["a:9", "a:2", "a:3", "a:4"]);
         let own = ["x", "--advertise", "a:9", "--advertise-redis", "b", "--advertise-http", "[::1]:8"];
-        assert_eq!(announced(&own), ["a:9", "b:2", "[::1]:8"]);
-        assert_eq!(announced(&["x", "--advertise-redis", "b:7"]), ["127.0.0.1:1", "b:7", "127.0.0.1:3"]);
+        assert_eq!(announced(&own), ["a:9", "b:2", "[::1]:8", "b:4"]);
+        let redis = ["x", "--advertise-redis", "b:7"];
+        assert_eq!(
+            announced(&redis),
+            ["127.0.0.1:1", "b:7", "127.0.0.1:3", "b:4"],
+            "a port is of one surface"
+        );
+        let both = ["x", "--advertise-redis", "b:7", "--advertise-redis-cluster", "c:8"];
+        assert_eq!(announced(&both), ["127.0.0.1:1", "b:7", "127.0.0.1:3", "c:8"]);
+    }
+
+    #[test]
+    fn cluster_port_is_100_more_than_the_plain_one_unless_set() {
+        let port =
+            |arguments: &[&str]| resolve(arguments).and_then(|(settings, _)| settings.redis_cluster_port());
+        assert_eq!(port(&["x"]).expect("settings"), 6479);
+        assert_eq!(port(&["x", "--redis-port", "0"]).expect("settings"), 0);
+        assert_eq!(port(&["x", "--redis-port", "65435"]).expect("settings"), 65_535);
+        let set = ["x", "--redis-port", "65436", "--redis-cluster-port", "7000"];
+        assert_eq!(port(&set).expect("settings"), 7000);
+        for wrong in [&["x", "--redis-port", "65436"][..], &["x", "--redis-cluster-port", "6379"]] {
+            let error = port(wrong).expect_err("refused").to_string();
+            assert!(error.contains("redis_cluster_port"), "{error}");
+        }
+        assert_eq!(port(&["x", "--redis-port", "0", "--redis-cluster-port", "0"]).expect("settings"), 0);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use clap::Args;
 use slipring_apps::KV;
 use slipring_discovery::{Discovery, Sources};
 use slipring_gateway::http::Hosts;
+use slipring_gateway::resp;
 use slipring_node::{Node, StartError, TransportFactory, UdpDatagrams};
 use slipring_ring::NodeState;
 use slipring_storage::{DataDir, DiskEngine, MemoryEngine, MetaStore};
@@ -17,6 +18,7 @@ use slipring_transport::GrpcTransport;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::announced::{self, Listens};
 use crate::give_back;
@@ -47,6 +49,7 @@ pub(crate) struct Watching {
 /// The ports, bound before anything else happens.
 struct Ports {
     redis: TcpListener,
+    redis_cluster: TcpListener,
     http: TcpListener,
     peer: TcpListener,
     /// Of the same number as the port for peers.
@@ -55,9 +58,12 @@ struct Ports {
 
 impl Ports {
     fn listens(&self) -> std::io::Result<Listens> {
-        let (peer, redis, http) =
-            (self.peer.local_addr()?, self.redis.local_addr()?, self.http.local_addr()?);
-        Ok(Listens { peer, redis, http })
+        Ok(Listens {
+            peer: self.peer.local_addr()?,
+            redis: self.redis.local_addr()?,
+            http: self.http.local_addr()?,
+            redis_cluster: self.redis_cluster.local_addr()?,
+        })
     }
 }
 
@@ -109,7 +115,10 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
     };
     let (stopping, is_stopping) = watch::channel(false);
     let giving_back = tokio::spawn(give_back::run(node.client_memory().clone()));
-    let redis = tokio::spawn(slipring_gateway::resp::serve(ports.redis, node.clone(), is_stopping.clone()));
+    let plain = resp::Port::new(node.clone(), is_stopping.clone());
+    let cluster = plain.with_view(resp::View::Cluster);
+    let redis = [(ports.redis, plain), (ports.redis_cluster, cluster)]
+        .map(|(listener, port)| tokio::spawn(resp::serve(listener, port)));
     let announced = [node.addresses().peer.as_str(), &node.addresses().http];
     let hosts = Hosts::new(ports.http.local_addr()?.ip(), &announced, settings.http_hosts()?);
     let http = tokio::spawn(slipring_gateway::http::serve(ports.http, node.clone(), hosts, is_stopping));
@@ -133,7 +142,7 @@ async fn serve(settings: &Settings, origins: &[Origin], watching: &Watching) -> 
         _ = interrupt.recv() => anyhow::bail!("stopped before everything was finished"),
         ended = async { tokio::join!(seeds.withdraw(), boards.withdraw()); node.shutdown().await } => ended?,
     }
-    redis.abort();
+    redis.iter().for_each(JoinHandle::abort);
     http.abort();
     giving_back.abort();
     reason.map_or(Ok(()), |reason| ended(reason, node.has_left()))
@@ -301,6 +310,8 @@ async fn bind(settings: &Settings) -> anyhow::Result<Ports> {
     })?;
     Ok(Ports {
         redis: listen("Redis clients", "redis-port", settings.redis_port).await?,
+        redis_cluster: listen("Redis Cluster clients", "redis-cluster-port", settings.redis_cluster_port()?)
+            .await?,
         http: listen("HTTP clients", "http-port", settings.http_port).await?,
         peer,
         gossip,
@@ -332,7 +343,7 @@ fn say_started(node: &Node, settings: &Settings) -> anyhow::Result<()> {
     say!("  node     {} (start {})", node.id().short(), node.incarnation());
     say!("  cluster  {} of {} nodes", node.cluster().short(), node.layout().nodes().len());
     say!("  data     {}", settings.data.display());
-    say!("  redis    {}", addresses.redis);
+    say!("  redis    {}; cluster clients: {}", addresses.redis, addresses.redis_cluster);
     say!("  http     http://{}", addresses.http);
     say!("  peers    {}", addresses.peer);
     Ok(())
@@ -343,6 +354,7 @@ fn write_ready_file(node: &Node, listens: SocketAddr, path: &Path) -> anyhow::Re
     let addresses = node.addresses();
     let ready = serde_json::json!({
         "redis": addresses.redis,
+        "redis_cluster": addresses.redis_cluster,
         "http": addresses.http,
         "peer": addresses.peer,
         "peer_listens": listens,

@@ -130,7 +130,8 @@ impl Host {
             let meta = MetaStore::with_backend(file).map_err(|error| error.to_string())?;
             let port = |port: u16| format!("host-{index}:{port}");
             let peer = network.address(index);
-            let addresses = Addresses { peer, redis: port(6379), http: port(8080) };
+            let redis_cluster = port(6479);
+            let addresses = Addresses { peer, redis: port(6379), http: port(8080), redis_cluster };
             let datagrams = Arc::new(network.open_socket(index));
             let seeds = StaticSeeds::new(seeds).map_err(|error| error.to_string())?;
             let transport = move |identity: Identity, inbox: Arc<dyn Inbox>| {

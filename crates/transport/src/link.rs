@@ -188,6 +188,7 @@ mod tests {
             boot: 1,
             peer_address: String::new(),
             is_question: false,
+            redis_cluster_address: String::new(),
         };
         Link::new(peer, true, PROTOCOL_VERSION)
     }

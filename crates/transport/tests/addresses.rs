@@ -68,6 +68,7 @@ async fn side(claimed: u8, number: u8, versions: Versions) -> Side {
         boot: 1,
         peer_address: address.clone(),
         is_question: false,
+        redis_cluster_address: String::new(),
     };
     let seen = Arc::new(Seen::default());
     let drawn = Mutex::new(Rng::new());

@@ -66,6 +66,7 @@ async fn side(number: u8, cluster: Option<ClusterId>) -> Side {
         boot: 1,
         peer_address: address.clone(),
         is_question: false,
+        redis_cluster_address: String::new(),
     };
     let seen = Arc::new(Seen::default());
     let inbox = Arc::new(Counter(Arc::clone(&seen)));

@@ -71,6 +71,7 @@ async fn claiming(claimed: NodeId, number: u8) -> Side {
         boot: 1,
         peer_address: address.clone(),
         is_question: false,
+        redis_cluster_address: String::new(),
     };
     let seen = Arc::new(Seen::default());
     let drawn = Mutex::new(Rng::new());

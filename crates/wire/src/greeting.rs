@@ -41,6 +41,8 @@ pub struct Hello {
     pub peer_address: String,
     /// Whether the sender will be a peer, or only asks one question.
     pub is_question: bool,
+    /// Where Redis Cluster clients reach it; empty in what a node of an older release says. Told behind the nonce.
+    pub redis_cluster_address: String,
 }
 
 /// How a connection begins: what its sender says of itself, and its nonce.
@@ -89,8 +91,13 @@ impl Greeting {
     /// The bytes of this greeting.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let nonce = self.nonce.as_ref().map_or(&[][..], |nonce| &nonce[..]);
-        [&self.hello.encode(), nonce].concat().into()
+        let hello = self.hello.encode();
+        let Some(nonce) = &self.nonce else { return hello };
+        let address = match self.hello.redis_cluster_address.as_str() {
+            "" => Vec::new(),
+            address => postcard::to_allocvec(address).expect("an address is plain data"),
+        };
+        [&hello, &nonce[..], &address].concat().into()
     }
 
     /// Reads a greeting; what a later one adds at its end is passed over.
@@ -99,12 +106,15 @@ impl Greeting {
     /// [`DecodeError`] when it is of another form or no greeting at all.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (hello, rest) = Hello::split(bytes)?;
-        Ok(Self { hello, nonce: rest.first_chunk().copied() })
+        let Some((nonce, rest)) = rest.split_first_chunk() else { return Ok(Self { hello, nonce: None }) };
+        let redis_cluster_address =
+            postcard::take_from_bytes(rest).map(|(address, _)| address).unwrap_or_default();
+        Ok(Self { hello: Hello { redis_cluster_address, ..hello }, nonce: Some(*nonce) })
     }
 }
 
 impl Hello {
-    /// The bytes of this greeting.
+    /// The bytes of this greeting, without what a [`Greeting`] tells behind its nonce.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let told = (
@@ -145,7 +155,19 @@ impl Hello {
         if !versions.is_range() {
             return Err(DecodeError::Malformed);
         }
-        Ok((Self { versions, cluster, node, storage, incarnation, boot, peer_address, is_question }, rest))
+        let redis_cluster_address = String::new();
+        let hello = Self {
+            versions,
+            cluster,
+            node,
+            storage,
+            incarnation,
+            boot,
+            peer_address,
+            is_question,
+            redis_cluster_address,
+        };
+        Ok((hello, rest))
     }
 }
 
@@ -165,6 +187,7 @@ mod tests {
             boot: 7,
             peer_address: "host:1".to_owned(),
             is_question: true,
+            redis_cluster_address: String::new(),
         }
     }
 
@@ -209,6 +232,19 @@ mod tests {
         let whole = greeting.encode();
         let cut = Greeting::decode(&whole[..whole.len() - 1]);
         assert_eq!(cut.map(|read| read.nonce), Ok(None), "half a nonce is none");
+    }
+
+    #[test]
+    fn cluster_address_is_told_behind_the_nonce() {
+        let redis_cluster_address = "host:2".to_owned();
+        let told = hello(Versions { oldest: 5, newest: 5 });
+        let nonce = Some([9; 32]);
+        let before = Greeting { hello: told.clone(), nonce };
+        let after = Greeting { hello: Hello { redis_cluster_address, ..told }, nonce };
+        assert_eq!(Greeting::decode(&after.encode()), Ok(after.clone()));
+        assert!(after.encode().starts_with(&before.encode()), "older nodes read what they know");
+        let whole = after.encode();
+        assert_eq!(Greeting::decode(&whole[..whole.len() - 1]), Ok(before), "half an address is none");
     }
 
     #[test]

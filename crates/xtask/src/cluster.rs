@@ -21,12 +21,16 @@ pub(crate) fn run(nodes: usize) -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let mut running: Vec<Child> = Vec::new();
     let mut seed: Option<String> = None;
-    println!("\n{:<5} {:<22} {:<22} {:<22} process", "node", "redis", "http", "peers");
+    println!(
+        "\n{:<5} {:<22} {:<22} {:<22} {:<22} process",
+        "node", "redis", "redis cluster", "http", "peers"
+    );
     for index in 1..=nodes {
         let (child, addresses) = start(&folder, index, seed.as_deref())?;
         let text = |name| addresses.get(name).and_then(Value::as_str).unwrap_or_default();
         let process = child.id();
-        println!("{index:<5} {:<22} {:<22} {:<22} {process}", text("redis"), text("http"), text("peer"));
+        let [redis, cluster, http, peer] = ["redis", "redis_cluster", "http", "peer"].map(text);
+        println!("{index:<5} {redis:<22} {cluster:<22} {http:<22} {peer:<22} {process}");
         seed.get_or_insert_with(|| text("peer").to_owned());
         running.push(child);
     }

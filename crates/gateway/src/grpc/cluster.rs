@@ -89,8 +89,8 @@ fn bucket(bucket: BucketStatus) -> v1::BucketStatus {
 }
 
 fn addresses(addresses: &Addresses) -> v1::Addresses {
-    let Addresses { peer, redis, http } = addresses.clone();
-    v1::Addresses { peer, redis, http }
+    let Addresses { peer, redis, http, redis_cluster } = addresses.clone();
+    v1::Addresses { peer, redis, http, redis_cluster }
 }
 
 fn layout(layout: &Layout) -> v1::LayoutResponse {

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use slipring_model::{BucketId, Cursor, Position, limits};
+use slipring_model::{Cursor, Position, limits};
 use slipring_resp::{Command, decimal};
 
 use super::glob::Pattern;
 use super::reply::error_text;
 use super::run::Session;
 use super::strings::argument;
+use super::view::View;
 use super::{REDIS_VERSION, describe, info, unknown_subcommand, word};
 
 pub(crate) fn config<'s>(session: &'s mut Session, command: &'s Command) -> BoxFuture<'s, ()> {
@@ -39,10 +40,15 @@ async fn config_get(session: &mut Session, patterns: &[Bytes]) {
     let limits = session.node.client_limits();
     let [timeout, keepalive] = [limits.redis_silence, limits.keepalive]
         .map(|time| time.map_or(0, |time| time.as_secs()).to_string());
+    let (cluster_enabled, databases) = match session.view {
+        View::Plain => ("no", "256"),
+        View::Cluster => ("yes", "1"),
+    };
     let known = [
+        ("cluster-enabled", cluster_enabled),
         ("save", ""),
         ("appendonly", "no"),
-        ("databases", "256"),
+        ("databases", databases),
         ("timeout", timeout.as_str()),
         ("tcp-keepalive", keepalive.as_str()),
         ("replica-read-only", "no"),
@@ -207,7 +213,7 @@ pub(crate) fn info<'s>(session: &'s mut Session, command: &'s Command) -> BoxFut
 
 pub(crate) fn dbsize<'s>(session: &'s mut Session, _command: &'s Command) -> BoxFuture<'s, ()> {
     Box::pin(async move {
-        match session.node.count(session.bucket).await {
+        match session.node.count(session.bucket, &session.region()).await {
             Ok(count) => session.writer.integer(count as i64),
             Err(error) => session.writer.error(&error_text(&error)),
         }
@@ -216,7 +222,7 @@ pub(crate) fn dbsize<'s>(session: &'s mut Session, _command: &'s Command) -> Box
 
 pub(crate) fn flushdb<'s>(session: &'s mut Session, _command: &'s Command) -> BoxFuture<'s, ()> {
     Box::pin(async move {
-        match session.node.clear(session.bucket).await {
+        match session.node.clear_region(session.bucket, &session.region()).await {
             Ok(_) => session.writer.ok(),
             Err(error) => session.writer.error(&error_text(&error)),
         }
@@ -225,9 +231,9 @@ pub(crate) fn flushdb<'s>(session: &'s mut Session, _command: &'s Command) -> Bo
 
 pub(crate) fn flushall<'s>(session: &'s mut Session, _command: &'s Command) -> BoxFuture<'s, ()> {
     Box::pin(async move {
-        let buckets: Vec<BucketId> = session.node.layout().buckets().keys().copied().collect();
-        for bucket in buckets {
-            if let Err(error) = session.node.clear(bucket).await {
+        let region = session.region();
+        for bucket in session.buckets() {
+            if let Err(error) = session.node.clear_region(bucket, &region).await {
                 return session.writer.error(&error_text(&error));
             }
         }
@@ -260,7 +266,7 @@ pub(crate) fn scan<'s>(session: &'s mut Session, command: &'s Command) -> BoxFut
             Ok(pattern) => pattern,
             Err(error) => return session.writer.error(&error.message()),
         };
-        match session.node.scan(session.bucket, cursor, count).await {
+        match session.node.scan_region(session.bucket, &session.region(), cursor, count).await {
             Err(error) => session.writer.error(&error_text(&error)),
             Ok(page) => {
                 let mut found = Vec::new();
@@ -296,9 +302,11 @@ pub(crate) fn keys<'s>(session: &'s mut Session, command: &'s Command) -> BoxFut
             Ok(pattern) => pattern,
             Err(error) => return session.writer.error(&error.message()),
         };
+        let region = session.region();
         let (mut cursor, mut found, mut bytes) = (Cursor::START, Vec::new(), 0);
         loop {
-            match session.node.scan(session.bucket, cursor, limits::PAGE_RECORDS_MAX).await {
+            let scanned = session.node.scan_region(session.bucket, &region, cursor, limits::PAGE_RECORDS_MAX);
+            match scanned.await {
                 Err(error) => return session.writer.error(&error_text(&error)),
                 Ok(page) => {
                     let before = found.len();
@@ -328,10 +336,11 @@ pub(crate) fn keys<'s>(session: &'s mut Session, command: &'s Command) -> BoxFut
 
 pub(crate) fn randomkey<'s>(session: &'s mut Session, _command: &'s Command) -> BoxFuture<'s, ()> {
     Box::pin(async move {
+        let region = session.region();
         let start = Cursor::of(Position(fastrand::u64(..)));
         for mut cursor in [start, Cursor::START] {
             loop {
-                match session.node.scan(session.bucket, cursor, 1).await {
+                match session.node.scan_region(session.bucket, &region, cursor, 1).await {
                     Err(error) => return session.writer.error(&error_text(&error)),
                     Ok(page) => {
                         if let Some(key) = page.keys.first() {

@@ -8,14 +8,11 @@ use super::clients::{Client, Label};
 use super::run::Session;
 use super::strings::argument;
 use super::transaction::Transaction;
+use super::view::View;
 use super::{REDIS_VERSION, unknown_subcommand, word};
 
 const SYNTAX: &str = "ERR syntax error";
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
-
-pub(crate) fn ok(session: &mut Session, _command: &Command) {
-    session.writer.ok();
-}
 
 pub(crate) fn ping(session: &mut Session, command: &Command) {
     match command.len() {
@@ -45,6 +42,9 @@ pub(crate) fn reset(session: &mut Session, _command: &Command) {
 pub(crate) fn select(session: &mut Session, command: &Command) {
     match decimal(&argument(command, 1)).map(u32::try_from) {
         None => session.writer.error("ERR value is not an integer or out of range"),
+        Some(number) if session.view == View::Cluster && number != Ok(0) => {
+            session.writer.error("ERR SELECT is not allowed in cluster mode");
+        }
         Some(Ok(number)) if session.node.has_bucket(BucketId(number)) => {
             session.bucket = BucketId(number);
             session.presence.client.relabel(|label| label.bucket = number);
@@ -111,7 +111,7 @@ pub(crate) fn hello(session: &mut Session, command: &Command) {
 
 fn greet(session: &mut Session) {
     let protocol = if session.writer.is_resp3 { 3 } else { 2 };
-    let id = session.presence.client.id as i64;
+    let (id, mode) = (session.presence.client.id as i64, session.view.mode());
     let writer = &mut session.writer;
     writer.map(7);
     for (name, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
@@ -122,7 +122,7 @@ fn greet(session: &mut Session) {
         writer.bulk(name.as_bytes());
         writer.integer(value);
     }
-    for (name, value) in [("mode", "standalone"), ("role", "master")] {
+    for (name, value) in [("mode", mode), ("role", "master")] {
         writer.bulk(name.as_bytes());
         writer.bulk(value.as_bytes());
     }

@@ -6,6 +6,7 @@ use slipring_model::Room;
 
 use super::REDIS_VERSION;
 use super::run::Session;
+use super::view::View;
 
 /// The sections asked for; all of them when none is named.
 pub(crate) async fn text(session: &Session, sections: &[String]) -> String {
@@ -45,12 +46,12 @@ async fn section(session: &Session, name: &str) -> Vec<(String, String)> {
         "server" => vec![
             ("redis_version", REDIS_VERSION.to_owned()),
             ("slipring_version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("redis_mode", "standalone".to_owned()),
+            ("redis_mode", session.view.mode().to_owned()),
             ("os", std::env::consts::OS.to_owned()),
             ("arch_bits", usize::BITS.to_string()),
             ("process_id", std::process::id().to_string()),
             ("run_id", node.id().to_string().chars().take(40).collect()),
-            ("tcp_port", node.addresses().redis.rsplit(':').next().unwrap_or_default().to_owned()),
+            ("tcp_port", port(session).to_owned()),
             ("uptime_in_seconds", clients.uptime().as_secs().to_string()),
             ("clock_ahead_ms", node.clock_ahead_ms().to_string()),
         ],
@@ -102,20 +103,29 @@ async fn section(session: &Session, name: &str) -> Vec<(String, String)> {
             ("connected_slaves", "0".to_owned()),
             ("master_replid", node.cluster().to_string()),
         ],
-        "cluster" => vec![("cluster_enabled", "1".to_owned())],
+        "cluster" => vec![("cluster_enabled", u8::from(session.view == View::Cluster).to_string())],
         "keyspace" => return keyspace(session).await,
         _ => Vec::new(),
     };
     fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
+/// The port of this view, as it is announced.
+fn port(session: &Session) -> &str {
+    let addresses = session.node.addresses();
+    let address = match session.view {
+        View::Plain => &addresses.redis,
+        View::Cluster => &addresses.redis_cluster,
+    };
+    address.rsplit(':').next().unwrap_or_default()
+}
+
 async fn keyspace(session: &Session) -> Vec<(String, String)> {
-    let mut lines = Vec::new();
-    let buckets: Vec<_> = session.node.layout().buckets().keys().copied().collect();
-    for bucket in buckets {
-        if let Ok(count @ 1..) = session.node.count(bucket).await {
+    let (region, mut lines) = (session.region(), Vec::new());
+    for bucket in session.buckets() {
+        if let Ok(count @ 1..) = session.node.count(bucket, &region).await {
             // Between the two counts keys may have come.
-            let expires = session.node.count_ending(bucket).await.unwrap_or(0).min(count);
+            let expires = session.node.count_ending(bucket, &region).await.unwrap_or(0).min(count);
             lines.push((format!("db{}", bucket.0), format!("keys={count},expires={expires},avg_ttl=0")));
         }
     }

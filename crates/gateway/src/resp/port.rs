@@ -14,24 +14,32 @@ use crate::keepalive::keep_alive;
 use super::clients::Clients;
 use super::conversation::converse;
 use super::run::Session;
+use super::view::View;
 
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The Redis port of one node; clones are the same one.
+/// A Redis port of one node; clones are the same one.
 #[derive(Clone)]
 pub struct Port {
     node: Node,
     clients: Clients,
+    view: View,
     stopping: watch::Receiver<bool>,
 }
 
 impl Port {
-    /// A port of `node`, whose connections end once `stopping` holds `true` and what they have read is answered.
+    /// A port of `node` that shows it as one server, whose connections end once `stopping` holds `true` and what they have read is answered.
     #[must_use]
     pub fn new(node: Node, stopping: watch::Receiver<bool>) -> Self {
         let clients = Clients::new(node.client_limits().redis_connections);
-        Self { node, clients, stopping }
+        Self { node, clients, view: View::Plain, stopping }
+    }
+
+    /// A port with another view of the same node; the two share the places for connections.
+    #[must_use]
+    pub fn with_view(&self, view: View) -> Self {
+        Self { view, ..self.clone() }
     }
 
     /// Serves one connection in a task of its own on the runtime this is called on; `address` is shown in
@@ -45,15 +53,15 @@ impl Port {
     {
         let Some(presence) = self.clients.enter(address) else { return Err(stream) };
         let client = Arc::clone(&presence.client);
-        let session = Session::new(self.node.clone(), presence);
+        let session = Session::new(self.node.clone(), presence, self.view);
         client.served_by(tokio::spawn(talk(stream, session, self.stopping.clone())).abort_handle());
         Ok(())
     }
 }
 
-/// Serves Redis clients on `listener` until `stopping` holds `true`; connections finish what they have read.
-pub async fn serve(listener: TcpListener, node: Node, mut stopping: watch::Receiver<bool>) {
-    let port = Port::new(node, stopping.clone());
+/// Serves Redis clients on `listener` until the port is stopping; connections finish what they have read.
+pub async fn serve(listener: TcpListener, port: Port) {
+    let mut stopping = port.stopping.clone();
     loop {
         let accepted = tokio::select! {
             biased;

@@ -21,6 +21,7 @@ use super::shown;
 use super::stretch::Stretch;
 use super::table::{self, Spec};
 use super::transaction::{self, Transaction};
+use super::view::View;
 use super::write::Writer;
 
 /// Bytes of one connection that do not count: the number of connections bounds them.
@@ -49,6 +50,7 @@ pub(crate) struct Each {
 pub(crate) struct Session {
     pub(crate) node: Node,
     pub(crate) presence: Presence,
+    pub(crate) view: View,
     pub(crate) bucket: BucketId,
     pub(crate) writer: Writer,
     pub(crate) is_closing: bool,
@@ -83,11 +85,12 @@ enum Waiting {
 }
 
 impl Session {
-    pub(crate) fn new(node: Node, presence: Presence) -> Self {
+    pub(crate) fn new(node: Node, presence: Presence, view: View) -> Self {
         Self {
             held: node.client_memory().held(),
             node,
             presence,
+            view,
             bucket: BucketId(0),
             writer: Writer::default(),
             is_closing: false,

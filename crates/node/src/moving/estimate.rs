@@ -12,6 +12,7 @@ use crate::answer::Counted;
 use crate::bucket::Bucket;
 use crate::core::Core;
 use crate::failure::{stored, unavailable};
+use crate::scan::Region;
 
 /// Records that are looked at for their size.
 const SAMPLE: usize = 256;
@@ -79,7 +80,7 @@ impl Core {
         let mut of_table: BTreeMap<TableId, Amount> = BTreeMap::new();
         for bucket in view.buckets() {
             let Some(table) = next.table_of(bucket.bucket.id) else { continue };
-            let records = self.count(bucket.bucket.id, Counted::Keys).await.unwrap_or(0);
+            let records = self.count(bucket.bucket.id, &Region::whole(), Counted::Keys).await.unwrap_or(0);
             let amount = Amount { records, bytes: records.saturating_mul(record_bytes(&bucket.bucket)?) };
             let all = of_table.entry(table).or_default();
             *all = all.plus(amount);

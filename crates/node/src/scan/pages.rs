@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use slipring_model::{BucketId, Cursor, Error, ErrorKind, PartitionId, Position, limits};
+use slipring_model::{BucketId, Cursor, Error, ErrorKind, Position, limits};
 use slipring_wire::{Reply, Request};
 
 use crate::answer::no_bucket;
 use crate::core::Core;
 use crate::failure::unavailable;
 use crate::view::{BucketView, View};
+
+use super::Region;
 
 /// Looks at partitions that one page may take before it answers with what it has.
 const LOOKS_PER_PAGE: usize = 1024;
@@ -47,7 +49,7 @@ struct Walk<'a> {
     core: &'a Core,
     view: &'a View,
     bucket: &'a BucketView,
-    until: Position,
+    region: &'a Region,
     /// Where to go on; none when all was seen.
     at: Option<Position>,
     keys: Vec<Bytes>,
@@ -55,18 +57,17 @@ struct Walk<'a> {
 }
 
 impl Core {
-    /// About `count` keys from `cursor` on, twice as many at most, but for those of one cell; none behind `until`, which
-    /// is the end of a cell.
+    /// About `count` keys of a region of whole cells from `cursor` on, twice as many at most, but for those of one cell.
     pub(crate) async fn scan(
         &self,
         bucket: BucketId,
+        region: &Region,
         cursor: Cursor,
-        until: Position,
         count: usize,
     ) -> Result<ScanPage, Error> {
         let deadline = self.now().after(self.settings.request_timeout());
         for _ in 1..ATTEMPTS {
-            match self.page(bucket, cursor, until, count).await {
+            match self.page(bucket, region, cursor, count).await {
                 // A partition may have moved, or was split, since the view was taken.
                 Err(error) if error.kind == ErrorKind::Unavailable && self.now() < deadline => {
                     tokio::time::sleep(AGAIN_AFTER).await;
@@ -74,20 +75,20 @@ impl Core {
                 page => return page,
             }
         }
-        self.page(bucket, cursor, until, count).await
+        self.page(bucket, region, cursor, count).await
     }
 
     async fn page(
         &self,
         bucket: BucketId,
+        region: &Region,
         cursor: Cursor,
-        until: Position,
         count: usize,
     ) -> Result<ScanPage, Error> {
         let view = self.view().ok_or_else(no_bucket)?;
         let bucket = view.bucket(bucket).ok_or_else(no_bucket)?;
-        let at = Some(cursor.position());
-        let mut walk = Walk { core: self, view: &view, bucket, until, at, keys: Vec::new(), bytes: 0 };
+        let at = region.from(cursor.position()).map(|rest| *rest.start());
+        let mut walk = Walk { core: self, view: &view, bucket, region, at, keys: Vec::new(), bytes: 0 };
         let filled = walk.fill(count.clamp(1, limits::SCAN_KEYS_MAX)).await;
         // What was read before a failure is a page, too.
         if walk.at == at {
@@ -138,7 +139,7 @@ impl Walk<'_> {
         let (mut looks, mut at_once) = (0, 1);
         while let Some(from) = self.at.filter(|_| looks < LOOKS_PER_PAGE && !self.is_full(count)) {
             let left = count - self.keys.len();
-            let ranges = ranges(view.bits, from..=self.until, at_once);
+            let ranges = self.region.pieces(view.bits, from, at_once);
             looks += ranges.len();
             let pieces: Vec<_> =
                 ranges.into_iter().map(|range| core.look(view, bucket, range, left)).collect();
@@ -177,8 +178,9 @@ impl Walk<'_> {
     fn take(&mut self, piece: Piece) {
         self.bytes += piece.keys.iter().map(Bytes::len).sum::<usize>();
         self.keys.extend(piece.keys);
-        let behind = piece.end.0.checked_add(1).map(Position).filter(|behind| *behind <= self.until);
-        self.at = piece.next.or(behind);
+        let behind = piece.end.0.checked_add(1).map(Position);
+        let next = piece.next.or(behind).and_then(|next| self.region.from(next));
+        self.at = next.map(|rest| *rest.start());
     }
 }
 
@@ -187,29 +189,9 @@ fn is_within(position: Position, cell: Cursor) -> bool {
     Cursor::of(position) == cell && position != cell.position()
 }
 
-/// What is left of a range in the partition that it begins in, and its parts in those that follow, so many at most.
-fn ranges(bits: u8, range: RangeInclusive<Position>, count: usize) -> Vec<RangeInclusive<Position>> {
-    let (from, until) = range.into_inner();
-    let partitions = from.partition(bits).0..=until.partition(bits).0;
-    let part = |partition: PartitionId| partition.start(bits).max(from)..=partition.end(bits).min(until);
-    partitions.take(count).map(|partition| part(PartitionId(partition))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_begin_and_end_where_they_are_asked_to() {
-        let half = 1 << 63;
-        let all = ranges(1, Position(5)..=Position(u64::MAX), 9);
-        assert_eq!(all, [Position(5)..=Position(half - 1), Position(half)..=Position(u64::MAX)]);
-        assert_eq!(ranges(1, Position(5)..=Position(u64::MAX), 1), [Position(5)..=Position(half - 1)]);
-        assert_eq!(
-            ranges(1, Position(half + 2)..=Position(half + 7), 9),
-            [Position(half + 2)..=Position(half + 7)]
-        );
-    }
 
     #[test]
     fn cell_is_finished_only_where_it_was_begun() {

@@ -12,6 +12,9 @@ pub struct Addresses {
     pub redis: String,
     /// By HTTP clients.
     pub http: String,
+    /// By Redis Cluster clients. Empty where a member of an older release has written it down, or is meant.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub redis_cluster: String,
 }
 
 /// Whether a member is to hold anything.

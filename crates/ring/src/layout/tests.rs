@@ -482,3 +482,30 @@ fn the_document_survives_its_text() {
     let json = serde_json::to_string(&layout).expect("plain data");
     assert_eq!(serde_json::from_str::<Layout>(&json).expect("its own text"), layout);
 }
+
+#[test]
+fn addresses_of_older_releases_have_no_cluster_port() {
+    let older = r#"{"peer":"a:1","redis":"a:2","http":"a:3"}"#;
+    let read: Addresses = serde_json::from_str(older).expect("it is read");
+    assert_eq!((read.redis.as_str(), read.redis_cluster.as_str()), ("a:2", ""));
+    assert_eq!(serde_json::to_string(&read).expect("plain data"), older, "and written as it was");
+    let newer = Addresses { redis_cluster: "a:4".into(), ..read };
+    let text = serde_json::to_string(&newer).expect("plain data");
+    assert_eq!(serde_json::from_str::<Addresses>(&text).ok(), Some(newer));
+}
+
+#[test]
+fn members_are_called_by_each_of_their_addresses() {
+    let addresses = Addresses {
+        peer: "a:1".into(),
+        redis: "a:2".into(),
+        http: "a:3".into(),
+        redis_cluster: "a:4".into(),
+    };
+    let entry = NodeEntry { addresses, ..entry(1, "") };
+    let layout = Layout::found(ClusterId::default(), 4, (node(1), entry));
+    for name in ["a:1", "a:2", "a:3", "a:4"] {
+        assert_eq!(layout.member_called(name), Ok(node(1)), "{name}");
+    }
+    assert!(layout.member_called("").is_err() && layout.member_called("a:5").is_err());
+}

@@ -17,6 +17,7 @@ pub(crate) struct Node {
     flags: Vec<String>,
     process: Option<Child>,
     redis: String,
+    redis_cluster: String,
     http: String,
     pub(crate) peer: String,
 }
@@ -41,7 +42,7 @@ impl Node {
         let any = "127.0.0.1:0".to_owned();
         let peer = address.map_or_else(|| any.clone(), str::to_owned);
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { folder, flags, process: None, redis: any.clone(), http: any, peer }
+        Self { folder, flags, process: None, redis: any.clone(), redis_cluster: any.clone(), http: any, peer }
     }
 
     /// Starts the process; [`wait`](Self::wait) tells when it serves.
@@ -55,6 +56,7 @@ impl Node {
         command.arg("start").arg("--data").arg(self.folder.join("data")).arg("--ready-file").arg(&ready);
         command.args(["--bind", bind, "--peer-port", peer_port]);
         command.args(["--redis-port", port(&self.redis), "--http-port", port(&self.http)]);
+        command.args(["--redis-cluster-port", port(&self.redis_cluster)]);
         command.args(["--membership", "local", "--exit-with-stdin"]).args(&self.flags);
         // The pipe closes with this process, however that ends; the node stops then.
         command.stdin(Stdio::piped()).stdout(log.try_clone().expect("a log")).stderr(log);
@@ -71,7 +73,8 @@ impl Node {
         });
         let told: Value = serde_json::from_slice(&text).expect("JSON");
         let address = |name: &str| told.get(name).and_then(Value::as_str).expect("an address").to_owned();
-        (self.redis, self.http, self.peer) = (address("redis"), address("http"), address("peer"));
+        (self.redis, self.redis_cluster) = (address("redis"), address("redis_cluster"));
+        (self.http, self.peer) = (address("http"), address("peer"));
     }
 
     /// Kills the process, as `kill -9` does.

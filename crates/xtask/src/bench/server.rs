@@ -165,7 +165,8 @@ impl Drop for Folder {
 
 fn start_slipring(folder: &Path) -> Result<Child> {
     Command::new(binary())
-        .args(["start", "--redis-port", &SLIPRING_PORT.to_string(), "--http-port", "0", "--peer-port", "0"])
+        .args(["start", "--redis-port", &SLIPRING_PORT.to_string(), "--redis-cluster-port", "0"])
+        .args(["--http-port", "0", "--peer-port", "0"])
         .args(["--log", "warn", "--data"])
         .arg(folder)
         .stdout(Stdio::null())

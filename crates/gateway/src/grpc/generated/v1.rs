@@ -521,6 +521,9 @@ pub struct Addresses {
     /// For HTTP and gRPC clients; `host:port`.
     #[prost(string, tag = "3")]
     pub http: ::prost::alloc::string::String,
+    /// For Redis Cluster clients; `host:port`. Empty where a member of an older release is meant, or has told.
+    #[prost(string, tag = "4")]
+    pub redis_cluster: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NodeStatus {

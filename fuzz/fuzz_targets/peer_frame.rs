@@ -5,12 +5,13 @@ mod seeds;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use slipring_model::{BucketId, ClusterId, ErrorKind, NodeId, Signature, StorageId};
+use slipring_model::{BucketId, ClusterId, ErrorKind, NodeId, Position, Signature, StorageId};
 use slipring_wire::{Frame, Greeting, Hello, Message, PROTOCOL_VERSIONS, Reply, Request};
 
 /// Frames with one message of many kinds, one with all of them, and a greeting.
 fn examples() -> Vec<Bytes> {
     let (bucket, epoch, key, cell) = (BucketId(3), 7, Bytes::from("key"), Bytes::from("cell"));
+    let (from, to) = (Position(0), Position(u64::MAX));
     let requests = [
         Request::Store { bucket, epoch, key: key.clone(), cell: cell.clone() },
         Request::Fetch { bucket, epoch, key: key.clone() },
@@ -23,6 +24,9 @@ fn examples() -> Vec<Bytes> {
             request: cell.clone(),
         },
         Request::Count { bucket, partitions: vec![1, 2] },
+        Request::CountEnding { bucket, bits: 8, partitions: vec![1, 2] },
+        Request::Clear { bucket, from, to },
+        Request::MergeCleared { bucket, epoch, from, to, cells: vec![(key.clone(), cell.clone())] },
         Request::Roots { bucket, roots: vec![(1, Bytes::from_static(&[7; 16]))] },
         Request::Join(Bytes::from("{}")),
         Request::Status,
@@ -39,6 +43,8 @@ fn examples() -> Vec<Bytes> {
         Reply::Digest(None),
         Reply::Keys { keys: vec![key.clone()], next: None },
         Reply::Digests { missing: vec![key.clone()], cells: vec![(key, cell)], next: None },
+        Reply::Cleared { count: 3, next: Some(to) },
+        Reply::StillThere { cells: vec![(Bytes::from("key"), Bytes::from("cell"))], next: None },
         Reply::Members { epoch: 7, nodes: vec![(NodeId([1; 32]), "127.0.0.1:7946".to_owned())] },
         Reply::Failed { kind: ErrorKind::Overloaded, message: "later".to_owned() },
     ];
@@ -55,6 +61,7 @@ fn examples() -> Vec<Bytes> {
         boot: 4,
         peer_address: "127.0.0.1:7946".to_owned(),
         is_question: false,
+        redis_cluster_address: "127.0.0.1:6479".to_owned(),
     };
     let single = messages.iter().map(|message| Frame::new(cluster, 9, vec![message.clone()]).encode());
     let mut all: Vec<Bytes> = single.collect();
